@@ -1,0 +1,28 @@
+"""GreenTrainer: fine-tune a language model for a stated share of full fine-tuning's compute."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from greentrainer.types import CostGraph as CostGraph
+    from greentrainer.types import Selection as Selection
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AdaptiveBackprop": "greentrainer.engine",
+    "CostGraph": "greentrainer.types",
+    "Ledger": "greentrainer.ledger",
+    "Selection": "greentrainer.types",
+    "measure_importance": "greentrainer.importance",
+    "select": "greentrainer.select",
+    "trace": "greentrainer.cost",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use: `greentrainer --help` needs no torch."""
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

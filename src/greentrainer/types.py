@@ -1,0 +1,142 @@
+"""The frozen values that one stage hands to the next.  No torch here.
+
+`CostGraph` is what tracing produces and everything else reads.  A backward pass is seen as a set of
+nodes with precedence: computing the gradient at a node takes computing it at the node's parents,
+which lie closer to the loss.  A parameter is a leaf.  Training a set of leaves costs the sum over
+the leaves and all their ancestors: no case of any kind is left to treat apart.
+
+===========================  ==============================================================
+paper (section 3)            here
+===========================  ==============================================================
+``T_fp``                     `CostGraph.forward_flops`
+``t_dw[k]``                  cost of leaf k itself
+``t_dy[k]``                  cost of the nodes above leaf k
+``sum of t_dw and t_dy``     `CostGraph.backward_flops(names)`
+``rho T_full - T_fp``        `CostGraph.backward_budget(rho)`
+``I[k]``                     `Importance`, a mapping from tensor name to float
+===========================  ==============================================================
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from greentrainer.graph import ancestors, closure_costs
+
+Batch = Any
+LossFn = Callable[[Any, Batch], Any]
+Importance = Mapping[str, float]
+
+
+def loss_of(model: Any, batch: Batch, loss_fn: LossFn | None = None) -> Any:
+    """The scalar loss of one batch: `loss_fn(model, batch)`, or `model(**batch).loss`."""
+    if loss_fn is not None:
+        return loss_fn(model, batch)
+    if not isinstance(batch, Mapping):
+        raise ValueError(
+            f"a batch of type {type(batch).__name__} is no mapping: pass loss_fn(model, batch)"
+        )
+    loss = model(**batch).loss
+    if loss is None:
+        raise ValueError("the model returned no loss: put 'labels' in the batch, or pass loss_fn")
+    return loss
+
+
+@dataclass(frozen=True)
+class CostGraph:
+    """What the backward pass of one batch costs, for any set of trained tensors.
+
+    parents: for each node the nodes that must be computed before it, all smaller than it; node 0
+        is the loss.
+    costs: FLOPs of each node (2 per multiply-accumulate, matrix work only).
+    leaves: tensor name -> node, closest to the loss first (the order in which gradients arrive).
+    sizes: tensor name -> number of elements.
+    forward_flops: FLOPs of the forward pass.
+    modules: module path -> nodes created while that module ran.
+    uncounted_ops: operations met that have matrix work but no formula; they count 0.
+    notes: what the user should know about how the graph was obtained.
+    """
+
+    parents: tuple[tuple[int, ...], ...]
+    costs: tuple[int, ...]
+    leaves: Mapping[str, int]
+    sizes: Mapping[str, int]
+    forward_flops: int
+    modules: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    uncounted_ops: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of all trainable tensors, closest to the loss first."""
+        return tuple(self.leaves)
+
+    def backward_flops(self, names: Iterable[str] | None = None) -> int:
+        """FLOPs of a backward pass that trains `names` (all tensors when None).
+
+        Equal to what `torch.utils.flop_counter.FlopCounterMode` counts when `requires_grad` is
+        set to exactly these.  Raises ValueError for a name that is not in the graph.
+        """
+        active = self.active_nodes(names)
+        return sum(cost for cost, on in zip(self.costs, active, strict=True) if on)
+
+    def active_nodes(self, names: Iterable[str] | None = None) -> bytearray:
+        """One byte a node: 1 where a gradient is computed when `names` are trained."""
+        if names is None:
+            return ancestors(self.parents, self.leaves.values())
+        return ancestors(self.parents, [self._leaf(name) for name in names])
+
+    @cached_property
+    def full_backward_flops(self) -> int:
+        """FLOPs of the backward pass that trains every tensor."""
+        return self.backward_flops()
+
+    @property
+    def full_flops(self) -> int:
+        """`T_full`: FLOPs of one forward and one full backward pass."""
+        return self.forward_flops + self.full_backward_flops
+
+    def backward_budget(self, rho: float) -> float:
+        """FLOPs left for the backward pass when a step may cost `rho` of full fine-tuning."""
+        return rho * self.full_flops - self.forward_flops
+
+    def smallest_rho(self) -> float:
+        """The smallest share of full fine-tuning's FLOPs at which some tensor can be trained."""
+        return (self.forward_flops + min(self.closure_flops.values())) / self.full_flops
+
+    @cached_property
+    def closure_flops(self) -> dict[str, int]:
+        """For each tensor the backward FLOPs of training it alone."""
+        total = closure_costs(self.parents, self.costs)
+        return {name: total[node] for name, node in self.leaves.items()}
+
+    def affordable(self, backward_budget: float) -> tuple[str, ...]:
+        """Tensors that some selection within the budget could hold."""
+        return tuple(n for n, flops in self.closure_flops.items() if flops <= backward_budget)
+
+    def idle_modules(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Modules that no gradient passes through when `names` are trained."""
+        active = self.active_nodes(names)
+        return tuple(m for m, nodes in self.modules.items() if not any(active[n] for n in nodes))
+
+    def _leaf(self, name: str) -> int:
+        try:
+            return self.leaves[name]
+        except KeyError:
+            raise ValueError(f"no tensor {name!r} in this cost graph") from None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Tensors chosen for training, and what that choice is worth and costs.
+
+    names: in the order of `CostGraph.tensors`.
+    importance: sum of I[k] over `names` (the value that the selector maximised).
+    backward_flops: exact cost on the graph it was chosen for, at most `backward_budget`.
+    """
+
+    names: tuple[str, ...]
+    importance: float
+    backward_flops: int
+    backward_budget: float
