@@ -17,7 +17,7 @@ paper (section 3)            here
 ===========================  ==============================================================
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -55,6 +55,9 @@ class CostGraph:
     forward_flops: FLOPs of the forward pass.
     modules: module path -> nodes created while that module ran.
     uncounted_ops: operations met that have matrix work but no formula; they count 0.
+    forced: nodes computed whatever is trained (a module hook that demands a gradient there).
+    variants: (tensors, graph) pairs: while none of these tensors is trained the model runs other
+        kernels, and that graph, which lacks them, holds instead (attention with a learned mask).
     notes: what the user should know about how the graph was obtained.
     """
 
@@ -65,6 +68,8 @@ class CostGraph:
     forward_flops: int
     modules: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     uncounted_ops: tuple[str, ...] = ()
+    forced: tuple[int, ...] = ()
+    variants: tuple[tuple[frozenset[str], "CostGraph"], ...] = ()
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -78,14 +83,24 @@ class CostGraph:
         Equal to what `torch.utils.flop_counter.FlopCounterMode` counts when `requires_grad` is
         set to exactly these.  Raises ValueError for a name that is not in the graph.
         """
-        active = self.active_nodes(names)
-        return sum(cost for cost, on in zip(self.costs, active, strict=True) if on)
+        chosen = set(self.leaves if names is None else names)
+        if not chosen:
+            return 0
+        graph = self.variant(chosen)
+        active = graph.active_nodes(chosen)
+        return sum(cost for cost, on in zip(graph.costs, active, strict=True) if on)
 
-    def active_nodes(self, names: Iterable[str] | None = None) -> bytearray:
-        """One byte a node: 1 where a gradient is computed when `names` are trained."""
-        if names is None:
-            return ancestors(self.parents, self.leaves.values())
-        return ancestors(self.parents, [self._leaf(name) for name in names])
+    def variant(self, names: Set[str]) -> "CostGraph":
+        """The graph that holds while exactly `names` are trained (see `variants`)."""
+        for mask, graph in self.variants:
+            if mask.isdisjoint(names):
+                return graph.variant(names)
+        return self
+
+    def active_nodes(self, names: Iterable[str]) -> bytearray:
+        """One byte a node: 1 where this graph computes a gradient when `names` are trained."""
+        seeds = [*self.forced, *(self._leaf(name) for name in names)]
+        return ancestors(self.parents, seeds)
 
     @cached_property
     def full_backward_flops(self) -> int:
@@ -107,9 +122,19 @@ class CostGraph:
 
     @cached_property
     def closure_flops(self) -> dict[str, int]:
-        """For each tensor the backward FLOPs of training it alone."""
-        total = closure_costs(self.parents, self.costs)
-        return {name: total[node] for name, node in self.leaves.items()}
+        """For each tensor the backward FLOPs of training it alone.
+
+        Where variants exist, the least of theirs that hold the tensor.
+        """
+        forced = ancestors(self.parents, self.forced)
+        base = sum(cost for cost, on in zip(self.costs, forced, strict=True) if on)
+        extra = [0 if on else cost for cost, on in zip(self.costs, forced, strict=True)]
+        total = closure_costs(self.parents, extra)
+        alone = {name: base + total[node] for name, node in self.leaves.items()}
+        for _, graph in self.variants:
+            for name, flops in graph.closure_flops.items():
+                alone[name] = min(alone[name], flops)
+        return alone
 
     def affordable(self, backward_budget: float) -> tuple[str, ...]:
         """Tensors that some selection within the budget could hold."""
@@ -117,8 +142,10 @@ class CostGraph:
 
     def idle_modules(self, names: Iterable[str]) -> tuple[str, ...]:
         """Modules that no gradient passes through when `names` are trained."""
-        active = self.active_nodes(names)
-        return tuple(m for m, nodes in self.modules.items() if not any(active[n] for n in nodes))
+        chosen = set(names)
+        graph = self.variant(chosen)
+        active = graph.active_nodes(chosen)
+        return tuple(m for m, nodes in graph.modules.items() if not any(active[n] for n in nodes))
 
     def _leaf(self, name: str) -> int:
         try:

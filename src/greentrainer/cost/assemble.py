@@ -1,0 +1,167 @@
+"""Puts the watched step together: autograd nodes and charges -> a `CostGraph`."""
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+
+from torch.autograd.graph import Node
+
+from greentrainer.cost.record import Recorder, Step
+from greentrainer.graph import dominators, meet
+from greentrainer.types import CostGraph
+
+Variants = tuple[tuple[frozenset[str], CostGraph], ...]
+
+
+@dataclass
+class Walk:
+    """What one watched step left behind.
+
+    steps: what the backward pass's nodes did, in the order they ran.
+    leaves: tensor name, its node, its number of elements, in the order gradients arrived.
+    spans: module path, first sequence number of its operations, and the one after the last.
+    masks: nodes that made an attention mask which needs a gradient.
+    forced: nodes that a gradient is computed for whatever is trained.
+    """
+
+    recorder: Recorder
+    steps: list[Step] = field(default_factory=list)
+    leaves: list[tuple[str, Node, int]] = field(default_factory=list)
+    spans: list[tuple[str, int, int]] = field(default_factory=list)
+    masks: set[Node] = field(default_factory=set)
+    forced: set[Node] = field(default_factory=set)
+
+    def learned_masks(self) -> set[frozenset[str]]:
+        """For each attention mask that is learned, the tensors it is made from."""
+        names = {node: name for name, node, _ in self.leaves}
+        found = set()
+        for mask in self.masks:
+            seen, stack = {mask}, [mask]
+            while stack:
+                children = [c for c, _ in stack.pop().next_functions if c and c not in seen]
+                seen.update(children)
+                stack += children
+            found.add(frozenset(names[node] for node in seen if node in names))
+        return found - {frozenset()}
+
+
+@dataclass
+class _Draft:
+    """A graph under construction: nodes may be added anywhere, numbers are given at the end."""
+
+    parents: list[set[int]] = field(default_factory=list)
+    costs: list[int] = field(default_factory=list)
+    rank: list[tuple[int, int]] = field(default_factory=list)
+
+    def add(self, rank: tuple[int, int], parents: set[int], cost: int) -> int:
+        self.parents.append(parents)
+        self.costs.append(cost)
+        self.rank.append(rank)
+        return len(self.costs) - 1
+
+    def numbering(self) -> list[int]:
+        """Old number -> new, by rank: parents before children."""
+        order = sorted(range(len(self.rank)), key=self.rank.__getitem__)
+        new = [0] * len(order)
+        for number, old in enumerate(order):
+            new[old] = number
+        return new
+
+
+def assemble(walk: Walk, variants: Variants, notes: tuple[str, ...]) -> CostGraph:
+    """Number the nodes, loss first, and move every charge to the node that causes it."""
+    draft = _Draft()
+    number = {node: draft.add((i, 0), set(), 0) for i, node in enumerate(s.node for s in walk.steps)}
+    for step in walk.steps:
+        _pass_on(draft, number, step)
+    _add_recomputation(draft, walk, number)
+    new = draft.numbering()
+    old = sorted(range(len(new)), key=new.__getitem__)
+    return CostGraph(
+        parents=tuple(tuple(sorted(new[p] for p in draft.parents[o])) for o in old),
+        costs=tuple(draft.costs[o] for o in old),
+        leaves={name: new[number[node]] for name, node, _ in walk.leaves},
+        sizes={name: size for name, _, size in walk.leaves},
+        forward_flops=walk.recorder.forward_flops,
+        modules=_nodes_of_modules(walk, {node: new[n] for node, n in number.items()}),
+        uncounted_ops=tuple(sorted(walk.recorder.uncounted)),
+        forced=tuple(sorted(new[number[node]] for node in walk.forced if node in number)),
+        variants=variants,
+        notes=notes,
+    )
+
+
+def _children(number: dict[Node, int], step: Step) -> dict[int, int]:
+    """Operand's position -> the node its gradient is passed to."""
+    operands = enumerate(child for child, _ in step.node.next_functions)
+    return {i: number[child] for i, child in operands if child is not None}
+
+
+def _pass_on(draft: _Draft, number: dict[Node, int], step: Step) -> None:
+    """Give each operand its own cost; costs that several share become nodes above them."""
+    me = number[step.node]
+    children = _children(number, step)
+    for child in children.values():
+        draft.parents[child].add(me)
+    for position, (flops, operands) in enumerate(step.charges, 1):
+        served = {children[i] for i in operands}
+        if len(served) == 1:
+            draft.costs[served.pop()] += flops
+        else:
+            shared = draft.add((draft.rank[me][0], position), {me}, flops)
+            for child in served:
+                draft.parents[child].add(shared)
+
+
+def _add_recomputation(draft: _Draft, walk: Walk, number: dict[Node, int]) -> None:
+    """Charge checkpointed regions for the forward work repeated in the backward pass.
+
+    Recomputation starts at the region's beginning and stops at the last activation that the
+    backward pass recalls, so an operand whose gradient recalls one causes all the work before it.
+    """
+    if not walk.recorder.regions:
+        return
+    recallers = {
+        step.node._sequence_nr(): {_children(number, step)[i] for i in step.recalling}
+        for step in walk.steps
+        if step.recalling
+    }
+    new = draft.numbering()
+    old = sorted(range(len(new)), key=new.__getitem__)
+    idom = dominators([[new[p] for p in draft.parents[o]] for o in old])
+    for operations in walk.recorder.regions.values():
+        times = sorted({time for time, _ in operations if time - 1 in recallers})
+        inside = [(time, recallers[time - 1]) for time in times]
+        if inside:
+            nodes = [new[node] for _, served in inside for node in served]
+            top = reduce(lambda a, b: meet(idom, a, b), nodes)
+            _add_region(draft, operations, inside, old[idom[top] if top in nodes else top])
+
+
+def _add_region(
+    draft: _Draft, operations: list[tuple[int, int]], inside: list[tuple[int, set[int]]], top: int
+) -> None:
+    """A chain of nodes below `top`, one for each stretch of work between two recalls."""
+    above, paid = top, 0
+    for position, (time, served) in enumerate(inside, 1):
+        prefix = sum(flops for at, flops in operations if at < time)
+        if prefix > paid:
+            above = draft.add((draft.rank[top][0], 10**6 + position), {above}, prefix - paid)
+            paid = prefix
+        if paid:
+            for node in served:
+                draft.parents[node].add(above)
+
+
+def _nodes_of_modules(walk: Walk, number: dict[Node, int]) -> dict[str, tuple[int, ...]]:
+    """Module path -> the nodes that were created while it ran."""
+    inner = [step.node for step in walk.steps if getattr(step.node, "variable", None) is None]
+    born = sorted((node._sequence_nr(), number[node]) for node in inner)
+    times: Sequence[int] = [time for time, _ in born]
+    found: dict[str, list[int]] = defaultdict(list)
+    for name, start, end in walk.spans:
+        span = born[bisect_left(times, start) : bisect_right(times, end - 1)]
+        found[name] += [node for _, node in span]
+    return {name: tuple(nodes) for name, nodes in found.items()}

@@ -1,0 +1,99 @@
+"""FLOPs of single operations, and the convention behind every figure.
+
+Convention: 2 FLOPs per multiply-accumulate, matrix work only (matrix products, convolutions, fused
+attention).  Elementwise work, normalisation, softmax and the optimizer's update are not counted.
+Fused attention is charged as `torch.utils.flop_counter` charges it: two products forward, five
+backward (the scores are recomputed), no discount for a causal mask.
+
+Formulas are torch's own, plus one for attention on the CPU, which torch counts as 0.  An operation
+that does matrix work and has no formula is reported by `has_uncounted_work`, never passed over.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    flop_registry,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
+
+aten = torch.ops.aten
+
+Shape = Sequence[int]
+
+
+def _attention_forward(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def _attention_backward(
+    grad_out: Shape, query: Shape, key: Shape, value: Shape, *_: Any, **__: Any
+) -> int:
+    return int(sdpa_backward_flop_count(grad_out, query, key, value))
+
+
+def _on_shapes(formula: Callable[..., int]) -> Callable[..., int]:
+    """Let a formula written on shapes take tensors, as torch's registry expects."""
+
+    def on_tensors(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
+        return formula(*(a.shape if isinstance(a, torch.Tensor) else a for a in args))
+
+    return on_tensors
+
+
+CPU_ATTENTION: dict[Any, Callable[..., int]] = {
+    aten._scaled_dot_product_flash_attention_for_cpu: _on_shapes(_attention_forward),
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _on_shapes(_attention_backward),
+}
+"""Formulas for the attention kernels of the CPU, in the form `FlopCounterMode` takes them."""
+
+FORMULAS: dict[Any, Callable[..., int]] = {**flop_registry, **CPU_ATTENTION}
+"""Operation -> formula, called as `formula(*args, **kwargs, out_val=result)`."""
+
+_UNCOUNTED = frozenset(
+    {
+        "addbmm", "addmv", "addr", "cdist", "_cdist_forward", "_cdist_backward", "dot",
+        "_int_mm", "linear", "_fused_sdp_choice_math", "linear_backward", "lstm", "gru",
+        "mkldnn_linear", "mkldnn_rnn_layer", "mkldnn_rnn_layer_backward", "mv", "vdot",
+        "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell", "_trilinear", "_weight_int4pack_mm",
+        "_weight_int8pack_mm", "_sparse_mm", "_sparse_addmm",
+        "_scaled_dot_product_attention_math_for_mps", "_fft_c2c", "_fft_r2c", "_fft_c2r",
+    }
+)  # fmt: skip
+_OWN_NAMESPACES = frozenset({"aten", "prim", "prims", "profiler"})
+
+
+def flop_counter() -> FlopCounterMode:
+    """A silent `FlopCounterMode` that follows this module's convention on every device."""
+    return FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
+
+
+def count_flops(packet: Any, args: Any, kwargs: Any, out: Any) -> int:
+    """FLOPs of one call of the operation `packet`; 0 when it has no formula."""
+    formula = FORMULAS.get(packet)
+    return int(formula(*args, **kwargs, out_val=out)) if formula else 0
+
+
+def count_by_output(packet: Any, args: Any, kwargs: Any, out: Any) -> list[int] | None:
+    """FLOPs of each output apart, for an operation told by a mask which outputs to compute."""
+    if packet is not aten.convolution_backward:
+        return None
+    mask = args[-1]
+    alone = [[i == j and on for j in range(len(mask))] for i, on in enumerate(mask)]
+    return [count_flops(packet, (*args[:-1], one), kwargs, out) if any(one) else 0 for one in alone]
+
+
+def has_uncounted_work(packet: Any) -> bool:
+    """Whether the operation does, or may do, matrix work for which there is no formula.
+
+    Known matrix operations without a formula, and anything from outside torch's own namespaces
+    (custom kernels), which could do anything.
+    """
+    if packet in FORMULAS:
+        return False
+    namespace, _, name = str(packet).rpartition(".")
+    own = namespace in _OWN_NAMESPACES or namespace == ""
+    return name in _UNCOUNTED or not own

@@ -1,0 +1,139 @@
+"""Watches one training step operation by operation and attributes its FLOPs.
+
+`Recorder` sees every operation below autograd.  In the forward pass it notes when each ran; in the
+backward pass, while one node of autograd's graph is open, it follows which of the node's results
+each matrix operation went into.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch._C._autograd import _get_sequence_nr, _top_saved_tensors_default_hooks
+from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import Node
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from greentrainer.cost.flops import FORMULAS, count_by_output, count_flops, has_uncounted_work
+
+@dataclass(frozen=True)
+class Step:
+    """What one node of the backward pass did.
+
+    charges: FLOPs, and the operands (positions in `next_functions`) that they served.
+    recalling: operands whose gradient takes an activation kept from the forward pass.
+    """
+
+    node: Node
+    charges: tuple[tuple[int, tuple[int, ...]], ...]
+    recalling: tuple[int, ...]
+
+
+_KEPT = -1
+"""Stands among operation numbers for a tensor that comes from the forward pass."""
+
+
+@dataclass
+class Window:
+    """What happens while one node of the backward pass runs."""
+
+    node: Node
+    flops: list[int] = field(default_factory=list)
+    reaches: dict[int, frozenset[int]] = field(default_factory=dict)
+    alive: list[Any] = field(default_factory=list)
+
+    def receive(self, gradients: tuple[Any, ...]) -> None:
+        """Note the gradients handed down: they depend on nothing kept."""
+        for gradient in gradients:
+            self.reaches[id(gradient)] = frozenset()
+            self.alive.append(gradient)
+
+    def feed(self, inputs: Any, outputs: list[torch.Tensor], own: list[list[int]]) -> None:
+        """Note that `outputs` depend on `inputs` and on the operations numbered in `own`."""
+        kept = frozenset({_KEPT})
+        before = frozenset[int]().union(
+            *(self.reaches.get(id(t), kept) for t in tree_iter(inputs) if _is_tensor(t))
+        )
+        for tensor, operations in zip(outputs, own, strict=True):
+            self.reaches[id(tensor)] = before.union(operations)
+            self.alive.append(tensor)
+
+    def close(self, results: tuple[Any, ...]) -> Step:
+        """Charge the FLOPs of this node to the operands that need them.
+
+        A custom function may compute all gradients together, so it is charged as a whole.
+        """
+        wanted = tuple(i for i, (child, _) in enumerate(self.node.next_functions) if child)
+        if isinstance(self.node, BackwardCFunction):
+            return Step(self.node, tuple((f, wanted) for f in self.flops if f), wanted)
+        served: dict[int, list[int]] = defaultdict(list)
+        for i in wanted:
+            for operation in self.reaches.get(id(results[i]), ()):
+                served[operation].append(i)
+        charges = tuple((f, tuple(served.get(o, wanted))) for o, f in enumerate(self.flops) if f)
+        return Step(self.node, charges, tuple(served[_KEPT]))
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+class Recorder(TorchDispatchMode):
+    """Counts the operations of one training step; forward until `backward` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward_flops = 0
+        self.regions: dict[Any, list[tuple[int, int]]] = defaultdict(list)
+        self.uncounted: set[str] = set()
+        self.backward = False
+        self.window: Window | None = None
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run one operation, or the simpler ones it is made of, and count it."""
+        kwargs = kwargs or {}
+        packet = func.overloadpacket
+        if packet not in FORMULAS and func is not torch.ops.prim.device.default:
+            with self:
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **kwargs)
+        if has_uncounted_work(packet):
+            self.uncounted.add(str(packet))
+        if not self.backward:
+            self._count_forward(count_flops(packet, args, kwargs, out))
+        elif self.window is not None and not self._recomputing():
+            self._count_backward(packet, args, kwargs, out)
+        return out
+
+    def _count_forward(self, flops: int) -> None:
+        self.forward_flops += flops
+        hooks = _top_saved_tensors_default_hooks(False)
+        if hooks is not None:
+            self.regions[hooks[0]].append((_get_sequence_nr(), flops))
+
+    def _count_backward(self, packet: Any, args: Any, kwargs: Any, out: Any) -> None:
+        window = self.window
+        assert window is not None
+        outputs = [t for t in tree_iter(out) if _is_tensor(t)]
+        apart = count_by_output(packet, args, kwargs, out)
+        first = len(window.flops)
+        if apart is None:
+            flops = count_flops(packet, args, kwargs, out)
+            window.flops += [flops] if flops else []
+            own = [[first] if flops else []] * len(outputs)
+        else:
+            window.flops += apart
+            kept = [i for i, t in enumerate(out) if _is_tensor(t)]
+            own = [[first + i] for i in kept]
+        window.feed((args, kwargs), outputs, own)
+
+    def _recomputing(self) -> bool:
+        """A built-in node computes with gradients on only where a checkpoint is recomputed."""
+        assert self.window is not None
+        return torch.is_grad_enabled() and not isinstance(self.window.node, BackwardCFunction)
