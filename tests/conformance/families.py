@@ -1,4 +1,4 @@
-"""Tiny models of every family, from their configurations: the ground that all contracts stand on."""
+"""Tiny models of every family, from their configurations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -97,7 +97,7 @@ def _lora(builder: Builder) -> Builder:
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(target_modules=["q_proj", "v_proj"], r=4)
-        return get_peft_model(builder(attention), config)  # type: ignore[no-any-return,arg-type]
+        return get_peft_model(builder(attention), config)  # type: ignore[no-any-return]
 
     return build
 
@@ -116,9 +116,7 @@ FAMILIES: dict[str, Builder] = {
     ),
     "bart": _seq2seq(lambda: tf.BartConfig(**_BART)),
     "gpt2": _decoder(
-        lambda: tf.GPT2Config(
-            vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, n_positions=64
-        )
+        lambda: tf.GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, n_positions=64)
     ),
     "gpt-neox": _decoder(lambda: tf.GPTNeoXConfig(**_LLAMA)),
     "llama": _decoder(lambda: tf.LlamaConfig(**_GROUPED)),

@@ -73,7 +73,9 @@ class _Draft:
 def assemble(walk: Walk, variants: Variants, notes: tuple[str, ...]) -> CostGraph:
     """Number the nodes, loss first, and move every charge to the node that causes it."""
     draft = _Draft()
-    number = {node: draft.add((i, 0), set(), 0) for i, node in enumerate(s.node for s in walk.steps)}
+    number = {
+        node: draft.add((i, 0), set(), 0) for i, node in enumerate(s.node for s in walk.steps)
+    }
     for step in walk.steps:
         _pass_on(draft, number, step)
     _add_recomputation(draft, walk, number)

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_iter
 
 from greentrainer.cost.flops import FORMULAS, count_by_output, count_flops, has_uncounted_work
 
+
 @dataclass(frozen=True)
 class Step:
     """What one node of the backward pass did.
@@ -39,7 +40,7 @@ _KEPT = -1
 class Window:
     """What happens while one node of the backward pass runs."""
 
-    node: Node
+    node: Any
     flops: list[int] = field(default_factory=list)
     reaches: dict[int, frozenset[int]] = field(default_factory=dict)
     alive: list[Any] = field(default_factory=list)
@@ -66,7 +67,7 @@ class Window:
         A custom function may compute all gradients together, so it is charged as a whole.
         """
         wanted = tuple(i for i, (child, _) in enumerate(self.node.next_functions) if child)
-        if isinstance(self.node, BackwardCFunction):
+        if _is_custom(self.node):
             return Step(self.node, tuple((f, wanted) for f in self.flops if f), wanted)
         served: dict[int, list[int]] = defaultdict(list)
         for i in wanted:
@@ -74,6 +75,11 @@ class Window:
                 served[operation].append(i)
         charges = tuple((f, tuple(served.get(o, wanted))) for o, f in enumerate(self.flops) if f)
         return Step(self.node, charges, tuple(served[_KEPT]))
+
+
+def _is_custom(node: Any) -> bool:
+    """Whether this is the backward pass of a `torch.autograd.Function` written in Python."""
+    return isinstance(node, BackwardCFunction)
 
 
 def _is_tensor(value: Any) -> bool:
@@ -84,7 +90,7 @@ class Recorder(TorchDispatchMode):
     """Counts the operations of one training step; forward until `backward` is set."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.forward_flops = 0
         self.regions: dict[Any, list[tuple[int, int]]] = defaultdict(list)
         self.uncounted: set[str] = set()
@@ -136,4 +142,4 @@ class Recorder(TorchDispatchMode):
     def _recomputing(self) -> bool:
         """A built-in node computes with gradients on only where a checkpoint is recomputed."""
         assert self.window is not None
-        return torch.is_grad_enabled() and not isinstance(self.window.node, BackwardCFunction)
+        return torch.is_grad_enabled() and not _is_custom(self.window.node)

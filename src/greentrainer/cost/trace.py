@@ -189,7 +189,8 @@ class _Tracer:
             return self.walk
 
         state = {f"model.{name}": tensor for name, tensor in self.state.items()}
-        return functional_call(_Step(self.model), state, (step,))
+        functional_call(_Step(self.model), state, (step,))
+        return self.walk
 
     def _watch_modules(self, model: nn.Module) -> Callable[[], None]:
         """Note the range of operations that each module runs."""
@@ -210,7 +211,12 @@ class _Tracer:
                 module.register_forward_pre_hook(enter),
                 module.register_forward_hook(leave),
             ]
-        return lambda: [handle.remove() for handle in handles] and None
+
+        def remove() -> None:
+            for handle in handles:
+                handle.remove()
+
+        return remove
 
     def _backward(self, loss: torch.Tensor) -> None:
         if loss.grad_fn is None:
@@ -240,7 +246,7 @@ class _Tracer:
     def _close(self, grad_inputs: tuple[Any, ...], _grad_outputs: Any) -> None:
         window = self.recorder.window
         assert window is not None
-        variable = getattr(window.node, "variable", None)
+        variable: Any = getattr(window.node, "variable", None)
         self.walk.steps.append(window.close(grad_inputs))
         if id(variable) in self.names:
             self.walk.leaves.append((self.names[id(variable)], window.node, variable.numel()))

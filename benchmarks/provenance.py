@@ -1,0 +1,93 @@
+"""Where a benchmark's numbers come from, and the one way to write them down.
+
+Tables and plots elsewhere are drawn from `benchmarks/results/NAME.json`, never typed.
+"""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PACKAGES = ("torch", "transformers", "numpy", "scipy")
+
+
+def check(name: str, value: float, target: float, at_most: bool = True) -> dict[str, Any]:
+    """One promise and whether it holds: `value` at most (or at least) `target`."""
+    holds = value <= target if at_most else value >= target
+    relation = "at most" if at_most else "at least"
+    return {"name": name, "value": value, "target": f"{relation} {target:g}", "holds": bool(holds)}
+
+
+def provenance(seeds: Sequence[int] = ()) -> dict[str, Any]:
+    """Versions, commit, whether the tree differed from it, hardware and seeds."""
+    return {
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--", ".", ":!benchmarks/results")),
+        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "machine": platform.machine()},
+        "seeds": list(seeds),
+    }
+
+
+def write(
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    checks: Sequence[Mapping[str, Any]],
+    seeds: Sequence[int] = (),
+    note: str = "",
+) -> Path:
+    """Write `results/NAME.json`, print rows and checks, and return the file's path.
+
+    note: what a reader must know to read the rows rightly.
+    """
+    path = RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result = {
+        "name": name,
+        "provenance": provenance(seeds),
+        "note": note,
+        "rows": rows,
+        "checks": checks,
+    }
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    for title, lines in ((name, rows), ("checks", checks)):
+        _print(title, lines)
+    return path
+
+
+def _git(*arguments: str) -> str:
+    run = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return run.stdout.strip()
+
+
+def _cpu() -> str:
+    """The processor's name where Linux tells it, or its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _print(title: str, lines: Sequence[Mapping[str, Any]]) -> None:
+    """A table with a column for each key of any line."""
+    keys = list(dict.fromkeys(key for line in lines for key in line))
+    table = Table(*keys, title=title)
+    for line in lines:
+        table.add_row(*(_shown(line.get(key, "")) for key in keys))
+    Console(width=160).print(table)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

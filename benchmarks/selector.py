@@ -1,0 +1,253 @@
+"""The selector beside the published recursion and a MILP solver: `python benchmarks/selector.py`.
+
+Four parts, all with random importances (log-normal, a tenth of them negative):
+
+* OPT-2.7B, batch 4 x 512, traced on the meta device: value, cost and seconds of each method;
+* the seconds of `select` there from the smallest rho to 1;
+* a synthetic mixture of experts with 20,000 tensors: seconds, and the gap to a Lagrangian bound;
+* small random chains with whole costs: how often each method misses the best of all subsets.
+
+Every call of `select` is the first on a new graph: nothing is left out of its seconds.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from random import Random
+from time import perf_counter
+from typing import Any
+
+from provenance import write
+from published import Chain, chain_of, published, recursion
+from trace_full_size import traced
+
+from greentrainer.select import select
+from greentrainer.select.bounds import bounds_of
+from greentrainer.select.frontier import Part, merge, origin
+from greentrainer.select.reduce import reduce
+from greentrainer.select.states import steps_of
+from greentrainer.types import CostGraph, Selection
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.graphs import (  # noqa: E402  (tests is found from the repository's root only)
+    Builder,
+    brute_force,
+    importance_of,
+    milp_optimum,
+    mixture_of_experts,
+)
+
+Row = dict[str, Any]
+
+SEEDS = (0, 1, 2)
+RHOS = (0.4, 0.5, 0.7)
+EVERY_RHO = (0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+BINS = 1000
+INSTANCES = 1000
+NOTE = (
+    "The published recursion gets the graph's tensors in backward order and exact FLOPs, rounded "
+    "down to 1000 bins. Its inner loop stops where the budget is used up and selections are kept "
+    "by reference, so it is quicker than the published code. It assumes that of two selections "
+    "among the first k tensors within t the more valuable is the better one to go on from: where "
+    "skipping k is worth more, the one that takes k is forgotten, though it has already paid the "
+    "way down to k. On the small chains costs are whole and not rounded: every miss there is due "
+    "to that assumption."
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One choice to make on OPT-2.7B."""
+
+    graph: CostGraph
+    chain: Chain
+    importance: dict[str, float]
+    budget: float
+
+
+def by_select(case: Case) -> Selection:
+    """Our selector, on a graph of which nothing has been computed yet."""
+    return select(replace(case.graph), case.importance, case.budget)
+
+
+def by_recursion(case: Case, budget: float | None = None) -> Selection:
+    """The published recursion, told that the budget is `budget`."""
+    limit = case.budget if budget is None else budget
+    names = tuple(published(case.chain, case.importance, limit, BINS))
+    value = sum(case.importance[name] for name in names)
+    return Selection(names, value, case.graph.backward_flops(names), case.budget)
+
+
+def by_recursion_within_budget(case: Case) -> Selection:
+    """The published recursion, its budget lowered until what it selects is within the true one."""
+    budget = case.budget
+    found = by_recursion(case, budget)
+    while found.backward_flops > case.budget:
+        budget -= max(found.backward_flops - case.budget, case.graph.full_backward_flops / BINS)
+        found = by_recursion(case, budget)
+    return found
+
+
+METHODS: dict[str, Callable[[Case], Selection]] = {
+    "select": by_select,
+    "published": by_recursion,
+    "published, within budget": by_recursion_within_budget,
+}
+
+
+@cache
+def opt_graph() -> tuple[CostGraph, Chain]:
+    """OPT-2.7B, batch 4 x 512, and the row of tensors that the paper sees in it."""
+    graph = traced("opt-2.7b")
+    return graph, chain_of(graph)
+
+
+def on_opt(rho: float, seed: int) -> list[Row]:
+    """Every method on OPT-2.7B, a row each."""
+    graph, chain = opt_graph()
+    case = Case(graph, chain, importance_of(graph, seed), graph.backward_budget(rho))
+    start = perf_counter()
+    optimum = milp_optimum(case.graph, case.importance, case.budget)
+    about = {"case": "opt-2.7b", "rho": rho, "seed": seed}
+    rows = [{**about, "method": "milp", "seconds": perf_counter() - start, "value": optimum}]
+    for name, method in METHODS.items():
+        start = perf_counter()
+        found = method(case)
+        rows.append({**about, "method": name, "seconds": perf_counter() - start, **_row(found)})
+        rows[-1]["value / optimum"] = found.importance / optimum
+    return rows
+
+
+def _row(found: Selection) -> Row:
+    return {
+        "value": found.importance,
+        "tensors": len(found.names),
+        "cost / budget": found.backward_flops / found.backward_budget,
+    }
+
+
+def at_every_rho(rho: float) -> Row:
+    """The slowest of three calls with other importances each."""
+    graph, chain = opt_graph()
+    seconds = []
+    for seed in SEEDS:
+        case = Case(graph, chain, importance_of(graph, seed), graph.backward_budget(rho))
+        start = perf_counter()
+        found = by_select(case)
+        seconds.append(perf_counter() - start)
+    about = {"case": "opt-2.7b, seconds", "rho": rho, "seed": seed, "method": "select"}
+    return {**about, "seconds": max(seconds), **_row(found)}
+
+
+def on_experts(rho: float, noise: Random | None) -> Row:
+    """`select` on 34 blocks of 64 parallel experts; noise: no two matrices cost the same."""
+    graph = mixture_of_experts(noise=noise)
+    importance, budget = importance_of(graph, 0), graph.backward_budget(rho)
+    start = perf_counter()
+    found = select(graph, importance, budget)
+    seconds = perf_counter() - start
+    kind = "no two costs equal" if noise else "equal blocks"
+    return {
+        "case": f"experts, {len(graph.tensors)} tensors, {kind}",
+        "rho": rho,
+        "seed": 0,
+        "method": "select",
+        "seconds": seconds,
+        **_row(found),
+        "value / bound": found.importance / upper_bound(graph, importance, budget),
+    }
+
+
+def upper_bound(graph: CostGraph, importance: dict[str, float], budget: float) -> float:
+    """What no selection can exceed: the Lagrangian bound that holds after the root is taken."""
+    positive = {name: value for name, value in importance.items() if value > 0}
+    problem = reduce(graph, positive, bytearray(len(graph.costs)))
+    steps = steps_of(problem, sum(problem.profits) / budget)
+    bounds = bounds_of(problem, steps, int(budget))
+    root = merge([Part(origin(), 0, problem.costs[0], problem.profits[0])], int(budget))
+    return float(bounds.of(root, 0, int(steps[0].take[0])).max())
+
+
+def small_chain(random: Random) -> tuple[CostGraph, dict[str, float], int]:
+    """Eight tensors in a row with whole costs and importances, and a budget that binds."""
+    build, spine = Builder(), 0
+    for _ in range(8):
+        spine = build.node([spine], random.randint(0, 9))
+        build.leaf([spine], random.randint(1, 9))
+    graph = build.graph()
+    importance = {name: float(random.randint(1, 9)) for name in graph.tensors}
+    least, most = min(graph.closure_flops.values()), graph.full_backward_flops
+    return graph, importance, random.randint(least, most - 1)
+
+
+def on_small_chains() -> list[Row]:
+    """How often each method misses the optimum, and what it loses where it does."""
+    lost: dict[str, list[float]] = {"select": [], "published": []}
+    random = Random(0)
+    for _ in range(INSTANCES):
+        graph, importance, budget = small_chain(random)
+        chain, best = chain_of(graph), brute_force(graph, importance, budget)
+        assert best is not None
+        names = recursion(chain.names, chain.own, chain.passing, importance, budget)
+        assert graph.backward_flops(names) <= budget
+        values = {
+            "select": select(graph, importance, budget).importance,
+            "published": sum(importance[name] for name in names),
+        }
+        for name, value in values.items():
+            lost[name].append(1 - value / best[0])
+    return [
+        {
+            "case": f"{INSTANCES} chains of 8 tensors",
+            "seed": 0,
+            "method": name,
+            "missed": sum(loss > 0 for loss in losses) / INSTANCES,
+            "most lost": max(losses),
+        }
+        for name, losses in lost.items()
+    ]
+
+
+def checks_of(rows: list[Row]) -> list[Row]:
+    """What DESIGN section 3 promises."""
+    ours = [row for row in rows if row["method"] == "select"]
+
+    def column(key: str, case: str) -> list[float]:
+        return [row[key] for row in ours if row["case"].startswith(case) and key in row]
+
+    return [
+        _at_least(
+            "least share of the MILP optimum, OPT-2.7B", column("value / optimum", ""), 0.999
+        ),
+        _at_least("least share of the upper bound, experts", column("value / bound", ""), 0.999),
+        _at_most("most cost over budget, anywhere", column("cost / budget", ""), 1.0),
+        _at_most("share of small chains missed", column("missed", ""), 0.0),
+        _at_most("most seconds, OPT-2.7B at any rho", column("seconds", "opt"), 0.1),
+        _at_most("most seconds, 20,000 tensors", column("seconds", "experts"), 5.0),
+    ]
+
+
+def _at_least(name: str, values: list[float], target: float) -> Row:
+    least = min(values)
+    return {"name": name, "value": least, "target": f">= {target:g}", "holds": least >= target}
+
+
+def _at_most(name: str, values: list[float], target: float) -> Row:
+    most = max(values)
+    return {"name": name, "value": most, "target": f"<= {target:g}", "holds": most <= target}
+
+
+def main() -> None:
+    """Measure everything and write `results/selector.json`."""
+    rows = [row for rho in RHOS for seed in SEEDS for row in on_opt(rho, seed)]
+    rows += [at_every_rho(rho) for rho in EVERY_RHO]
+    rows += [on_experts(rho, noise) for rho in RHOS for noise in (None, Random(0))]
+    rows += on_small_chains()
+    write("selector", rows, checks_of(rows), seeds=list(SEEDS), note=NOTE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""Adaptive backpropagation: tracing, probing, selecting and freezing, scheduled over a run.
+
+    engine = AdaptiveBackprop(model, optimizer, batch, rho=0.5, total_batches=600, every=200)
+    for batch in batches:
+        if engine.due:
+            engine.reselect(probe_batches)
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    print(engine.ledger.rho_spent)
+
+The work is done by plain functions: `trace` says what a selection costs, `measure_importance` what
+a tensor is worth, `select` chooses, `Freezer` applies, `Pace` says how much may be spent, and
+`Observer` keeps the books.  This object only decides when each has its turn.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from greentrainer.freeze import Freezer, OptimizerState
+from greentrainer.graphs import GraphCache
+from greentrainer.importance import measure_importance
+from greentrainer.ledger import Entry, Ledger
+from greentrainer.observer import Observer
+from greentrainer.pace import Pace
+from greentrainer.select import select
+from greentrainer.types import Batch, CostGraph, Importance, LossFn, Selection, loss_of
+
+STATE_VERSION = 1
+
+Selector = Callable[[CostGraph, Importance, float], Selection]
+
+
+class AdaptiveBackprop:
+    """Trains a model within `rho` of full fine-tuning's FLOPs, probes included.
+
+    model, optimizer: everything that may be trained requires a gradient and is in the optimizer.
+    sample_batch: a batch as in training; selections are made for its shapes.
+    rho: share of full fine-tuning's FLOPs, from `graph.smallest_rho()` to 1.
+    loss_fn: `loss_fn(model, batch)`; by default `model(**batch).loss`.
+    total_batches: training batches planned.  With it the cost of probes is spread over the run;
+        without it, it is saved up again in the first few batches after each probe.
+    every: training batches between selections; `due` then says when one is due.
+    metric: of `measure_importance`.
+    optimizer_state: what becomes of a frozen tensor's state: keep, drop or offload.
+    selector: chooses tensors; `select`, or a control to compare it with.
+
+    Raises ValueError for an infeasible `rho` or a model with nothing to train.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        sample_batch: Batch,
+        *,
+        rho: float,
+        loss_fn: LossFn | None = None,
+        total_batches: int | None = None,
+        every: int | None = None,
+        metric: str = "first_order",
+        optimizer_state: OptimizerState = "keep",
+        selector: Selector = select,
+    ) -> None:
+        self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
+        self.metric, self.selector = metric, selector
+        self.pace = Pace(rho, total_batches, every)
+        self.trainable = frozenset(n for n, p in model.named_parameters() if p.requires_grad)
+        self._freezer = Freezer(model, optimizer, self.trainable, optimizer_state)
+        self._graphs = GraphCache(model, self._freezer.parameters.values(), loss_fn)
+        self.graph = self._graphs.of_batch(sample_batch)
+        _require_rho(rho, self.graph)
+        self.selection: Selection | None = None
+        self.importance: dict[str, float] = {}
+        self.history: list[dict[str, Any]] = []
+        self._observer = Observer(model, optimizer, self._graphs, self._before_batch, self._trained)
+
+    @property
+    def rho(self) -> float:
+        """Share of full fine-tuning's FLOPs that the run may spend."""
+        return self.pace.rho
+
+    @property
+    def ledger(self) -> Ledger:
+        """What has been spent so far."""
+        return self._observer.ledger
+
+    @property
+    def due(self) -> bool:
+        """Whether a selection is due before the next batch."""
+        asked = [event["batch"] for event in self.history if event["asked"]]
+        if not asked:
+            return True
+        return asked[-1] != self.ledger.batches and self.pace.due(self.ledger.batches)
+
+    def reselect(self, batches: Iterable[Batch]) -> Selection:
+        """Measure importance on `batches`, choose tensors within the budget, freeze the rest.
+
+        Call it between optimizer steps.  Raises ValueError if there are no batches, the loss is
+        not finite, or no affordable tensor promises any gain.
+        """
+        probe = list(batches)
+        if not probe:
+            raise ValueError("no batch to measure importance on: pass at least one to reselect")
+        start = time.perf_counter()
+        reachable = self._reachable(probe)
+        if reachable is not None:
+            with self._observer.unobserved():
+                self.importance = measure_importance(
+                    self.model, probe, self.optimizer, self.loss_fn, reachable, metric=self.metric
+                )
+            flops = self._probe_flops(probe, reachable)
+            self.ledger.add(Entry("probe", *flops, seconds=time.perf_counter() - start))
+        return self._choose(self.graph, self._budget(), asked=True)
+
+    def loss(self, batch: Batch) -> Any:
+        """The training loss of a batch; the same as computing it yourself.
+
+        Needed with a `loss_fn` and batches of varying shape: it tells the engine what the batch is.
+        """
+        with self._observer.one_batch(batch):
+            return loss_of(self.model, batch, self.loss_fn)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on: plain values, fit for JSON."""
+        return {
+            "version": STATE_VERSION,
+            "pace": asdict(self.pace),
+            "trainable": sorted(self.trainable),
+            "selection": asdict(self.selection) if self.selection else None,
+            "importance": dict(self.importance),
+            "history": list(self.history),
+            "ledger": self.ledger.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`: the same selection, books and plan.
+
+        Raises ValueError for the state of another model, another rho or another version.
+        """
+        if state["version"] != STATE_VERSION:
+            raise ValueError(
+                f"engine state has version {state['version']}, this is {STATE_VERSION}: "
+                "resume with the release that wrote it"
+            )
+        if set(state["trainable"]) != self.trainable:
+            raise ValueError("engine state belongs to a model with other trainable tensors")
+        if state["pace"]["rho"] != self.rho:
+            raise ValueError(
+                f"engine state was written at rho {state['pace']['rho']}, this run has {self.rho}"
+            )
+        self.pace = Pace(**state["pace"])
+        self._observer.ledger = Ledger.from_state(state["ledger"])
+        self.importance = dict(state["importance"])
+        self.history = list(state["history"])
+        if state["selection"] is not None:
+            names = tuple(state["selection"]["names"])
+            self._apply(Selection(**{**state["selection"], "names": names}))
+
+    def close(self) -> None:
+        """Make everything trainable again and leave the model as it came."""
+        self._observer.close()
+        self._freezer.release()
+
+    def __enter__(self) -> "AdaptiveBackprop":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    # What may be spent
+
+    def _rate(self, reserve: float = 0.0) -> float:
+        """Share of full fine-tuning that the next batches may cost, with `reserve` FLOPs kept."""
+        ledger = self.ledger
+        mean = ledger.full_flops / ledger.batches if ledger.batches else self.graph.full_flops
+        spent = ledger.spent_flops + reserve
+        return self.pace.rate(ledger.batches, spent, ledger.full_flops, mean)
+
+    def _budget(self) -> float:
+        """Backward FLOPs that a selection may cost on the sample batch.
+
+        What the probes still to come will cost, each as much as the last, is kept.
+        """
+        probes = [entry.flops for entry in self.ledger if entry.kind == "probe"]
+        reserve = probes[-1] * self.pace.probes_left(self.ledger.batches) if probes else 0
+        return max(self.graph.backward_budget(self._rate(reserve)), self._least)
+
+    @property
+    def _least(self) -> int:
+        return min(self.graph.closure_flops.values())
+
+    def _reachable(self, probe: list[Batch]) -> tuple[str, ...] | None:
+        """Tensors worth probing: those that an affordable selection may hold; None if all can be.
+
+        The probe lowers the budget that says what it is worth probing; a few rounds settle it.
+        """
+        budget = self.graph.backward_budget(self._rate())
+        if budget >= self.graph.full_backward_flops:
+            return None
+        if self.pace.total_batches is None:
+            return self.graph.affordable(self.graph.backward_budget(self.rho))
+        left = 1 + self.pace.probes_left(self.ledger.batches)
+        for _ in range(3):
+            names = self.graph.affordable(max(budget, self._least))
+            price = sum(self._probe_flops(probe, names))
+            budget = self.graph.backward_budget(self._rate(left * price))
+        return names
+
+    def _probe_flops(self, probe: list[Batch], names: tuple[str, ...]) -> tuple[int, int]:
+        """Forward and backward FLOPs of measuring the importance of `names`."""
+        passes = 2 if self.metric == "two_pass" else 1
+        graphs = [self._graphs.of_batch(batch) for batch in probe]
+        forward = sum(graph.forward_flops for graph in graphs)
+        return passes * forward, passes * sum(graph.backward_flops(names) for graph in graphs)
+
+    # Choosing
+
+    def _choose(self, graph: CostGraph, budget: float, asked: bool) -> Selection:
+        """Select by the importance at hand, and freeze the rest."""
+        start = time.perf_counter()
+        if budget >= graph.full_backward_flops:
+            chosen = _everything(graph, self.importance, budget)
+        else:
+            chosen = self.selector(graph, self.importance, budget)
+        self._apply(chosen)
+        seconds = time.perf_counter() - start
+        self.ledger.add(Entry("select", seconds=seconds))
+        event = {"batch": self.ledger.batches, "asked": asked, "seconds": seconds}
+        importance = dict(self.importance) if asked else {}
+        self.history.append({**event, **asdict(chosen), "importances": importance})
+        return chosen
+
+    def _apply(self, chosen: Selection) -> None:
+        self.selection = chosen
+        self._freezer.apply(chosen.names, self.graph.idle_modules(chosen.names))
+
+    def _trained(self, graph: CostGraph) -> tuple[str, ...]:
+        return self.selection.names if self.selection else graph.tensors
+
+    def _before_batch(self, graph: CostGraph) -> None:
+        if self.selection and self.importance and self._observer.between_steps:
+            if self.pace.last(self.ledger.batches):
+                self._balance(self.selection, graph)
+            else:
+                self._keep_course(self.selection)
+        self._freezer.silence()
+
+    def _balance(self, chosen: Selection, graph: CostGraph) -> None:
+        """Make the last batch, whose cost is now known, fit what is left."""
+        ledger = self.ledger
+        allowed = self.rho * (ledger.full_flops + graph.full_flops) - ledger.spent_flops
+        budget = allowed - graph.forward_flops
+        if graph.backward_flops(chosen.names) > budget:
+            self._choose(graph, max(budget, min(graph.closure_flops.values())), asked=False)
+
+    def _keep_course(self, chosen: Selection) -> None:
+        """Choose anew, without a probe, when batches turn out dearer or cheaper than planned."""
+        budget = self._budget()
+        current = self.graph.forward_flops + chosen.backward_flops
+        allowed = self.graph.forward_flops + budget
+        full = self.graph.full_flops
+        if self.pace.off_course(self.ledger.batches, allowed / full, current / full):
+            cheaper = budget < chosen.backward_flops
+            if cheaper or budget > chosen.backward_budget + 0.01 * full:
+                self._choose(self.graph, budget, asked=False)
+
+
+def _everything(graph: CostGraph, importance: Importance, budget: float) -> Selection:
+    value = sum(importance.get(name, 0.0) for name in graph.tensors)
+    return Selection(graph.tensors, value, graph.full_backward_flops, budget)
+
+
+def _require_rho(rho: float, graph: CostGraph) -> None:
+    smallest = graph.smallest_rho()
+    if not smallest <= rho <= 1:
+        raise ValueError(f"rho is {rho}: choose it between {smallest:.4f} (for this model) and 1")

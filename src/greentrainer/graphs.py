@@ -1,0 +1,97 @@
+"""Cost graphs by shape: each shape of batch is traced once."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from greentrainer.cost import trace
+from greentrainer.types import Batch, CostGraph, LossFn
+
+Signature = tuple[tuple[str, tuple[int, ...]], ...]
+"""The path to each tensor, and its shape."""
+
+
+class GraphCache:
+    """The cost graph of any batch of a model, with all of `parameters` trainable.
+
+    A batch is known again by the shapes of its tensors, and so is the call of the model that its
+    loss makes, if it makes just one.
+    """
+
+    def __init__(
+        self, model: nn.Module, parameters: Iterable[nn.Parameter], loss_fn: LossFn | None
+    ) -> None:
+        self.model, self.loss_fn = model, loss_fn
+        self.parameters = list(parameters)
+        self._by_batch: dict[Signature, CostGraph] = {}
+        self._by_call: dict[Signature, CostGraph] = {}
+        self.tracing = False
+
+    def of_batch(self, batch: Batch) -> CostGraph:
+        """The graph of a batch of these shapes."""
+        known = self._by_batch.get(signature(batch))
+        return known if known is not None else self._trace(batch)
+
+    def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> CostGraph:
+        """The graph of the batch that calls the model with these arguments."""
+        known = self._by_call.get(signature((args, kwargs)))
+        if known is not None:
+            return known
+        if self.loss_fn is not None or args:
+            raise ValueError(
+                "a batch of a new shape: compute its loss with engine.loss(batch), "
+                "so that its cost can be traced"
+            )
+        return self._trace(kwargs)
+
+    def _trace(self, batch: Batch) -> CostGraph:
+        calls: set[Signature] = set()
+
+        def note(_model: Any, args: Any, kwargs: Any) -> None:
+            calls.add(signature((args, kwargs)))
+
+        handle = self.model.register_forward_pre_hook(note, with_kwargs=True)
+        self.tracing = True
+        try:
+            with _trainable(self.parameters):
+                graph = trace(self.model, batch, self.loss_fn)
+        finally:
+            handle.remove()
+            self.tracing = False
+        self._by_batch[signature(batch)] = graph
+        if len(calls) == 1:
+            self._by_call[calls.pop()] = graph
+        return graph
+
+
+@contextmanager
+def _trainable(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Everything that may be trained requires a gradient in here, whatever is frozen now."""
+    before = [parameter.requires_grad for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_()
+        yield
+    finally:
+        for parameter, flag in zip(parameters, before, strict=True):
+            parameter.requires_grad_(flag)
+
+
+def signature(value: Any) -> Signature:
+    """The shapes of all tensors in nested mappings and sequences."""
+    return tuple(sorted((path, tuple(tensor.shape)) for path, tensor in tensors(value)))
+
+
+def tensors(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """All tensors in nested mappings and sequences, each with the path to it."""
+    if isinstance(value, torch.Tensor):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from tensors(item, f"{path}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for position, item in enumerate(value):
+            yield from tensors(item, f"{path}.{position}")

@@ -1,0 +1,155 @@
+"""What a run has really spent, step by step, and what full fine-tuning would have.
+
+`rho_spent` is the ratio of the two.  The reference is plain full fine-tuning of the same batches:
+every tensor trained, nothing skipped, no probe.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+Kind = Literal["train", "probe", "select"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One training batch, one probe or one selection.
+
+    FLOPs are 2 per multiply-accumulate of matrix work.  `full_flops` is the cost of the same batch
+    under full fine-tuning, 0 for what full fine-tuning would not do.  `tokens` are real ones,
+    `padded_tokens` count padding too.
+    """
+
+    kind: Kind
+    forward_flops: int = 0
+    backward_flops: int = 0
+    full_flops: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def flops(self) -> int:
+        """Forward and backward FLOPs together."""
+        return self.forward_flops + self.backward_flops
+
+
+class Ledger:
+    """The entries of a run, and sums over them."""
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self._entries: list[Entry] = []
+        self._sums: dict[tuple[str, str], float] = {}
+        for entry in entries:
+            self.add(entry)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, entry: Entry) -> None:
+        """Enter something that was spent."""
+        self._entries.append(entry)
+        self._count(entry, +1)
+
+    def amend(self, **more: float) -> None:
+        """Add to figures of the newest training batch (its backward pass, its seconds)."""
+        position = next(
+            i for i in range(len(self._entries) - 1, -1, -1) if self._entries[i].kind == "train"
+        )
+        entry = self._entries[position]
+        amended = replace(entry, **{k: getattr(entry, k) + v for k, v in more.items()})
+        self._entries[position] = amended
+        self._count(entry, -1)
+        self._count(amended, +1)
+
+    def total(self, figure: str, *kinds: Kind) -> float:
+        """Sum of one figure (a field of `Entry`) over entries of the given kinds, or of all."""
+        wanted = kinds or ("train", "probe", "select")
+        return sum(self._sums.get((kind, figure), 0) for kind in wanted)
+
+    @property
+    def batches(self) -> int:
+        """Training batches so far."""
+        return int(self.total("count", "train"))
+
+    @property
+    def forward_flops(self) -> int:
+        """Forward FLOPs of training, without probes."""
+        return int(self.total("forward_flops", "train"))
+
+    @property
+    def backward_flops(self) -> int:
+        """Backward FLOPs of training, without probes."""
+        return int(self.total("backward_flops", "train"))
+
+    @property
+    def probe_flops(self) -> int:
+        """FLOPs of all probes."""
+        return int(self.total("forward_flops", "probe") + self.total("backward_flops", "probe"))
+
+    @property
+    def spent_flops(self) -> int:
+        """All FLOPs: training and probes."""
+        return self.forward_flops + self.backward_flops + self.probe_flops
+
+    @property
+    def full_flops(self) -> int:
+        """What full fine-tuning of the same batches would have spent."""
+        return int(self.total("full_flops"))
+
+    @property
+    def saved_flops(self) -> int:
+        """The difference between the two."""
+        return self.full_flops - self.spent_flops
+
+    @property
+    def rho_spent(self) -> float:
+        """Share of full fine-tuning's FLOPs that was spent; 0 before the first batch."""
+        return self.spent_flops / self.full_flops if self.full_flops else 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """The bill in figures: FLOPs, multiply-accumulates, tokens, seconds, shares."""
+        spent, full = self.spent_flops, self.full_flops
+        return {
+            "batches": self.batches,
+            "rho_spent": self.rho_spent,
+            "spent_flops": spent,
+            "forward_flops": self.forward_flops,
+            "backward_flops": self.backward_flops,
+            "probe_flops": self.probe_flops,
+            "full_flops": full,
+            "saved_flops": full - spent,
+            "spent_macs": spent // 2,
+            "full_macs": full // 2,
+            "probe_share": self.probe_flops / spent if spent else 0.0,
+            "tokens": int(self.total("tokens")),
+            "padded_tokens": int(self.total("padded_tokens")),
+            "train_seconds": self.total("seconds", "train"),
+            "probe_seconds": self.total("seconds", "probe"),
+            "select_seconds": self.total("seconds", "select"),
+        }
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The entries as plain values."""
+        return [asdict(entry) for entry in self._entries]
+
+    @classmethod
+    def from_state(cls, entries: Iterable[Mapping[str, Any]]) -> "Ledger":
+        """The ledger that `state_dict` described."""
+        return cls(Entry(**entry) for entry in entries)
+
+    def write(self, path: Path) -> None:
+        """One JSON object a line."""
+        lines = [json.dumps(row) for row in self.state_dict()]
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+    def _count(self, entry: Entry, sign: int) -> None:
+        figures = {f.name: getattr(entry, f.name) for f in fields(entry) if f.name != "kind"}
+        for name, value in {**figures, "count": 1}.items():
+            key = (entry.kind, name)
+            self._sums[key] = self._sums.get(key, 0) + sign * value

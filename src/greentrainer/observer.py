@@ -1,0 +1,136 @@
+"""Sees training batches go by and enters them in the ledger.
+
+A hook on the model's forward pass notes the batch and its forward cost, a hook on its outputs notes
+that the backward pass has begun, and one on the optimizer that the step is done.  Forward passes in
+evaluation mode or without gradients are no training.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.graph import register_multi_grad_hook
+
+from greentrainer.graphs import GraphCache, tensors
+from greentrainer.ledger import Entry, Ledger
+from greentrainer.types import Batch, CostGraph
+
+
+class Observer:
+    """Enters each training batch in `ledger`.
+
+    before_batch: called with the batch's graph before its forward pass, the place to change what is
+        trained.
+    trained: the names in training for a batch of the given graph.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        graphs: GraphCache,
+        before_batch: Callable[[CostGraph], None],
+        trained: Callable[[CostGraph], tuple[str, ...]],
+    ) -> None:
+        self.model, self.graphs = model, graphs
+        self.before_batch, self.trained = before_batch, trained
+        self.ledger = Ledger()
+        self.between_steps = True
+        self._quiet = False
+        self._batch: Batch = None
+        self._backward_flops: int | None = None
+        self._clock: float | None = None
+        self._handles: list[Any] = [
+            model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
+            model.register_forward_hook(self._after_forward),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
+
+    def close(self) -> None:
+        """Stop observing."""
+        for handle in self._handles:
+            handle.remove()
+
+    @contextmanager
+    def unobserved(self) -> Iterator[None]:
+        """Forward passes in here are no training batches."""
+        before, self._quiet = self._quiet, True
+        try:
+            yield
+        finally:
+            self._quiet = before
+
+    @contextmanager
+    def one_batch(self, batch: Batch) -> Iterator[None]:
+        """All forward passes in here belong to the loss of this one batch."""
+        self._batch = batch
+        try:
+            yield
+        finally:
+            self._batch, self._quiet = None, False
+
+    def _before_forward(self, _model: Any, args: Any, kwargs: Any) -> None:
+        if not self._is_training():
+            return
+        self._tick()
+        with self.unobserved():
+            known = self._batch is not None
+            graph = (
+                self.graphs.of_batch(self._batch) if known else self.graphs.of_call(args, kwargs)
+            )
+            self.before_batch(graph)
+        self._enter(graph, self._batch if known else kwargs)
+        self._quiet = known
+
+    def _is_training(self) -> bool:
+        watching = not (self._quiet or self.graphs.tracing)
+        return watching and self.model.training and torch.is_grad_enabled()
+
+    def _enter(self, graph: CostGraph, batch: Batch) -> None:
+        tokens, padded = _tokens(batch)
+        self._backward_flops = graph.backward_flops(self.trained(graph))
+        self._clock = time.perf_counter()
+        self.ledger.add(
+            Entry(
+                "train",
+                forward_flops=graph.forward_flops,
+                full_flops=graph.full_flops,
+                tokens=tokens,
+                padded_tokens=padded,
+            )
+        )
+
+    def _after_forward(self, _model: Any, _args: Any, output: Any) -> None:
+        flops, self._backward_flops = self._backward_flops, None
+        if flops is None:
+            return
+        outputs = [tensor for _, tensor in tensors(output) if tensor.requires_grad]
+        if outputs:
+            register_multi_grad_hook(outputs, lambda _: self._enter_backward(flops), mode="any")
+
+    def _enter_backward(self, flops: int) -> None:
+        self.between_steps = False
+        self.ledger.amend(backward_flops=flops)
+
+    def _after_step(self, *_: Any) -> None:
+        self.between_steps = True
+        self._tick()
+
+    def _tick(self) -> None:
+        if self._clock is not None:
+            self.ledger.amend(seconds=time.perf_counter() - self._clock)
+            self._clock = None
+
+
+def _tokens(batch: Batch) -> tuple[int, int]:
+    """Real and padded tokens of a batch with an attention mask or token ids; else 0."""
+    if isinstance(batch, Mapping):
+        mask, ids = batch.get("attention_mask"), batch.get("input_ids")
+        if isinstance(mask, torch.Tensor):
+            return int(mask.sum()), mask.numel()
+        if isinstance(ids, torch.Tensor):
+            return ids.numel(), ids.numel()
+    return 0, 0
