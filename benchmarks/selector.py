@@ -32,7 +32,7 @@ from greentrainer.types import CostGraph, Selection
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.graphs import (  # noqa: E402  (tests is found from the repository's root only)
+from tests.graphs import (
     Builder,
     brute_force,
     importance_of,

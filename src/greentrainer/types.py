@@ -122,23 +122,37 @@ class CostGraph:
 
     @cached_property
     def closure_flops(self) -> dict[str, int]:
-        """For each tensor the backward FLOPs of training it alone.
+        """For each tensor the backward FLOPs of training it alone."""
+        alone = {}
+        for graph in {id(g): g for g in (self.variant({n}) for n in self.leaves)}.values():
+            flops = graph._closures
+            alone.update({n: flops[n] for n in graph.leaves if self.variant({n}) is graph})
+        return {name: alone[name] for name in self.leaves}
 
-        Where variants exist, the least of theirs that hold the tensor.
+    def affordable(self, backward_budget: float) -> tuple[str, ...]:
+        """Tensors that some selection within the budget could hold.
+
+        In whichever variant the tensor costs least: others trained with it may bring that about.
         """
+        return tuple(name for name, flops in self._least.items() if flops <= backward_budget)
+
+    @cached_property
+    def _closures(self) -> dict[str, int]:
+        """Cost of each tensor with all its ancestors, and what is forced, in this very graph."""
         forced = ancestors(self.parents, self.forced)
         base = sum(cost for cost, on in zip(self.costs, forced, strict=True) if on)
         extra = [0 if on else cost for cost, on in zip(self.costs, forced, strict=True)]
         total = closure_costs(self.parents, extra)
-        alone = {name: base + total[node] for name, node in self.leaves.items()}
-        for _, graph in self.variants:
-            for name, flops in graph.closure_flops.items():
-                alone[name] = min(alone[name], flops)
-        return alone
+        return {name: base + total[node] for name, node in self.leaves.items()}
 
-    def affordable(self, backward_budget: float) -> tuple[str, ...]:
-        """Tensors that some selection within the budget could hold."""
-        return tuple(n for n, flops in self.closure_flops.items() if flops <= backward_budget)
+    @cached_property
+    def _least(self) -> dict[str, int]:
+        """The least of `_closures` over this graph and its variants."""
+        least = dict(self._closures)
+        for _, graph in self.variants:
+            for name, flops in graph._least.items():
+                least[name] = min(least[name], flops)
+        return least
 
     def idle_modules(self, names: Iterable[str]) -> tuple[str, ...]:
         """Modules that no gradient passes through when `names` are trained."""
@@ -167,3 +181,17 @@ class Selection:
     importance: float
     backward_flops: int
     backward_budget: float
+
+
+@dataclass(frozen=True)
+class TensorStatistics:
+    """What control selectors score a tensor by, each a mean over batches.
+
+    gradient_norm, weight_norm: L2 norms.  squared_gradient: sum of g^2 (the trace of the empirical
+    Fisher matrix).  gradient_weight: sum of |g w| (SNIP).
+    """
+
+    gradient_norm: float
+    weight_norm: float
+    squared_gradient: float
+    gradient_weight: float

@@ -1,0 +1,70 @@
+"""Leaves a model as it was found: what a forward and backward pass could change is put back."""
+
+import random
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def preserved(model: nn.Module, trained: Collection[str]) -> Iterator[None]:
+    """In here exactly `trained` require a gradient; afterwards everything is as before.
+
+    Kept: gradients (the same objects), `requires_grad`, buffers, the mode of every module, and the
+    random streams of torch on all devices, of Python and of numpy.  Also after an exception.
+    """
+    parameters = dict(model.named_parameters())
+    before = {name: (p.requires_grad, p.grad) for name, p in parameters.items()}
+    modes = {module: module.training for module in model.modules()}
+    buffers = {name: (b, b.detach().clone()) for name, b in model.named_buffers()}
+    streams = _random_streams()
+    try:
+        for name, parameter in parameters.items():
+            parameter.grad = None
+            parameter.requires_grad_(name in trained)
+        with torch.enable_grad():
+            yield
+    finally:
+        for name, parameter in parameters.items():
+            flag, gradient = before[name]
+            parameter.requires_grad_(flag)
+            parameter.grad = gradient
+        for module, mode in modes.items():
+            module.training = mode
+        _restore_buffers(model, buffers)
+        _set_random_streams(streams)
+
+
+def _restore_buffers(
+    model: nn.Module, before: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+) -> None:
+    """Put buffers back: the objects that were replaced, and the values that were changed."""
+    for name, (buffer, value) in before.items():
+        path, _, leaf = name.rpartition(".")
+        owner = model.get_submodule(path)
+        if owner._buffers[leaf] is not buffer:
+            owner._buffers[leaf] = buffer
+        if not torch.equal(buffer, value):
+            buffer.copy_(value)
+
+
+def _random_streams() -> dict[str, Any]:
+    streams: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
+    if torch.cuda.is_available():
+        streams["cuda"] = torch.cuda.get_rng_state_all()
+    if "numpy" in sys.modules:
+        streams["numpy"] = sys.modules["numpy"].random.get_state()
+    return streams
+
+
+def _set_random_streams(streams: Mapping[str, Any]) -> None:
+    torch.set_rng_state(streams["torch"])
+    random.setstate(streams["python"])
+    if "cuda" in streams:
+        torch.cuda.set_rng_state_all(streams["cuda"])
+    if "numpy" in streams:
+        sys.modules["numpy"].random.set_state(streams["numpy"])
