@@ -55,14 +55,19 @@ def _above(graph: CostGraph, leaf: int) -> list[int]:
     return [node for node, on in enumerate(ancestors(graph.parents, [leaf])) if on]
 
 
-def published(chain: Chain, importance: Mapping[str, float], budget: float, bins: int) -> list[str]:
-    """What the recursion selects, with costs rounded down to `bins` of all cost."""
-    scale = bins / (sum(chain.own) + sum(chain.passing))
-    own = [int(cost * scale) for cost in chain.own]
-    passing = [int(cost * scale) for cost in chain.passing]
-    share = budget / (sum(chain.own) + sum(chain.passing))
-    limit = int(share * (sum(own) + sum(passing)))  # of what rounding left, as published
-    return recursion(chain.names, own, passing, importance, limit)
+def published(
+    chain: Chain, importance: Mapping[str, float], budget: float, bins: int, released: bool = True
+) -> list[str]:
+    """What the recursion selects, with costs rounded down to `bins` of all cost.
+
+    The released code sets the limit to the budget's share of the sum of the rounded costs; the
+    paper (not `released`) to its share of `bins`, although rounding has left fewer in use.
+    """
+    total = sum(chain.own) + sum(chain.passing)
+    own = [cost * bins // total for cost in chain.own]
+    passing = [cost * bins // total for cost in chain.passing]
+    used = sum(own) + sum(passing) if released else bins
+    return recursion(chain.names, own, passing, importance, int(budget / total * used))
 
 
 def recursion(
@@ -92,16 +97,17 @@ def recursion(
                     value[k][t] = value[j][left] + importance[name]
                     taken[k][t] = True
                     origin[k][t] = (j, left)
-    return _path(names, taken, origin, limit)
+    last = value[-1]
+    return _path(names, taken, origin, last.index(max(last)))  # more room may be worth less
 
 
 def _path(
     names: Sequence[str],
     taken: list[list[bool]],
     origin: list[list[tuple[int, int]]],
-    limit: int,
+    t: int,
 ) -> list[str]:
-    k, t, chosen = len(taken) - 1, limit, []
+    k, chosen = len(taken) - 1, []
     while k:
         if taken[k][t]:
             chosen.append(names[k - 1])

@@ -13,7 +13,9 @@ Every call of `select` is the first on a new graph: nothing is left out of its s
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
+from functools import reduce as fold
+from itertools import groupby
 from pathlib import Path
 from random import Random
 from time import perf_counter
@@ -23,10 +25,11 @@ from provenance import write
 from published import Chain, chain_of, published, recursion
 from trace_full_size import traced
 
+from greentrainer.graph import ancestors, dominators, meet
 from greentrainer.select import select
 from greentrainer.select.bounds import bounds_of
 from greentrainer.select.frontier import Part, merge, origin
-from greentrainer.select.reduce import reduce
+from greentrainer.select.reduce import Problem, reduce
 from greentrainer.select.states import steps_of
 from greentrainer.types import CostGraph, Selection
 
@@ -49,12 +52,15 @@ BINS = 1000
 INSTANCES = 1000
 NOTE = (
     "The published recursion gets the graph's tensors in backward order and exact FLOPs, rounded "
-    "down to 1000 bins. Its inner loop stops where the budget is used up and selections are kept "
-    "by reference, so it is quicker than the published code. It assumes that of two selections "
-    "among the first k tensors within t the more valuable is the better one to go on from: where "
-    "skipping k is worth more, the one that takes k is forgotten, though it has already paid the "
-    "way down to k. On the small chains costs are whole and not rounded: every miss there is due "
-    "to that assumption."
+    "down to 1000 bins. 'released' limits it to the budget's share of the rounded costs, as the "
+    "released code does; 'paper' to its share of the 1000 bins; 'paper, lowered' is that with the "
+    "limit lowered until the selection is truly within budget (seconds of all attempts together). "
+    "Its inner loop stops where the limit is used up and selections are kept by reference, so it "
+    "is quicker than the released code. It assumes that of two selections among the first k "
+    "tensors within t the more valuable is the better one to go on from: where skipping k is worth "
+    "more, the one that takes k is forgotten, though it has already paid the way down to k. On "
+    "the small chains costs are whole and not rounded: every miss there is due to that "
+    "assumption. The bound for the experts is Lagrangian, for each deepest block by itself."
 )
 
 
@@ -73,28 +79,28 @@ def by_select(case: Case) -> Selection:
     return select(replace(case.graph), case.importance, case.budget)
 
 
-def by_recursion(case: Case, budget: float | None = None) -> Selection:
+def by_recursion(case: Case, budget: float, released: bool) -> Selection:
     """The published recursion, told that the budget is `budget`."""
-    limit = case.budget if budget is None else budget
-    names = tuple(published(case.chain, case.importance, limit, BINS))
+    names = tuple(published(case.chain, case.importance, budget, BINS, released))
     value = sum(case.importance[name] for name in names)
     return Selection(names, value, case.graph.backward_flops(names), case.budget)
 
 
 def by_recursion_within_budget(case: Case) -> Selection:
-    """The published recursion, its budget lowered until what it selects is within the true one."""
+    """The recursion by the paper's limit, lowered until the selection is within the true budget."""
     budget = case.budget
-    found = by_recursion(case, budget)
+    found = by_recursion(case, budget, released=False)
     while found.backward_flops > case.budget:
         budget -= max(found.backward_flops - case.budget, case.graph.full_backward_flops / BINS)
-        found = by_recursion(case, budget)
+        found = by_recursion(case, budget, released=False)
     return found
 
 
 METHODS: dict[str, Callable[[Case], Selection]] = {
     "select": by_select,
-    "published": by_recursion,
-    "published, within budget": by_recursion_within_budget,
+    "released": lambda case: by_recursion(case, case.budget, released=True),
+    "paper": lambda case: by_recursion(case, case.budget, released=False),
+    "paper, lowered": by_recursion_within_budget,
 }
 
 
@@ -162,12 +168,29 @@ def on_experts(rho: float, noise: Random | None) -> Row:
 
 
 def upper_bound(graph: CostGraph, importance: dict[str, float], budget: float) -> float:
-    """What no selection can exceed: the Lagrangian bound that holds after the root is taken."""
-    positive = {name: value for name, value in importance.items() if value > 0}
-    problem = reduce(graph, positive, bytearray(len(graph.costs)))
-    steps = steps_of(problem, sum(problem.profits) / budget)
-    bounds = bounds_of(problem, steps, int(budget))
-    root = merge([Part(origin(), 0, problem.costs[0], problem.profits[0])], int(budget))
+    """What no selection can exceed: the greatest of the bounds for each deepest block it may reach.
+
+    The way down to that block is then paid for, and nothing below it is a candidate.
+    """
+    idom = dominators(graph.parents)
+    candidates: dict[str, float] = {}
+    bounds = []
+    for _, block in groupby(graph.tensors, key=lambda name: name.split(".")[0]):
+        names = list(block)
+        candidates |= {name: importance[name] for name in names if importance[name] > 0}
+        top = fold(partial(meet, idom), (graph.leaves[name] for name in names))
+        paid = ancestors(graph.parents, [top])
+        room = budget - sum(c for c, on in zip(graph.costs, paid, strict=True) if on)
+        if candidates and room >= 0:
+            bounds.append(lagrangian(reduce(graph, candidates, paid), int(room)))
+    return max(bounds)
+
+
+def lagrangian(problem: Problem, room: int) -> float:
+    """The least bound over several prices of a FLOP, once the root is taken."""
+    steps = steps_of(problem, sum(problem.profits) / max(room, 1))
+    bounds = bounds_of(problem, steps, room)
+    root = merge([Part(origin(), 0, problem.costs[0], problem.profits[0])], room)
     return float(bounds.of(root, 0, int(steps[0].take[0])).max())
 
 
@@ -185,7 +208,7 @@ def small_chain(random: Random) -> tuple[CostGraph, dict[str, float], int]:
 
 def on_small_chains() -> list[Row]:
     """How often each method misses the optimum, and what it loses where it does."""
-    lost: dict[str, list[float]] = {"select": [], "published": []}
+    lost: dict[str, list[float]] = {"select": [], "recursion": []}
     random = Random(0)
     for _ in range(INSTANCES):
         graph, importance, budget = small_chain(random)
@@ -195,7 +218,7 @@ def on_small_chains() -> list[Row]:
         assert graph.backward_flops(names) <= budget
         values = {
             "select": select(graph, importance, budget).importance,
-            "published": sum(importance[name] for name in names),
+            "recursion": sum(importance[name] for name in names),
         }
         for name, value in values.items():
             lost[name].append(1 - value / best[0])

@@ -38,7 +38,7 @@ class Builder:
             tuple(self.costs),
             self.leaves,
             dict.fromkeys(self.leaves, 1),
-            forward_flops=sum(self.costs) // 2,
+            forward_flops=sum(self.costs) // 2 + 1,
         )
 
 

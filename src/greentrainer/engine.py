@@ -109,6 +109,7 @@ class AdaptiveBackprop:
         if not probe:
             raise ValueError("no batch to measure importance on: pass at least one to reselect")
         start = time.perf_counter()
+        self._freezer.wake()
         reachable = self._reachable(probe)
         if reachable is not None:
             with self._observer.unobserved():

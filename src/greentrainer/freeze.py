@@ -44,7 +44,7 @@ class Freezer:
 
     def apply(self, names: Collection[str], idle_modules: Iterable[str] = ()) -> None:
         """Train exactly `names` from now on; `idle_modules` are those no gradient passes."""
-        self._restore_modules()
+        self.wake()
         chosen = set(names)
         for name, parameter in self.parameters.items():
             parameter.requires_grad_(name in chosen)
@@ -63,15 +63,16 @@ class Freezer:
                 module.training = False
                 self._silenced.append(module)
 
-    def release(self) -> None:
-        """Make every candidate trainable again and give the modules their mode back."""
-        self.apply(self.parameters)
-
-    def _restore_modules(self) -> None:
+    def wake(self) -> None:
+        """Give silenced modules the mode of the whole model."""
         mode = self.modules[""].training
         for module in self._silenced:
             module.training = mode
         self._silenced.clear()
+
+    def release(self) -> None:
+        """Make every candidate trainable again and give the modules their mode back."""
+        self.apply(self.parameters)
 
     def _put_away(self, name: str, parameter: nn.Parameter) -> None:
         if self.optimizer_state == "drop":

@@ -1,6 +1,6 @@
 """The controls: same budget, filled as well as it can be, and each by its own score."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from random import Random
 
 import pytest
@@ -118,3 +118,14 @@ def test_an_infeasible_budget_is_an_error() -> None:
         random_selection(graph, budget, 0)
     with pytest.raises(ValueError, match="smallest feasible rho"):
         top_layers(graph, budget)
+
+
+def test_a_control_that_finds_nothing_in_any_variant_is_an_error() -> None:
+    dear, cheap = Builder(), Builder()
+    cheap.leaf([0], 1, "near")
+    cheap.leaf([0], 50, "mask")
+    dear.leaf([0], 10, "near")
+    graph = replace(cheap.graph(), variants=((frozenset({"mask"}), dear.graph()),))
+    with pytest.raises(ValueError, match="smallest feasible rho"):
+        top_layers(graph, 9)
+    assert top_layers(graph, 10).names == ("near",)

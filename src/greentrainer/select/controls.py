@@ -13,11 +13,11 @@ snip                sum of abs(g * w)          Lee, Ajanthan and Torr, "SNIP", I
 ==================  =========================  ==================================================
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
 from greentrainer.select.fill import fill_any
-from greentrainer.select.knapsack import require_feasible, select, selection
+from greentrainer.select.knapsack import infeasible, require_feasible, select, selection
 from greentrainer.types import CostGraph, Importance, Selection, TensorStatistics
 
 Score = Callable[[TensorStatistics], float]
@@ -52,10 +52,9 @@ def random_selection(graph: CostGraph, backward_budget: float, seed: int) -> Sel
 
     Raises ValueError if the budget buys no tensor.
     """
-    require_feasible(graph, backward_budget)
     order = list(graph.tensors)
     Random(seed).shuffle(order)
-    return selection(graph, {}, fill_any(graph, backward_budget, order), backward_budget)
+    return _filled(graph, backward_budget, order)
 
 
 def top_layers(graph: CostGraph, backward_budget: float) -> Selection:
@@ -64,5 +63,12 @@ def top_layers(graph: CostGraph, backward_budget: float) -> Selection:
     Closest to the loss is the order of `graph.tensors`.  `importance` is 0: none was measured.
     Raises ValueError if the budget buys no tensor.
     """
+    return _filled(graph, backward_budget, graph.tensors)
+
+
+def _filled(graph: CostGraph, backward_budget: float, order: Sequence[str]) -> Selection:
     require_feasible(graph, backward_budget)
-    return selection(graph, {}, fill_any(graph, backward_budget, graph.tensors), backward_budget)
+    chosen = fill_any(graph, backward_budget, order)
+    if not chosen:
+        raise infeasible(graph, backward_budget)
+    return selection(graph, {}, chosen, backward_budget)

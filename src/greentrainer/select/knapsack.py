@@ -54,10 +54,7 @@ def select(graph: CostGraph, importance: Importance, backward_budget: float) -> 
     for variant in _variants(graph):
         best = _best_in(variant, positive, backward_budget, frozenset(), best)
     if not best.names:
-        raise ValueError(
-            f"none of the {len(graph.affordable(backward_budget))} affordable tensors has a "
-            "positive importance: raise rho or measure importance on more batches"
-        )
+        raise _nothing_found(graph, backward_budget)
     return selection(graph, importance, best.names, backward_budget)
 
 
@@ -68,17 +65,42 @@ def selection(
     chosen = set(names)
     ordered = tuple(name for name in graph.tensors if name in chosen)
     value = math.fsum(importance.get(name, 0.0) for name in ordered)
-    return Selection(ordered, value, graph.backward_flops(ordered), backward_budget)
+    flops = graph.backward_flops(ordered)
+    assert flops <= backward_budget
+    return Selection(ordered, value, flops, backward_budget)
 
 
 def require_feasible(graph: CostGraph, backward_budget: float) -> None:
     """Raise ValueError if the budget buys no tensor at all."""
     if not backward_budget >= min(graph.closure_flops.values()):
-        rho = math.ceil(graph.smallest_rho() * 1e4) / 1e4
-        raise ValueError(
-            f"a backward budget of {backward_budget:.4g} FLOPs is too small for any tensor: "
-            f"the smallest feasible rho is {rho:.4f}"
-        )
+        raise infeasible(graph, backward_budget)
+
+
+def infeasible(graph: CostGraph, backward_budget: float) -> ValueError:
+    """The error for a budget that buys no tensor: it names the smallest rho that buys one."""
+    least = min(_alone(graph).values())
+    rho = math.ceil((graph.forward_flops + least) / graph.full_flops * 1e4) / 1e4
+    return ValueError(
+        f"a backward budget of {backward_budget:.4g} FLOPs is too small for any tensor: "
+        f"the smallest feasible rho is {rho:.4f}"
+    )
+
+
+def _nothing_found(graph: CostGraph, backward_budget: float) -> ValueError:
+    fitting = sum(flops <= backward_budget for flops in _alone(graph).values())
+    if not fitting:
+        return infeasible(graph, backward_budget)
+    return ValueError(
+        f"none of the {fitting} affordable tensors has a positive importance: "
+        "raise rho or measure importance on more batches"
+    )
+
+
+def _alone(graph: CostGraph) -> Mapping[str, int]:
+    """Backward FLOPs of each tensor by itself; `closure_flops` is the least over all variants."""
+    if not graph.variants:
+        return graph.closure_flops
+    return {name: graph.backward_flops([name]) for name in graph.tensors}
 
 
 def _require_valid(graph: CostGraph, importance: Importance) -> None:
