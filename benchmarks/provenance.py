@@ -18,7 +18,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = ("torch", "transformers", "numpy", "scipy")
+PACKAGES = ("greentrainer", "torch", "transformers", "numpy", "scipy")
 
 
 def check(name: str, value: float, target: float, at_most: bool = True) -> dict[str, Any]:
@@ -47,10 +47,11 @@ def write(
     checks: Sequence[Mapping[str, Any]],
     seeds: Sequence[int] = (),
     note: str = "",
+    **extra: Any,
 ) -> Path:
     """Write `results/NAME.json`, print rows and checks, and return the file's path.
 
-    note: what a reader must know to read the rows rightly.
+    note: what a reader must know to read the rows rightly.  extra: further keys of the file.
     """
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -56,11 +56,13 @@ NOTE = (
     "released code does; 'paper' to its share of the 1000 bins; 'paper, lowered' is that with the "
     "limit lowered until the selection is truly within budget (seconds of all attempts together). "
     "Its inner loop stops where the limit is used up and selections are kept by reference, so it "
-    "is quicker than the released code. It assumes that of two selections among the first k "
-    "tensors within t the more valuable is the better one to go on from: where skipping k is worth "
-    "more, the one that takes k is forgotten, though it has already paid the way down to k. On "
-    "the small chains costs are whole and not rounded: every miss there is due to that "
-    "assumption. The bound for the experts is Lagrangian, for each deepest block by itself."
+    "is quicker than the released code, whose values it reproduces (but for one thing: that code "
+    "never considers the last tensor when all are affordable). "
+    "It assumes that of two selections among the first k tensors within t the more valuable is the "
+    "better one to go on from: where skipping k is worth more, the one that takes k is forgotten, "
+    "though it has already paid the way down to k. On the small chains costs are whole and not "
+    "rounded: every miss there is due to that assumption. The bound for the experts is "
+    "Lagrangian, for each deepest block by itself."
 )
 
 

@@ -58,7 +58,8 @@ def read(path: Path | None, flags: dict[str, Any]) -> RunConfig:
     for name in values:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, 1)
-            raise ValueError(f"unknown key {name!r}" + (f": did you mean {near[0]!r}?" if near else ""))
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"unknown key {name!r}{hint}")
     try:
         return RunConfig(**values)
     except ValidationError as error:

@@ -18,6 +18,7 @@ a tensor is worth, `select` chooses, `Freezer` applies, `Pace` says how much may
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -79,7 +80,8 @@ class AdaptiveBackprop:
         self.selection: Selection | None = None
         self.importance: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
-        self._observer = Observer(model, optimizer, self._graphs, self._before_batch, self._trained)
+        self._prices: dict[int, int] = {}
+        self._observer = Observer(model, optimizer, self._graphs, self._before_batch, self._price)
 
     @property
     def rho(self) -> float:
@@ -189,11 +191,10 @@ class AdaptiveBackprop:
 
         What the probes still to come will cost, each as much as the last, is kept.
         """
-        probes = [entry.flops for entry in self.ledger if entry.kind == "probe"]
-        reserve = probes[-1] * self.pace.probes_left(self.ledger.batches) if probes else 0
+        reserve = self.ledger.last_probe_flops * self.pace.probes_left(self.ledger.batches)
         return max(self.graph.backward_budget(self._rate(reserve)), self._least)
 
-    @property
+    @cached_property
     def _least(self) -> int:
         return min(self.graph.closure_flops.values())
 
@@ -240,10 +241,15 @@ class AdaptiveBackprop:
 
     def _apply(self, chosen: Selection) -> None:
         self.selection = chosen
+        self._prices.clear()
         self._freezer.apply(chosen.names, self.graph.idle_modules(chosen.names))
 
-    def _trained(self, graph: CostGraph) -> tuple[str, ...]:
-        return self.selection.names if self.selection else graph.tensors
+    def _price(self, graph: CostGraph) -> int:
+        """Backward FLOPs of a batch of this graph under the selection in force."""
+        if id(graph) not in self._prices:
+            names = self.selection.names if self.selection else None
+            self._prices[id(graph)] = graph.backward_flops(names)
+        return self._prices[id(graph)]
 
     def _before_batch(self, graph: CostGraph) -> None:
         if self.selection and self.importance and self._observer.between_steps:

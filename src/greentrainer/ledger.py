@@ -42,6 +42,7 @@ class Ledger:
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         self._entries: list[Entry] = []
         self._sums: dict[tuple[str, str], float] = {}
+        self.last_probe_flops = 0
         for entry in entries:
             self.add(entry)
 
@@ -54,6 +55,8 @@ class Ledger:
     def add(self, entry: Entry) -> None:
         """Enter something that was spent."""
         self._entries.append(entry)
+        if entry.kind == "probe":
+            self.last_probe_flops = entry.flops
         self._count(entry, +1)
 
     def amend(self, **more: float) -> None:

@@ -24,7 +24,7 @@ class Observer:
 
     before_batch: called with the batch's graph before its forward pass, the place to change what is
         trained.
-    trained: the names in training for a batch of the given graph.
+    backward_flops: what the backward pass of a batch of the given graph costs now.
     """
 
     def __init__(
@@ -33,15 +33,15 @@ class Observer:
         optimizer: torch.optim.Optimizer,
         graphs: GraphCache,
         before_batch: Callable[[CostGraph], None],
-        trained: Callable[[CostGraph], tuple[str, ...]],
+        backward_flops: Callable[[CostGraph], int],
     ) -> None:
         self.model, self.graphs = model, graphs
-        self.before_batch, self.trained = before_batch, trained
+        self.before_batch, self.backward_flops = before_batch, backward_flops
         self.ledger = Ledger()
         self.between_steps = True
         self._quiet = False
         self._batch: Batch = None
-        self._backward_flops: int | None = None
+        self._pending: int | None = None
         self._clock: float | None = None
         self._handles: list[Any] = [
             model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
@@ -91,7 +91,7 @@ class Observer:
 
     def _enter(self, graph: CostGraph, batch: Batch) -> None:
         tokens, padded = _tokens(batch)
-        self._backward_flops = graph.backward_flops(self.trained(graph))
+        self._pending = self.backward_flops(graph)
         self._clock = time.perf_counter()
         self.ledger.add(
             Entry(
@@ -104,7 +104,7 @@ class Observer:
         )
 
     def _after_forward(self, _model: Any, _args: Any, output: Any) -> None:
-        flops, self._backward_flops = self._backward_flops, None
+        flops, self._pending = self._pending, None
         if flops is None:
             return
         outputs = [tensor for _, tensor in tensors(output) if tensor.requires_grad]

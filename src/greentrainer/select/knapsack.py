@@ -71,15 +71,14 @@ def selection(
 
 
 def require_feasible(graph: CostGraph, backward_budget: float) -> None:
-    """Raise ValueError if the budget buys no tensor at all."""
-    if not backward_budget >= min(graph.closure_flops.values()):
+    """Raise ValueError if the budget buys no tensor in any variant."""
+    if not graph.affordable(backward_budget):
         raise infeasible(graph, backward_budget)
 
 
 def infeasible(graph: CostGraph, backward_budget: float) -> ValueError:
     """The error for a budget that buys no tensor: it names the smallest rho that buys one."""
-    least = min(_alone(graph).values())
-    rho = math.ceil((graph.forward_flops + least) / graph.full_flops * 1e4) / 1e4
+    rho = math.ceil(graph.smallest_rho() * 1e4) / 1e4
     return ValueError(
         f"a backward budget of {backward_budget:.4g} FLOPs is too small for any tensor: "
         f"the smallest feasible rho is {rho:.4f}"
@@ -87,20 +86,13 @@ def infeasible(graph: CostGraph, backward_budget: float) -> ValueError:
 
 
 def _nothing_found(graph: CostGraph, backward_budget: float) -> ValueError:
-    fitting = sum(flops <= backward_budget for flops in _alone(graph).values())
+    fitting = sum(flops <= backward_budget for flops in graph.closure_flops.values())
     if not fitting:
         return infeasible(graph, backward_budget)
     return ValueError(
         f"none of the {fitting} affordable tensors has a positive importance: "
         "raise rho or measure importance on more batches"
     )
-
-
-def _alone(graph: CostGraph) -> Mapping[str, int]:
-    """Backward FLOPs of each tensor by itself; `closure_flops` is the least over all variants."""
-    if not graph.variants:
-        return graph.closure_flops
-    return {name: graph.backward_flops([name]) for name in graph.tensors}
 
 
 def _require_valid(graph: CostGraph, importance: Importance) -> None:

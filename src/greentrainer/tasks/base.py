@@ -1,0 +1,51 @@
+"""What a task is: a name, and examples of prompt and completion for each split."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+SPLITS = ("train", "validation", "test")
+"""Names a split can have; a task may lack validation."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A model reads `prompt + cue` and should write `completion`.
+
+    prompt: cut at its end where it does not fit the window.
+    completion: what the loss covers; never cut.
+    cue: stands between the two and is never cut, such as "\\n# Summary:\\n".
+    """
+
+    prompt: str
+    completion: str
+    cue: str = ""
+
+
+class Task(Protocol):
+    """A source of examples, the same at every call and in every process."""
+
+    @property
+    def name(self) -> str:
+        """What results and logs call it."""
+
+    def examples(self, split: str) -> list[Example]:
+        """The examples of a split, in an order that is fixed but otherwise arbitrary.
+
+        Raises ValueError for a split that the task lacks.
+        """
+
+    def describe(self) -> str:
+        """One line: where the examples come from, and how many there are of each split."""
+
+
+def pick(split: str, parts: Mapping[str, Sequence[Example]], task: str) -> list[Example]:
+    """The examples of `split`; raises ValueError naming those that the task has."""
+    if split not in parts:
+        raise ValueError(f"{task} has no split {split!r}: use one of {', '.join(parts)}")
+    return list(parts[split])
+
+
+def sizes(parts: Mapping[str, Sequence[Example]]) -> str:
+    """How many examples each split has, in words."""
+    return ", ".join(f"{len(examples):,} {split}" for split, examples in parts.items())
