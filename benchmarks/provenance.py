@@ -59,6 +59,7 @@ def write(
         "name": name,
         "provenance": provenance(seeds),
         "note": note,
+        **extra,
         "rows": rows,
         "checks": checks,
     }

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from itertools import combinations
 from random import Random
-from time import perf_counter
+from time import process_time
 
 import numpy as np
 import pytest
@@ -270,7 +270,7 @@ def test_a_point_remembers_what_was_taken() -> None:
     assert sorted(taken(front, len(front.cost) - 1)) == [0, 1]  # 7.0 for 5; node 3 gives 6.0
 
 
-# Speed: three times what DESIGN section 3 promises, for a busy machine
+# Speed: three times what DESIGN section 3 promises, in processor time as machines may be busy
 
 
 @pytest.mark.parametrize("rho", [0.4, 0.5, 0.7, 0.9])
@@ -278,9 +278,9 @@ def test_opt_2_7b_takes_a_fraction_of_a_second(rho: float) -> None:
     graph = transformer()
     assert len(graph.tensors) == 516
     importance = importance_of(graph, 0)
-    start = perf_counter()
+    start = process_time()
     found = select(graph, importance, graph.backward_budget(rho))
-    assert perf_counter() - start < 0.3
+    assert process_time() - start < 0.3
     assert found.backward_flops > 0.98 * found.backward_budget
 
 
@@ -288,7 +288,7 @@ def test_twenty_thousand_tensors_take_seconds() -> None:
     graph = mixture_of_experts(noise=Random(0))
     assert len(graph.tensors) > 20_000
     importance = importance_of(graph, 0)
-    start = perf_counter()
+    start = process_time()
     found = select(graph, importance, graph.backward_budget(0.7))
-    assert perf_counter() - start < 15
+    assert process_time() - start < 15
     assert found.backward_flops > 0.999 * found.backward_budget
