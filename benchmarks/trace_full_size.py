@@ -44,7 +44,9 @@ def traced(size: str, rows: int = 4, length: int = 512) -> CostGraph:
     with torch.device("meta"):
         model = tf.AutoModelForCausalLM.from_config(CONFIGS[size]()).eval()
     ids = torch.zeros(rows, length, dtype=torch.long)
-    graph: CostGraph = trace(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids})
+    graph: CostGraph = trace(
+        model, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    )
     return graph
 
 

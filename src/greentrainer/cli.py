@@ -78,7 +78,7 @@ def train(
 
     settings = read(config, flags)
     from greentrainer import runs
-    from greentrainer.quickstart import bill_table
+    from greentrainer.bill import bill_table
 
     summary = runs.execute(settings, console)
     console.print(bill_table(summary))
@@ -103,7 +103,7 @@ def evaluate(
     settings = read(None, flags)
     from greentrainer import runs
 
-    result = runs.evaluate(runs.prepare(settings, console, training=False), settings.generate)
+    result = runs.evaluate(runs.prepare(settings, console, training=False), settings)
     for name, value in result.items():
         if isinstance(value, float):
             console.print(f"{name:8} {value:.4f}")

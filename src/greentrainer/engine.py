@@ -34,6 +34,8 @@ from greentrainer.select import select
 from greentrainer.types import Batch, CostGraph, Importance, LossFn, Selection, loss_of
 
 STATE_VERSION = 1
+PROBE_SHARE = 0.1
+"""Share of a run's budget that its probes may take, as far as one batch each allows."""
 
 Selector = Callable[[CostGraph, Importance, float], Selection]
 
@@ -104,22 +106,27 @@ class AdaptiveBackprop:
     def reselect(self, batches: Iterable[Batch]) -> Selection:
         """Measure importance on `batches`, choose tensors within the budget, freeze the rest.
 
-        Call it between optimizer steps.  Raises ValueError if there are no batches, the loss is
-        not finite, or no affordable tensor promises any gain.
+        In a run of known length only as many of the batches are used (at least one) as
+        `PROBE_SHARE` of its budget pays for; where even one is too much, tensors are chosen anew by
+        the importance at hand.  Call it between optimizer steps.
+
+        Raises ValueError if there are no batches, the loss is not finite, no affordable tensor
+        promises any gain, or the run is too short for its first probe.
         """
-        probe = list(batches)
-        if not probe:
+        given = list(batches)
+        if not given:
             raise ValueError("no batch to measure importance on: pass at least one to reselect")
-        start = time.perf_counter()
         self._freezer.wake()
-        reachable = self._reachable(probe)
-        if reachable is not None:
-            with self._observer.unobserved():
-                self.importance = measure_importance(
-                    self.model, probe, self.optimizer, self.loss_fn, reachable, metric=self.metric
+        if self._rate() < 1:
+            probe = given[: self._probe_batches(given)]
+            reachable = self._reachable(probe)
+            if self._leaves_room(probe, reachable):
+                self._measure(probe, reachable)
+            elif not self.importance:
+                raise ValueError(
+                    f"{self.pace.total_batches} batches at rho {self.rho:g} leave no room to "
+                    "measure importance: train on more batches, in smaller ones, or raise rho"
                 )
-            flops = self._probe_flops(probe, reachable)
-            self.ledger.add(Entry("probe", *flops, seconds=time.perf_counter() - start))
         return self._choose(self.graph, self._budget(), asked=True)
 
     def loss(self, batch: Batch) -> Any:
@@ -198,22 +205,48 @@ class AdaptiveBackprop:
     def _least(self) -> int:
         return min(self.graph.closure_flops.values())
 
-    def _reachable(self, probe: list[Batch]) -> tuple[str, ...] | None:
-        """Tensors worth probing: those that an affordable selection may hold; None if all can be.
+    def _probe_batches(self, given: list[Batch]) -> int:
+        """How many of the given batches this probe's part of `PROBE_SHARE` pays for."""
+        total = self.pace.total_batches
+        if total is None:
+            return len(given)
+        names = self.graph.affordable(max(self.graph.backward_budget(self.rho), self._least))
+        one = sum(self._probe_flops(given[:1], names))
+        probes = 1 + self.pace.probes_left(0)
+        allowed = PROBE_SHARE * self.rho * total * self.graph.full_flops / probes
+        return max(1, min(len(given), int(allowed / one)))
+
+    def _reachable(self, probe: list[Batch]) -> tuple[str, ...]:
+        """Tensors worth probing: those that an affordable selection may hold.
 
         The probe lowers the budget that says what it is worth probing; a few rounds settle it.
         """
-        budget = self.graph.backward_budget(self._rate())
-        if budget >= self.graph.full_backward_flops:
-            return None
         if self.pace.total_batches is None:
             return self.graph.affordable(self.graph.backward_budget(self.rho))
         left = 1 + self.pace.probes_left(self.ledger.batches)
+        budget = self.graph.backward_budget(self._rate())
         for _ in range(3):
             names = self.graph.affordable(max(budget, self._least))
             price = sum(self._probe_flops(probe, names))
             budget = self.graph.backward_budget(self._rate(left * price))
         return names
+
+    def _leaves_room(self, probe: list[Batch], names: tuple[str, ...]) -> bool:
+        """Whether the rest of the run can stay within rho once this probe is paid."""
+        if self.pace.total_batches is None:
+            return True
+        rate = self._rate(sum(self._probe_flops(probe, names)))
+        return self.graph.backward_budget(rate) >= self._least
+
+    def _measure(self, probe: list[Batch], names: tuple[str, ...]) -> None:
+        """Measure the importance of `names` and enter what it cost."""
+        start = time.perf_counter()
+        with self._observer.unobserved():
+            self.importance = measure_importance(
+                self.model, probe, self.optimizer, self.loss_fn, names, metric=self.metric
+            )
+        flops = self._probe_flops(probe, names)
+        self.ledger.add(Entry("probe", *flops, seconds=time.perf_counter() - start))
 
     def _probe_flops(self, probe: list[Batch], names: tuple[str, ...]) -> tuple[int, int]:
         """Forward and backward FLOPs of measuring the importance of `names`."""

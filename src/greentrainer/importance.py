@@ -10,6 +10,10 @@ a few times the largest tensor.
 
 The paper's own form takes two passes: all tensors are updated, and the gradients are those at the
 new weights on the same batch (`metric="two_pass"`); it needs a second copy of the probed weights.
+
+A warm-up starts at a learning rate of exactly 0, where every update and so every importance would
+be 0.  A param group whose `lr` is 0 is therefore updated with its `initial_lr`, which torch's
+schedulers put there: to first order tensors come in the same order at any rate.
 """
 
 import copy
@@ -50,12 +54,15 @@ def measure_importance(
 
     Weights, gradients, optimizer state, buffers, modes and random streams are left bit-identical.
     Raises ValueError if there is no batch or nothing to probe, if a name is unknown or held by no
-    param group, if a loss is not one finite number, or if the optimizer needs a closure.
+    param group, if a loss is not one finite number, or if the optimizer needs a closure or is a
+    wrapper around another one.
     """
     if metric not in ("first_order", "two_pass"):
         raise ValueError(f"metric is {metric!r}: choose first_order or two_pass")
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ValueError("LBFGS steps all tensors at once through a closure: use another one")
+    if "param_groups" not in vars(optimizer):  # its twin would share state with the wrapped one
+        raise ValueError(f"{type(optimizer).__name__} wraps another optimizer: pass that one")
     parameters = _probed(model, tensors)
     groups = _groups(optimizer, parameters)
     total = dict.fromkeys(parameters, 0.0)
@@ -161,7 +168,8 @@ def _visit(
                 f"the loss of batch {number} is {float(loss.detach())}: "
                 "check the data and the learning rate"
             )
-        loss.backward()
+        if loss.requires_grad:
+            loss.backward()
 
 
 @contextmanager
@@ -217,6 +225,8 @@ def _updated(
     if parameter in optimizer.state:
         twin.state[weight] = copy.deepcopy(optimizer.state[parameter])
     options = {k: copy.deepcopy(v) for k, v in group.items() if k not in ("params", "param_names")}
+    if options.get("lr") == 0:
+        options["lr"] = options.get("initial_lr", 0.0)
     twin.param_groups = [{**options, "params": [weight]}]
     type(optimizer).step(twin)
     return weight.detach()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -34,6 +35,7 @@ from greentrainer.hf import models
 from greentrainer.meters import PeakMemory
 from greentrainer.tasks import encode, metrics
 from greentrainer.tasks.base import Example
+from greentrainer.tasks.encode import Encoded
 from greentrainer.training import Outcome, Plan, fit
 from greentrainer.types import Batch
 
@@ -43,50 +45,49 @@ ANSWER_TOKENS = 48
 
 @dataclass(frozen=True)
 class Material:
-    """A loaded model and the data of a run."""
+    """A loaded model and the data of a run, tokenised."""
 
     model: Any
     tokenizer: Any
-    test: list[Example]
-    test_batches: list[Batch]
-    epochs: list[list[Batch]]
+    train: list[Encoded]
+    test: list[Encoded]
+    test_examples: list[Example]
 
     @property
-    def train_batches(self) -> int:
-        """Batches of all epochs."""
-        return sum(len(epoch) for epoch in self.epochs)
+    def seq2seq(self) -> bool:
+        """Whether the model has an encoder and a decoder."""
+        return bool(self.model.config.is_encoder_decoder)
 
 
 def prepare(config: RunConfig, console: Console, *, training: bool = True) -> Material:
-    """Load model and task, and cut the examples into batches; held-out ones only if not training."""
+    """Load model and task, and tokenise the examples; only those held out if not training."""
     model, tokenizer = models.load(config.model, notify=console.print)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     task = tasks.load(config.task, seed=config.seed)
     train = _sample(task.examples("train"), config.train_limit, config.seed) if training else []
     test = _sample(task.examples("test"), config.test_limit, config.seed)
+    console.print(f"{task.name}: {len(train)} examples to train on, {len(test)} held out")
     seq2seq = bool(model.config.is_encoder_decoder)
+    encoded = [
+        encode.encode_all(part, tokenizer, config.max_length, seq2seq) for part in (train, test)
+    ]
+    return Material(model, tokenizer, encoded[0], encoded[1], test)
 
-    def batches(examples: Sequence[Example], epoch: int) -> list[Batch]:
-        encoded = [
-            encode.encode(example, tokenizer, config.max_length, seq2seq, row=i)
-            for i, example in enumerate(examples)
-        ]
-        lengths = [len(item.input_ids) for item in encoded]
-        plan = encode.plan_batches(lengths, config.batch_size, config.seed, epoch)
-        pad = int(tokenizer.pad_token_id)
-        return [encode.collate([encoded[i] for i in rows], pad) for rows in plan]
 
-    epochs = [batches(train, epoch) for epoch in range(config.epochs)]
-    console.print(
-        f"{task.name}: {len(train)} examples to train on, {len(test)} held out, "
-        f"{sum(map(len, epochs))} batches of {config.batch_size}"
-    )
-    return Material(model, tokenizer, test, batches(test, 0), epochs)
+def batches_of(material: Material, config: RunConfig, part: str, epoch: int = 0) -> list[Batch]:
+    """The padded batches of `train` or `test` in the order of an epoch, on the model's device."""
+    encoded = material.train if part == "train" else material.test
+    collate = encode.Collator(int(material.tokenizer.pad_token_id), max_length=config.max_length)
+    order = encode.batches(encoded, config.batch_size, config.seed, epoch)
+    padded = (collate([encoded[i] for i in rows]) for rows in order)
+    device = material.model.device
+    return [{key: value.to(device) for key, value in batch.items()} for batch in padded]
 
 
 def plan_of(config: RunConfig, material: Material) -> Plan:
     """The training plan that a configuration asks for."""
     return Plan(
-        epochs=material.epochs,
+        epochs=[batches_of(material, config, "train", epoch) for epoch in range(config.epochs)],
         rho=config.rho if config.method == "green" else 1.0,
         learning_rate=config.learning_rate,
         probe_batches=config.probe_batches,
@@ -95,13 +96,19 @@ def plan_of(config: RunConfig, material: Material) -> Plan:
     )
 
 
-def evaluate(material: Material, generate: int) -> dict[str, Any]:
-    """Held-out loss per completion token, and ROUGE of `generate` generated completions (x100)."""
+def evaluate(material: Material, config: RunConfig) -> dict[str, Any]:
+    """Held-out loss per completion token, and ROUGE (x100) of `config.generate` completions."""
     model, tokenizer = material.model, material.tokenizer
-    result: dict[str, Any] = {"loss": metrics.loss_per_token(model, material.test_batches)}
-    asked = material.test[:generate]
+    test = batches_of(material, config, "test")
+    result: dict[str, Any] = {"loss": metrics.loss_per_token(model, test)}
+    asked = material.test_examples[: config.generate]
     if asked:
-        prompts = [example.prompt + example.cue for example in asked]
+        seq2seq = material.seq2seq
+        room = 0 if seq2seq else min(ANSWER_TOKENS, config.max_length // 4)
+        prompts = [
+            encode.encode_prompt(example, tokenizer, config.max_length, seq2seq, room)
+            for example in asked
+        ]
         texts = metrics.generate(model, tokenizer, prompts, ANSWER_TOKENS, batch_size=8)
         texts = [text.strip().split("\n")[0] for text in texts]
         result |= metrics.rouge(texts, [example.completion for example in asked])
@@ -113,7 +120,7 @@ def execute(config: RunConfig, console: Console) -> dict[str, Any]:
     """Do the whole run and write its folder; returns the summary in `metrics.json`."""
     material = prepare(config, console)
     console.print("evaluating the model as it is")
-    summary: dict[str, Any] = {"before": evaluate(material, config.generate)}
+    summary: dict[str, Any] = {"before": evaluate(material, config)}
     outcome, engine, peak = train(material, plan_of(config, material), console)
     summary["bill"] = bill(config, outcome, engine, peak)
     folder = save(config, material, engine, summary)
@@ -121,7 +128,7 @@ def execute(config: RunConfig, console: Console) -> dict[str, Any]:
         console.print(f"interrupted: the model as trained so far is in {folder / 'model'}")
         return summary
     console.print("evaluating the trained model")
-    summary["after"] = evaluate(material, config.generate)
+    summary["after"] = evaluate(material, config)
     write_json(folder / "metrics.json", summary)
     console.print(f"saved to {folder}")
     return summary
@@ -143,7 +150,10 @@ def train(
             )
             progress.update(line, advance=1, figures=figures)
 
-        outcome, engine = fit(material.model, plan, report)
+        def stopping() -> None:
+            console.print("stopping after this batch (Ctrl-C again: at once, without saving)")
+
+        outcome, engine = fit(material.model, plan, report, stopping)
     return outcome, engine, memory.peak
 
 
@@ -170,6 +180,7 @@ def bill(
         "method": config.method,
         "rho": config.rho if config.method == "green" else 1.0,
         "interrupted": outcome.interrupted,
+        "planned_batches": outcome.planned,
         "final_training_loss": outcome.losses[-1] if outcome.losses else None,
         "tensors": len(engine.graph.tensors),
         "tensors_trained_last": len(chosen.names) if chosen else None,

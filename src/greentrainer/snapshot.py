@@ -2,12 +2,14 @@
 
 import random
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+
+Buffers = dict[str, torch.Tensor | None]
 
 
 @contextmanager
@@ -20,7 +22,8 @@ def preserved(model: nn.Module, trained: Collection[str]) -> Iterator[None]:
     parameters = dict(model.named_parameters())
     before = {name: (p.requires_grad, p.grad) for name, p in parameters.items()}
     modes = {module: module.training for module in model.modules()}
-    buffers = {name: (b, b.detach().clone()) for name, b in model.named_buffers()}
+    buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     streams = _random_streams()
     try:
         for name, parameter in parameters.items():
@@ -35,19 +38,18 @@ def preserved(model: nn.Module, trained: Collection[str]) -> Iterator[None]:
             parameter.grad = gradient
         for module, mode in modes.items():
             module.training = mode
-        _restore_buffers(model, buffers)
+        _restore_buffers(buffers, values)
         _set_random_streams(streams)
 
 
 def _restore_buffers(
-    model: nn.Module, before: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+    buffers: Iterable[tuple[Buffers, Buffers]], values: Iterable[tuple[torch.Tensor, torch.Tensor]]
 ) -> None:
-    """Put buffers back: the objects that were replaced, and the values that were changed."""
-    for name, (buffer, value) in before.items():
-        path, _, leaf = name.rpartition(".")
-        owner = model.get_submodule(path)
-        if owner._buffers[leaf] is not buffer:
-            owner._buffers[leaf] = buffer
+    """Put buffers back: the objects that were replaced or added, and the values that changed."""
+    for current, before in buffers:
+        current.clear()
+        current.update(before)
+    for buffer, value in values:
         if not torch.equal(buffer, value):
             buffer.copy_(value)
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from greentrainer.engine import AdaptiveBackprop
+from greentrainer.interrupt import StopRequest
 from greentrainer.types import Batch
 
 Report = Callable[[int, float, AdaptiveBackprop], None]
@@ -49,8 +50,9 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """What came of a run: the loss of every batch, and whether it was interrupted."""
+    """What came of a run: the loss of every batch, of `planned` ones unless interrupted."""
 
+    planned: int
     losses: list[float] = field(default_factory=list)
     interrupted: bool = False
 
@@ -80,11 +82,12 @@ def fit(
     model: nn.Module,
     plan: Plan,
     report: Report = lambda _batch, _loss, _engine: None,
+    stopping: Callable[[], None] = lambda: None,
 ) -> tuple[Outcome, AdaptiveBackprop]:
     """Train `model` in place within `plan.rho` of full fine-tuning's FLOPs.
 
-    Stops at Ctrl-C after the batch in hand, with the model whole.  Raises ValueError for an empty
-    plan, an infeasible rho, or a loss that is not finite.
+    Stops at Ctrl-C after the batch in hand, with the model whole; `stopping` is called when it is
+    asked to.  Raises ValueError for an empty plan, an infeasible rho, or a loss that is not finite.
     """
     total = plan.total_batches
     if total == 0:
@@ -97,15 +100,14 @@ def fit(
     engine = AdaptiveBackprop(
         model, optimizer, first, rho=plan.rho, total_batches=total, every=every
     )
-    outcome = Outcome()
-    try:
+    outcome = Outcome(total)
+    with engine, StopRequest(stopping) as stop:
         for loss in _steps(model, optimizer, engine, plan):
             outcome.losses.append(loss)
             report(len(outcome.losses), loss, engine)
-    except KeyboardInterrupt:
-        outcome.interrupted = True
-    finally:
-        engine.close()
+            if stop.made and len(outcome.losses) < total:
+                outcome.interrupted = True
+                break
     return outcome, engine
 
 

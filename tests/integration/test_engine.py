@@ -10,6 +10,7 @@ from torch import nn
 
 from greentrainer import AdaptiveBackprop
 from greentrainer.cost import flop_counter
+from greentrainer.engine import PROBE_SHARE
 from tests.conformance.families import batch_for, build
 
 FAMILIES = ["llama", "opt", "bloom", "t5", "bart", "gpt2", "gemma3", "llama-checkpointed"]
@@ -218,7 +219,8 @@ class Pair(nn.Module):
 
 def contrast(model: Any, batch: Any) -> torch.Tensor:
     left, right = batch
-    return (model(left) - model(right)).square().mean()
+    loss: torch.Tensor = (model(left) - model(right)).square().mean()
+    return loss
 
 
 def test_a_loss_of_ones_own_that_calls_the_model_twice() -> None:
@@ -237,3 +239,31 @@ def test_a_loss_of_ones_own_that_calls_the_model_twice() -> None:
             optimizer.zero_grad()
     assert engine.ledger.batches == 10
     assert engine.ledger.spent_flops == counter.get_total_flops()
+
+
+def test_probes_take_a_tenth_of_a_short_run_at_most() -> None:
+    model, data = build("llama").train(), batches(40)
+    engine = AdaptiveBackprop(model, adamw(model), data[0], rho=0.7, total_batches=40, every=20)
+    run(model, engine, data, probe=20)
+    assert 0 < engine.ledger.probe_flops <= PROBE_SHARE * 0.7 * engine.ledger.full_flops
+    assert 0.97 * 0.7 <= engine.ledger.rho_spent <= 0.7
+
+
+def test_a_run_too_short_for_its_first_probe_is_refused() -> None:
+    model, data = build("llama").train(), batches(1)
+    engine = AdaptiveBackprop(model, adamw(model), data[0], rho=0.6, total_batches=1)
+    with pytest.raises(ValueError, match="1 batches at rho 0.6 leave no room"):
+        engine.reselect(data)
+
+
+def test_a_later_probe_that_no_longer_fits_is_left_out() -> None:
+    model, data = build("llama").train(), batches(12)
+    engine = AdaptiveBackprop(model, adamw(model), data[0], rho=0.6, total_batches=12)
+    for batch in data:
+        engine.reselect(data[:1])
+        model(**batch).loss.backward()
+        engine.optimizer.step()
+        engine.optimizer.zero_grad()
+    probes = sum(entry.kind == "probe" for entry in engine.ledger)
+    assert 0 < probes < 12
+    assert engine.ledger.rho_spent <= 0.6

@@ -60,7 +60,7 @@ def test_optimizer_state_is_kept_or_dropped_as_told() -> None:
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
         freezer = Freezer(model, optimizer, dict(model.named_parameters()), policy)  # type: ignore[arg-type]
         step(model, optimizer)
-        weight = model[0].weight
+        weight = model.get_parameter("0.weight")
         moments = optimizer.state[weight]["exp_avg"].clone()
         freezer.apply({"2.weight"})
         step(model, optimizer)

@@ -12,7 +12,7 @@ import greentrainer
 ROOT = Path(greentrainer.__file__).parent
 LAYERS = [
     {"graph"},
-    {"types", "meters", "config"},
+    {"types", "meters", "config", "interrupt", "bill"},
     {"cost", "importance", "snapshot", "select", "freeze", "ledger", "pace", "tasks"},
     {"graphs"},
     {"observer"},

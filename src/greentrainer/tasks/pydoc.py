@@ -150,7 +150,7 @@ def _read(path: Path) -> tuple[str, ast.Module] | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # doubtful escapes in somebody else's source
             return text, ast.parse(text)
-    except (OSError, SyntaxError, ValueError, RecursionError):
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):  # the last: too nested
         return None
 
 
@@ -164,11 +164,13 @@ def _from_source(text: str, tree: ast.Module) -> Iterator[Example]:
 
 def _functions(node: ast.AST) -> Iterator[Function]:
     """Functions and methods in the order of the text, without those inside another function."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, Function):
-            yield child
+    waiting = [node]  # a list, because a long sum is deeper than Python may recurse
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, Function):
+            yield found
         else:
-            yield from _functions(child)
+            waiting += reversed(list(ast.iter_child_nodes(found)))
 
 
 def _example(function: Function, lines: list[str]) -> Example | None:

@@ -24,7 +24,7 @@ class Records:
     prompt, completion: keys of a row's two texts.
     cue: text put after each prompt, never cut (see `Example`).
     test_path: rows to test on; without it `test_fraction` of the prompts of `path` are held out
-        (at least one), chosen by `seed`.
+        (at least one, never all), chosen by `seed`.
 
     Its splits are train and test.  Raises ValueError, in one line with file and line number, for
     anything wrong in a file.
@@ -77,7 +77,8 @@ class Records:
             raise ValueError(
                 f"{self.path} has one prompt only, none can be held out: add rows or a test file"
             )
-        return set(prompts[: max(1, round(self.test_fraction * len(prompts)))])
+        count = round(self.test_fraction * len(prompts))
+        return set(prompts[: min(max(1, count), len(prompts) - 1)])
 
     def _rank(self, prompt: str) -> bytes:
         return hashlib.sha256(f"{self.seed}:{prompt}".encode()).digest()
@@ -113,7 +114,7 @@ def _row(line: bytes, where: str) -> dict[str, object]:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: not UTF-8: save the file as UTF-8") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON ({error}): write one object a line") from error
     if not isinstance(row, dict):
         raise ValueError(f"{where}: a JSON {type(row).__name__}, not an object with named texts")
