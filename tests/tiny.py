@@ -63,3 +63,8 @@ def refusal(*fragments: str) -> Iterator[None]:
     assert "\n" not in message
     for fragment in fragments:
         assert fragment in message
+
+
+def cut(path: Path, size: int) -> None:
+    """Keep a file's first `size` bytes."""
+    path.write_bytes(path.read_bytes()[:size])

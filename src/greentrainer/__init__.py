@@ -3,7 +3,14 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+# At once, not at its first use: the package of the same name would take its place when imported.
+from greentrainer.select import select as select
+
 if TYPE_CHECKING:
+    from greentrainer.cost import trace as trace
+    from greentrainer.engine import AdaptiveBackprop as AdaptiveBackprop
+    from greentrainer.importance import measure_importance as measure_importance
+    from greentrainer.ledger import Ledger as Ledger
     from greentrainer.types import CostGraph as CostGraph
     from greentrainer.types import Selection as Selection
 
@@ -15,10 +22,9 @@ _HOME = {
     "Ledger": "greentrainer.ledger",
     "Selection": "greentrainer.types",
     "measure_importance": "greentrainer.importance",
-    "select": "greentrainer.select",
     "trace": "greentrainer.cost",
 }
-__all__ = sorted(_HOME)
+__all__ = sorted({*_HOME, "select"})
 
 
 def __getattr__(name: str) -> Any:

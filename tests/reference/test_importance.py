@@ -6,7 +6,7 @@ with the same state, on all tensors at once.
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple
 from functools import partial
 from typing import Any
@@ -24,9 +24,9 @@ from tests.conformance.families import FAMILIES, batch_for, build
 
 Make = Callable[[Iterable[Any]], Optimizer]
 
-EXACT = {"rel": 1e-9, "abs": 1e-15}
-"""Both sides are float64 and differ in the order of their sums only: about 1e-16 of the sum of
-|delta_w g|, which exceeds its signed sum by a factor below 1e6 here (or both are near 0)."""
+EXACT, NOTHING = 1e-12, 1e-20
+"""Both sides run the same float64 operations and differ in the order of the last sum only: 3e-15
+was the worst seen, and 1e-24 where an importance is 0 but for rounding (keys' biases)."""
 
 METRICS = ["first_order", "two_pass"]
 OPTIMIZERS: dict[str, Make] = {
@@ -47,15 +47,6 @@ ALL_CLASSES = [
     if isinstance(kind, type) and issubclass(kind, Optimizer) and kind not in NOT_ALONE
 ]
 """Every optimizer of torch but those that need a closure or sparse gradients."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """On matrices this small threads only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def grouped(model: nn.Module) -> list[dict[str, Any]]:
@@ -117,7 +108,7 @@ def assert_equal_to_naive(family: str, make: Make, steps: int, metric: str) -> N
     measured = measure_importance(model, batches, optimizer, metric=metric)
     torch.manual_seed(1)
     expected = naive(model, batches, optimizer, make, metric)
-    assert measured == pytest.approx(expected, **EXACT)
+    assert measured == pytest.approx(expected, rel=EXACT, abs=NOTHING)
     assert max(map(abs, measured.values())) > 1e-6
 
 
@@ -147,10 +138,10 @@ def test_in_single_precision_importance_is_the_naive_one_to_rounding(
         optimizer.step()
     measured = measure_importance(model, batches, optimizer, metric=metric)
     expected = naive(model, batches, optimizer, make, metric)
-    # A float32 weight near 1 moved by 1e-3 keeps the change to 2**-24 / 1e-3 = 6e-5 of it, and
-    # gradients carry some 1e-6; where terms cancel, that is a share of the largest importance.
-    slack = 1e-5 * max(map(abs, expected.values()))
-    assert measured == pytest.approx(expected, rel=1e-3, abs=slack)
+    # A float32 weight near 1 stores its change to 2**-24, so a tensor that hardly moves has few
+    # digits; it weighs nothing beside the largest.
+    slack = 1e-6 * max(map(abs, expected.values()))
+    assert measured == pytest.approx(expected, rel=1e-4, abs=slack)
 
 
 class Small(nn.Module):
@@ -201,8 +192,9 @@ def test_importance_is_the_naive_one_for_any_optimizer(
         optimizer.step()
     measured = measure_importance(model, batches, optimizer, squared, metric=metric)
     expected = naive(model, batches, optimizer, make, metric, squared)
-    # Not exact: loading turns a float32 state (NAdam's mu_product, to 6e-8) into float64.
-    assert measured == pytest.approx(expected, rel=1e-7, abs=1e-15)
+    # Loading casts NAdam's mu_product from float32 (6e-8) to float64, in the reference only.
+    rel = 1e-7 if kind is torch.optim.NAdam else EXACT
+    assert measured == pytest.approx(expected, rel=rel, abs=NOTHING)
 
 
 def half_square(model: Any, batch: Batch) -> torch.Tensor:

@@ -60,3 +60,11 @@ def test_imports_point_down(path: Path) -> None:
 def test_needs_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_public_names_stay_functions_whatever_is_imported() -> None:
+    code = (
+        "import greentrainer.select.controls, greentrainer.cost.trace, greentrainer\n"
+        "assert all(callable(getattr(greentrainer, name)) for name in greentrainer.__all__)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,7 +7,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greentrainer.tasks import Example, load
@@ -101,6 +101,7 @@ def test_what_is_harmless_is_read(kind: str, tmp_path: Path) -> None:
 TEXT = st.text(min_size=1).filter(lambda text: text.strip())  # never holds half a pair
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1), st.booleans())
 def test_any_text_comes_back_as_it_was(pairs: list[tuple[str, str]], escaped: bool) -> None:
     lines = [json.dumps({"prompt": p, "completion": c}, ensure_ascii=escaped) for p, c in pairs]
@@ -134,6 +135,7 @@ def split(prompts: Sequence[str], fraction: float, seed: int = 0) -> tuple[list[
     return [e.prompt for e in train], [e.prompt for e in test]
 
 
+@settings(deadline=None)
 @given(PROMPTS, FRACTIONS)
 def test_equal_prompts_are_on_one_side_and_no_side_is_empty(
     prompts: list[str], fraction: float
@@ -146,6 +148,7 @@ def test_equal_prompts_are_on_one_side_and_no_side_is_empty(
     assert len(test) == min(max(asked, 1), len(set(prompts)) - 1)
 
 
+@settings(deadline=None)
 @given(PROMPTS, FRACTIONS)
 def test_another_row_moves_at_most_one_prompt(prompts: list[str], fraction: float) -> None:
     before = set(split(prompts, fraction)[1])
@@ -153,6 +156,7 @@ def test_another_row_moves_at_most_one_prompt(prompts: list[str], fraction: floa
     assert len((before ^ after) - {"another"}) <= 1
 
 
+@settings(deadline=None)
 @given(PROMPTS, FRACTIONS, st.randoms(use_true_random=False))
 def test_the_order_of_the_file_is_kept_and_does_not_matter(
     prompts: list[str], fraction: float, chance: Random

@@ -1,0 +1,124 @@
+"""Draws the README's tables and pictures from `benchmarks/results`: `python benchmarks/draw.py`.
+
+A table goes between the comments `<!-- table: NAME -->` and `<!-- end -->`; a picture is an SVG in
+`docs/figures`.  With `--check` nothing is written, and the exit code says whether it is current.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from provenance import RESULTS, ROOT
+
+Row = dict[str, Any]
+
+README = ROOT / "README.md"
+FIGURES = ROOT / "docs" / "figures"
+
+
+def rows_of(name: str) -> list[Row]:
+    """The rows of one benchmark's file."""
+    rows: list[Row] = json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+    return rows
+
+
+def engine_table() -> str:
+    """Steps under the engine beside steps frozen by hand and full ones."""
+    steps = [row for row in rows_of("engine") if row["what"] == "step"]
+    head = ["rho", "step", "FLOPs / full", "seconds / full", "seconds / frozen by hand"]
+    body = [
+        [
+            f"{row['rho']:g}",
+            row["run"],
+            f"{1.0 if row['run'] == 'full' else row['flops / full']:.3f}",
+            f"{row['seconds / full']:.3f}",
+            f"{row['seconds / by hand']:.3f}" if row["run"] == "engine" else "",
+        ]
+        for row in steps
+    ]
+    return markdown(head, body)
+
+
+def quickstart_table() -> str:
+    """The bill of the quickstart."""
+    full, green, before, after = rows_of("quickstart")
+    memory = [f"{row['peak_memory_bytes'] / 1e9:.2f} GB" for row in (green, full)]
+    flops = [f"{row['flops'] / 1e12:.1f} T" for row in (green, full)]
+    body = [
+        ["FLOPs", *flops, f"{green['flops / full']:.1%}"],
+        ["time", "", "", f"{green['seconds / full']:.1%}"],
+        ["peak memory", *memory, f"{green['memory / full']:.1%}"],
+        ["held-out loss per token", _change(before, after, "loss"), "", ""],
+        ["ROUGE-L", _change(before, after, "rougeL"), "", ""],
+    ]
+    return markdown(["", green["method"], "full fine-tuning", "share"], body)
+
+
+def _change(before: Row, after: Row, key: str) -> str:
+    return f"{before[key]:.4g} before, {after[key]:.4g} after"
+
+
+TABLES: dict[str, Callable[[], str]] = {"engine": engine_table, "quickstart": quickstart_table}
+
+
+def markdown(head: list[str], body: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def filled(text: str) -> str:
+    """The text with each table redrawn."""
+
+    def table(match: re.Match[str]) -> str:
+        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (\w+) -->.*?<!-- end -->", table, text, flags=re.DOTALL)
+
+
+def quickstart_picture() -> None:
+    """Bars: what green spent as a share of full fine-tuning, and held-out loss before and after."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams |= {"svg.hashsalt": "greentrainer", "font.size": 10, "svg.fonttype": "none"}
+    from matplotlib import pyplot as plt
+
+    _, green, before, after = rows_of("quickstart")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6), width_ratios=(3, 2))
+    labels = ["FLOPs", "seconds", "peak memory"]
+    shares = [green[f"{key} / full"] for key in ("flops", "seconds", "memory")]
+    left.barh(labels, [1] * 3, color="#d9d9d9", label="full fine-tuning")
+    bars = left.barh(labels, shares, color="#1b7837", height=0.5, label=green["method"])
+    left.bar_label(bars, [f"{share:.0%}" for share in shares], padding=4)
+    left.invert_yaxis()
+    left.set(xlim=(0, 1.02), xticks=[0, 0.5, 1], xticklabels=["0", "50%", "100%"], title="spent")
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False)
+    bars = right.bar(["before", "after"], [before["loss"], after["loss"]], width=0.5,
+                     color=["#d9d9d9", "#1b7837"])  # fmt: skip
+    right.bar_label(bars, fmt="%.2f", padding=2)
+    right.set(title="held-out loss per token", ylim=(0, 1.2 * before["loss"]), yticks=[])
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    figure.savefig(FIGURES / "quickstart.svg", metadata={"Date": None}, facecolor="white")
+
+
+def main() -> None:
+    """Redraw, or check."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--check", action="store_true")
+    text = README.read_text(encoding="utf-8")
+    new = filled(text)
+    if parser.parse_args().check:
+        sys.exit(new != text)
+    README.write_text(new, encoding="utf-8")
+    quickstart_picture()
+
+
+if __name__ == "__main__":
+    main()

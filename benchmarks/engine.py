@@ -1,0 +1,273 @@
+"""What the engine itself costs, on SmolLM2-135M: `python benchmarks/engine.py`.
+
+* seconds of tracing a batch, of choosing tensors, and of measuring importance, and the probe's
+  FLOPs as a share of an epoch of the quickstart's length;
+* the probe's peak memory beyond that of a backward pass whose gradients are freed as they arrive;
+* seconds of a step at several rho: run by the engine, frozen by hand at the same tensors, and full
+  fine-tuning, in turn and in changing order, so that a drift of the machine meets all alike.
+
+The hand-frozen loop trains a second copy of the model: nothing of the engine is on it.
+"""
+
+import argparse
+import itertools
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from provenance import check, write
+from rich.console import Console
+from torch import nn
+
+from greentrainer import AdaptiveBackprop, measure_importance, runs, select, trace
+from greentrainer.meters import PeakMemory
+from greentrainer.quickstart import CONFIG
+from greentrainer.types import Batch
+
+Row = dict[str, Any]
+
+RHOS = (0.45, 0.5, 0.7)
+PROBE_BATCHES = 1
+NOTE = (
+    "Seconds are medians over the repetitions; 'low' and 'high' are the smallest and the largest. "
+    "Ratios are medians of ratios within a repetition."
+)
+
+
+@dataclass
+class Subject:
+    """One copy of the model with an optimizer of its own."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def step(self, batch: Batch) -> float:
+        """Seconds of one training step."""
+        start = time.perf_counter()
+        self.model(**batch).loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return time.perf_counter() - start
+
+
+def material(length: int, rows: int) -> tuple[nn.Module, list[Batch]]:
+    """SmolLM2-135M and batches of `rows` x `length` real tokens."""
+    config = CONFIG.model_copy(
+        update={"max_length": length, "batch_size": rows, "train_limit": 8 * rows, "test_limit": 1}
+    )
+    found = runs.prepare(config, Console(quiet=True))
+    batches = runs.batches_of(found, config, "train")
+    widest = max(batch["input_ids"].shape[1] for batch in batches)
+    return found.model.train(), [b for b in batches if b["input_ids"].shape == (rows, widest)]
+
+
+def subject(length: int, rows: int) -> tuple[Subject, list[Batch]]:
+    """The model with fused AdamW, and batches."""
+    model, batches = material(length, rows)
+    return Subject(model, torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)), batches
+
+
+def overheads(subject: Subject, batches: list[Batch], repeats: int) -> list[Row]:
+    """Seconds of tracing, choosing and probing."""
+    model, batch = subject.model, batches[0]
+    graph = trace(model, batch)
+    rows = [{"what": "trace", **spread([timed(lambda: trace(model, batch)) for _ in range(5)])}]
+    for rho in RHOS:
+        names = graph.affordable(graph.backward_budget(rho))
+        probe = partial(measure_importance, model, [batch], subject.optimizer, tensors=names)
+        seconds = [timed(probe) for _ in range(max(3, repeats // 4))]
+        budget, importance = graph.backward_budget(rho), probe()
+        choices = [timed(partial(select, replace(graph), importance, budget)) for _ in range(5)]
+        rows.append({"what": "select", "rho": rho, **spread(choices)})
+        flops = graph.forward_flops + graph.backward_flops(names)
+        epoch = quickstart_batches() * rho * graph.full_flops
+        rows.append(
+            {
+                "what": "probe, 1 batch",
+                "rho": rho,
+                **spread(seconds),
+                "flops / full step": flops / graph.full_flops,
+                "flops / epoch": flops / epoch,
+            }
+        )
+    return rows
+
+
+def quickstart_batches() -> int:
+    """Batches of the quickstart."""
+    assert CONFIG.train_limit is not None
+    return CONFIG.epochs * -(-CONFIG.train_limit // CONFIG.batch_size)
+
+
+def steps(
+    green: Subject, hand: Subject, batches: list[Batch], rho: float, repeats: int
+) -> list[Row]:
+    """Seconds of a step under the engine, by hand, and of full fine-tuning."""
+    engine = AdaptiveBackprop(green.model, green.optimizer, batches[0], rho=rho)
+    chosen = engine.reselect(batches[:PROBE_BATCHES])
+    stream = itertools.cycle(batches)
+    for _ in range(30):  # until the probe is paid for and the selection stays
+        green.step(next(stream))
+    assert engine.selection is not None
+    chosen = engine.selection
+    parameters = dict(hand.model.named_parameters())
+
+    def freeze(names: Any) -> None:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name in names)
+
+    def by_hand(batch: Batch) -> float:
+        freeze(set(chosen.names))
+        return hand.step(batch)
+
+    def full(batch: Batch) -> float:
+        freeze(parameters)
+        return hand.step(batch)
+
+    runners: dict[str, Callable[[Batch], float]] = {
+        "engine": green.step,
+        "by hand": by_hand,
+        "full": full,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    orders = itertools.cycle(itertools.permutations(runners))
+    for runner in runners.values():
+        runner(batches[0])
+    for _ in range(repeats):
+        batch = next(stream)
+        for name in next(orders):
+            seconds[name].append(runners[name](batch))
+    step_flops = engine.graph.forward_flops + chosen.backward_flops
+    engine.close()
+    common = {"what": "step", "rho": rho, "flops / full": step_flops / engine.graph.full_flops}
+    return [
+        {
+            **common,
+            "run": name,
+            **spread(values),
+            "seconds / full": ratio(values, seconds["full"]),
+            "seconds / by hand": ratio(values, seconds["by hand"]),
+        }
+        for name, values in seconds.items()
+    ]
+
+
+def inside_the_engine(green: Subject, batches: list[Batch], repeats: int) -> Row:
+    """Seconds of what the engine does before and after each batch, by itself, and of a step."""
+    batch = batches[0]
+    with AdaptiveBackprop(green.model, green.optimizer, batch, rho=0.5) as engine:
+        engine.reselect(batches[:1])
+        step = statistics.median(green.step(batch) for _ in range(max(3, repeats // 4)))
+        observer = engine._observer
+
+        def hooks() -> None:
+            observer._before_forward(green.model, (), batch)
+            observer._enter_backward(0)
+            observer._after_step()
+
+        own = [timed(hooks) for _ in range(100)]
+    return {
+        "what": "engine's own code",
+        **spread(own),
+        "share of a step": spread(own)["seconds"] / step,
+    }
+
+
+def probe_memory(length: int, rows: int) -> Row:
+    """Peak memory of a probe of all tensors beyond that of a plain backward pass."""
+    context = multiprocessing.get_context("spawn")
+    peaks = {}
+    for what in ("backward", "probe"):
+        with context.Pool(1) as pool:
+            peaks[what], largest = pool.apply(_peak, (what, length, rows))
+    extra = peaks["probe"] - peaks["backward"]
+    return {
+        "what": "probe, peak memory",
+        "backward_bytes": peaks["backward"],
+        "probe_bytes": peaks["probe"],
+        "largest_tensor_bytes": largest,
+        "extra / largest tensor": extra / largest,
+        "extra / model": extra / peaks["backward"],
+    }
+
+
+def _peak(what: str, length: int, rows: int) -> tuple[int, int]:
+    one, batches = subject(length, rows)
+    one.step(batches[0])  # optimizer state exists
+    handles = []
+    runs.release_memory()
+    with PeakMemory() as memory:
+        if what == "probe":
+            measure_importance(one.model, batches[:1], one.optimizer)
+        else:
+            parameters = one.model.parameters()
+            handles += [p.register_post_accumulate_grad_hook(_drop) for p in parameters]
+            one.model(**batches[0]).loss.backward()
+    for handle in handles:
+        handle.remove()
+    return memory.peak, max(p.numel() * p.element_size() for p in one.model.parameters())
+
+
+def _drop(parameter: torch.Tensor) -> None:
+    parameter.grad = None
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds that `work` takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def spread(seconds: list[float]) -> Row:
+    """Median, smallest and largest."""
+    return {"seconds": statistics.median(seconds), "low": min(seconds), "high": max(seconds)}
+
+
+def ratio(values: list[float], others: list[float]) -> float:
+    """Median ratio within a repetition."""
+    return statistics.median(a / b for a, b in zip(values, others, strict=True))
+
+
+def checks_of(rows: list[Row]) -> list[Row]:
+    """What the project promises."""
+    engine = [row for row in rows if row.get("run") == "engine"]
+    own = next(row for row in rows if row["what"] == "engine's own code")
+    memory = next(row for row in rows if row["what"] == "probe, peak memory")
+    worst = max(row["seconds / by hand"] for row in engine)
+    return [
+        check("engine's step against one frozen by hand, worst rho", worst, 1.01),
+        check("engine's own code, share of a step", own["share of a step"], 0.01),
+        check("probe's extra memory, in largest tensors", memory["extra / largest tensor"], 8.0),
+    ]
+
+
+def main() -> None:
+    """Measure everything and write `results/engine.json`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=18)
+    asked = parser.parse_args()
+    memory = probe_memory(asked.length, asked.rows)
+    green, batches = subject(asked.length, asked.rows)
+    hand, _ = subject(asked.length, asked.rows)
+    rows = overheads(green, batches, asked.repeats)
+    rows.append(memory)
+    for rho in RHOS:
+        rows += steps(green, hand, batches, rho, asked.repeats)
+    rows.append(inside_the_engine(green, batches, asked.repeats))
+    shape = list(batches[0]["input_ids"].shape)
+    settings = {"batch": shape, "repeats": asked.repeats, "threads": torch.get_num_threads()}
+    allocator = {k: v for k, v in os.environ.items() if k.startswith(("MALLOC_", "LD_PRELOAD"))}
+    write("engine", rows, checks_of(rows), note=NOTE, settings=settings, allocator=allocator)
+
+
+if __name__ == "__main__":
+    main()
