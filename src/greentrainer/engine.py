@@ -17,6 +17,7 @@ a tensor is worth, `select` chooses, `Freezer` applies, `Pace` says how much may
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -30,6 +31,7 @@ from greentrainer.importance import measure_importance
 from greentrainer.ledger import Entry, Ledger
 from greentrainer.observer import Observer
 from greentrainer.pace import Pace
+from greentrainer.processes import Alone
 from greentrainer.select import select
 from greentrainer.types import Batch, CostGraph, Importance, LossFn, Selection, loss_of
 
@@ -53,6 +55,11 @@ class AdaptiveBackprop:
     metric: of `measure_importance`.
     optimizer_state: what becomes of a frozen tensor's state: keep, drop or offload.
     selector: chooses tensors; `select`, or a control to compare it with.
+    one_call: `loss_fn(model, batch)` calls the model once, with the batch as keywords.
+    hollow: a copy of the model to trace in its place (`graphs.hollow`), where FSDP2 has cut the
+        model into shards.
+    processes: `Together` or `Replicas` where several processes train the model; then call `prepare`
+        before each step, in all of them.
 
     Raises ValueError for an infeasible `rho` or a model with nothing to train.
     """
@@ -70,13 +77,19 @@ class AdaptiveBackprop:
         metric: str = "first_order",
         optimizer_state: OptimizerState = "keep",
         selector: Selector = select,
+        one_call: bool = False,
+        hollow: nn.Module | None = None,
+        processes: Alone | None = None,
     ) -> None:
         self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
         self.metric, self.selector = metric, selector
+        self.processes = processes or Alone()
         self.pace = Pace(rho, total_batches, every)
         self.trainable = frozenset(n for n, p in model.named_parameters() if p.requires_grad)
         self._freezer = Freezer(model, optimizer, self.trainable, optimizer_state)
-        self._graphs = GraphCache(model, self._freezer.parameters.values(), loss_fn)
+        traced = dict((hollow or model).named_parameters())
+        candidates = [traced[name] for name in self._freezer.parameters]
+        self._graphs = GraphCache(hollow or model, candidates, loss_fn, one_call)
         self.graph = self._graphs.of_batch(sample_batch)
         _require_rho(rho, self.graph)
         self.selection: Selection | None = None
@@ -99,9 +112,7 @@ class AdaptiveBackprop:
     def due(self) -> bool:
         """Whether a selection is due before the next batch."""
         asked = [event["batch"] for event in self.history if event["asked"]]
-        if not asked:
-            return True
-        return asked[-1] != self.ledger.batches and self.pace.due(self.ledger.batches)
+        return not asked or self.pace.due(self.ledger.batches, asked[-1])
 
     def reselect(self, batches: Iterable[Batch]) -> Selection:
         """Measure importance on `batches`, choose tensors within the budget, freeze the rest.
@@ -117,25 +128,35 @@ class AdaptiveBackprop:
         if not given:
             raise ValueError("no batch to measure importance on: pass at least one to reselect")
         self._freezer.wake()
-        if self._rate() < 1:
-            probe = given[: self._probe_batches(given)]
-            reachable = self._reachable(probe)
-            if self._leaves_room(probe, reachable):
-                self._measure(probe, reachable)
-            elif not self.importance:
-                raise ValueError(
-                    f"{self.pace.total_batches} batches at rho {self.rho:g} leave no room to "
-                    "measure importance: train on more batches, in smaller ones, or raise rho"
-                )
-        return self._choose(self.graph, self._budget(), asked=True)
+        with self.processes.changing():
+            if self._rate() < 1:
+                self._probe(given[: self.processes.first(self._probe_batches(given))])
+            return self._choose(self.graph, self._budget(), asked=True)
+
+    def prepare(self, probe_batches: Callable[[], Iterable[Batch]]) -> None:
+        """Before each optimizer step: select if that is due, and keep the run on course.
+
+        A loop in one process may do without: there the run is kept on course by itself.
+        """
+        if self.due:
+            self.reselect(probe_batches())
+        elif self.processes.count > 1 and self.selection and self.importance:
+            budget = self.processes.first(self._course(self.selection))
+            if budget is not None:
+                with self.processes.changing():
+                    self._choose(self.graph, budget, asked=False)
 
     def loss(self, batch: Batch) -> Any:
         """The training loss of a batch; the same as computing it yourself.
 
         Needed with a `loss_fn` and batches of varying shape: it tells the engine what the batch is.
         """
-        with self._observer.one_batch(batch):
+        with self.batch(batch):
             return loss_of(self.model, batch, self.loss_fn)
+
+    def batch(self, batch: Batch) -> AbstractContextManager[None]:
+        """A context in which all forward passes belong to the loss of this batch."""
+        return self._observer.one_batch(batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on: plain values, fit for JSON."""
@@ -188,10 +209,10 @@ class AdaptiveBackprop:
 
     def _rate(self, reserve: float = 0.0) -> float:
         """Share of full fine-tuning that the next batches may cost, with `reserve` FLOPs kept."""
-        ledger = self.ledger
-        mean = ledger.full_flops / ledger.batches if ledger.batches else self.graph.full_flops
-        spent = ledger.spent_flops + reserve
-        return self.pace.rate(ledger.batches, spent, ledger.full_flops, mean)
+        batches = self.ledger.batches
+        spent, full = self.processes.mean([self.ledger.spent_flops, self.ledger.full_flops])
+        mean = full / batches if batches else self.graph.full_flops
+        return self.pace.rate(batches, spent + reserve, full, mean)
 
     def _budget(self) -> float:
         """Backward FLOPs that a selection may cost on the sample batch.
@@ -231,6 +252,17 @@ class AdaptiveBackprop:
             budget = self.graph.backward_budget(self._rate(left * price))
         return names
 
+    def _probe(self, probe: list[Batch]) -> None:
+        """Measure what may be chosen, if that leaves room for a choice."""
+        reachable = self.processes.first(self._reachable(probe))
+        if self.processes.first(self._leaves_room(probe, reachable)):
+            self._measure(probe, reachable)
+        elif not self.importance:
+            raise ValueError(
+                f"{self.pace.total_batches} batches at rho {self.rho:g} leave no room to "
+                "measure importance: train on more batches, in smaller ones, or raise rho"
+            )
+
     def _leaves_room(self, probe: list[Batch], names: tuple[str, ...]) -> bool:
         """Whether the rest of the run can stay within rho once this probe is paid."""
         if self.pace.total_batches is None:
@@ -242,9 +274,10 @@ class AdaptiveBackprop:
         """Measure the importance of `names` and enter what it cost."""
         start = time.perf_counter()
         with self._observer.unobserved():
-            self.importance = measure_importance(
+            own = measure_importance(
                 self.model, probe, self.optimizer, self.loss_fn, names, metric=self.metric
             )
+        self.importance = dict(zip(own, self.processes.mean(list(own.values())), strict=True))
         flops = self._probe_flops(probe, names)
         self.ledger.add(Entry("probe", *flops, seconds=time.perf_counter() - start))
 
@@ -264,13 +297,14 @@ class AdaptiveBackprop:
             chosen = _everything(graph, self.importance, budget)
         else:
             chosen = self.selector(graph, self.importance, budget)
-        self._apply(chosen)
+        agreed: Selection = self.processes.first(chosen)
+        self._apply(agreed)
         seconds = time.perf_counter() - start
         self.ledger.add(Entry("select", seconds=seconds))
         event = {"batch": self.ledger.batches, "asked": asked, "seconds": seconds}
         importance = dict(self.importance) if asked else {}
-        self.history.append({**event, **asdict(chosen), "importances": importance})
-        return chosen
+        self.history.append({**event, **asdict(agreed), "importances": importance})
+        return agreed
 
     def _apply(self, chosen: Selection) -> None:
         self.selection = chosen
@@ -285,11 +319,12 @@ class AdaptiveBackprop:
         return self._prices[id(graph)]
 
     def _before_batch(self, graph: CostGraph) -> None:
-        if self.selection and self.importance and self._observer.between_steps:
+        alone = self.processes.count == 1 and self._observer.between_steps
+        if alone and self.selection and self.importance:
             if self.pace.last(self.ledger.batches):
                 self._balance(self.selection, graph)
-            else:
-                self._keep_course(self.selection)
+            elif (budget := self._course(self.selection)) is not None:
+                self._choose(self.graph, budget, asked=False)
         self._freezer.silence()
 
     def _balance(self, chosen: Selection, graph: CostGraph) -> None:
@@ -300,8 +335,11 @@ class AdaptiveBackprop:
         if graph.backward_flops(chosen.names) > budget:
             self._choose(graph, max(budget, min(graph.closure_flops.values())), asked=False)
 
-    def _keep_course(self, chosen: Selection) -> None:
-        """Choose anew, without a probe, when batches turn out dearer or cheaper than planned."""
+    def _course(self, chosen: Selection) -> float | None:
+        """The budget to choose anew by, without a probe, or None while the run is on course.
+
+        Batches that turn out dearer or cheaper than planned take it off.
+        """
         budget = self._budget()
         current = self.graph.forward_flops + chosen.backward_flops
         allowed = self.graph.forward_flops + budget
@@ -309,7 +347,8 @@ class AdaptiveBackprop:
         if self.pace.off_course(self.ledger.batches, allowed / full, current / full):
             cheaper = budget < chosen.backward_flops
             if cheaper or budget > chosen.backward_budget + 0.01 * full:
-                self._choose(self.graph, budget, asked=False)
+                return budget
+        return None
 
 
 def _everything(graph: CostGraph, importance: Importance, budget: float) -> Selection:

@@ -1,5 +1,6 @@
 """Cost graphs by shape: each shape of batch is traced once."""
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,12 +20,19 @@ class GraphCache:
 
     A batch is known again by the shapes of its tensors, and so is the call of the model that its
     loss makes, if it makes just one.
+
+    one_call: whether a batch is what `loss_fn` calls the model with, as keywords, and that once.
     """
 
     def __init__(
-        self, model: nn.Module, parameters: Iterable[nn.Parameter], loss_fn: LossFn | None
+        self,
+        model: nn.Module,
+        parameters: Iterable[nn.Parameter],
+        loss_fn: LossFn | None,
+        one_call: bool = False,
     ) -> None:
         self.model, self.loss_fn = model, loss_fn
+        self.one_call = one_call or loss_fn is None
         self.parameters = list(parameters)
         self._by_batch: dict[Signature, CostGraph] = {}
         self._by_call: dict[Signature, CostGraph] = {}
@@ -40,7 +48,7 @@ class GraphCache:
         known = self._by_call.get(signature((args, kwargs)))
         if known is not None:
             return known
-        if self.loss_fn is not None or args:
+        if not self.one_call or args:
             raise ValueError(
                 "a batch of a new shape: compute its loss with engine.loss(batch), "
                 "so that its cost can be traced"
@@ -65,6 +73,22 @@ class GraphCache:
         if len(calls) == 1:
             self._by_call[calls.pop()] = graph
         return graph
+
+
+def hollow(model: nn.Module) -> nn.Module:
+    """A copy of a model without values: every parameter and buffer on the meta device.
+
+    What is cut into shards later can no longer be traced; its hollow copy can.
+    """
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    memo: dict[int, Any] = {}
+    for _, tensor in tensors:
+        blank = torch.empty_like(tensor, device="meta")
+        kept = (
+            nn.Parameter(blank, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else blank
+        )
+        memo[id(tensor)] = kept
+    return copy.deepcopy(model, memo)
 
 
 @contextmanager

@@ -43,10 +43,10 @@ class Pace:
         """Whether the batch after that many is the last one planned."""
         return self.total_batches is not None and batches == self.total_batches - 1
 
-    def due(self, batches: int) -> bool:
-        """Whether a selection is due after that many batches."""
+    def due(self, batches: int, last: int) -> bool:
+        """Whether a selection is due after that many batches, when the last was made at `last`."""
         ended = self.total_batches is not None and batches >= self.total_batches
-        return self.every is not None and batches % self.every == 0 and not ended
+        return self.every is not None and batches // self.every > last // self.every and not ended
 
     def probes_left(self, batches: int) -> int:
         """Selections still to come after the one made at `batches`."""

@@ -252,7 +252,7 @@ def test_probes_take_a_tenth_of_a_short_run_at_most() -> None:
 def test_a_run_too_short_for_its_first_probe_is_refused() -> None:
     model, data = build("llama").train(), batches(1)
     engine = AdaptiveBackprop(model, adamw(model), data[0], rho=0.6, total_batches=1)
-    with pytest.raises(ValueError, match="1 batches at rho 0.6 leave no room"):
+    with pytest.raises(ValueError, match="1 batches at rho"):
         engine.reselect(data)
 
 

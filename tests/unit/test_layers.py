@@ -13,7 +13,7 @@ ROOT = Path(greentrainer.__file__).parent
 LAYERS = [
     {"graph"},
     {"types", "meters", "config", "interrupt", "bill"},
-    {"cost", "importance", "snapshot", "select", "freeze", "ledger", "pace", "tasks"},
+    {"cost", "importance", "snapshot", "select", "freeze", "ledger", "pace", "tasks", "processes"},
     {"graphs"},
     {"observer"},
     {"engine"},

@@ -30,7 +30,12 @@ def test_an_unknown_end_settles_soon(rho: float, probe: float) -> None:
 
 def test_selections_are_due_at_even_distances_and_never_after_the_end() -> None:
     pace = Pace(0.5, total_batches=10, every=4)
-    assert [batch for batch in range(14) if pace.due(batch)] == [0, 4, 8]
+    made = [0]
+    for batch in range(14):
+        if pace.due(batch, made[-1]):
+            made.append(batch)
+    assert made == [0, 4, 8]
+    assert pace.due(5, last=3)  # where only every third batch begins an optimizer step
     assert [pace.probes_left(batch) for batch in (0, 4, 8)] == [2, 1, 0]
 
 

@@ -1,0 +1,199 @@
+"""Selection for any Hugging Face Trainer: `GreenCallback`.
+
+    trainer = SFTTrainer(..., callbacks=[GreenCallback(GreenConfig(rho=0.5))])
+
+It makes the engine when training begins, has it choose between optimizer steps, and seals each
+checkpoint.  What it cannot do it refuses when training begins, with the reason.  (`GreenTrainer`
+can do more: losses of one's own, replicas, and checkpoints that appear in one step.)
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from greentrainer.engine import AdaptiveBackprop
+from greentrainer.hf import checkpoint
+from greentrainer.hf.green import GreenConfig
+from greentrainer.processes import Alone, is_sharded
+from greentrainer.types import Batch, LossFn
+
+
+def loss_of_call(model: Any, batch: Batch) -> Any:
+    """The loss of the model's own outputs: `.loss`, or what TRL's fused head gives in its place."""
+    outputs = model(**batch)
+    loss = outputs.get("loss")
+    if loss is None and outputs.get("log_probs") is not None:
+        loss = -outputs["log_probs"].mean()
+    if loss is None:
+        raise ValueError(
+            "this Trainer computes its loss outside the model, where the callback cannot see it "
+            "(label smoothing, a compute_loss of its own): use GreenTrainer"
+        )
+    return loss
+
+
+class GreenCallback(TrainerCallback):
+    """Runs an `AdaptiveBackprop` inside a Trainer.
+
+    green: budget and schedule.
+    engine: while training and after it, for its `ledger`, `selection` and `history`.
+    """
+
+    def __init__(self, green: GreenConfig | None = None) -> None:
+        self.green = green or GreenConfig()
+        self.engine: AdaptiveBackprop | None = None
+        self.loss_fn: LossFn = loss_of_call
+        self.one_call = True
+        self.processes: Alone | None = None
+        self.hollow: nn.Module | None = None
+        self.resumed_from: Path | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Make the engine, or refuse."""
+        model, loader = kwargs["model"], kwargs["train_dataloader"]
+        optimizer = inner(kwargs["optimizer"])
+        self._refuse(args, model, optimizer, loader)
+        undo_input_gradients(model)
+        self._batches = ProbeBatches(loader, self.green.seed, args.device)
+        total, every = schedule(self.green, args, state, len(loader))
+        model.train()
+        self.engine = AdaptiveBackprop(
+            model,
+            optimizer,
+            next(self._batches.draw(0, 1)),
+            rho=self.green.rho,
+            loss_fn=self.loss_fn,
+            one_call=self.one_call,
+            total_batches=total,
+            every=every,
+            metric=self.green.metric,
+            optimizer_state=self.green.optimizer_state,
+            selector=self.green.selector,
+            processes=self.processes,
+            hollow=self.hollow,
+        )
+        if state.global_step:
+            self._resume(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Choose tensors when that is due."""
+        assert self.engine is not None
+        count = self.green.probe_batches
+        self.engine.prepare(lambda: list(self._batches.draw(state.global_step, count)))
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Add the share spent and the number of tensors trained to what is logged."""
+        logs = kwargs.get("logs")
+        if self.engine is not None and self.engine.selection is not None and logs is not None:
+            logs["rho_spent"] = self.engine.ledger.rho_spent
+            logs["tensors_trained"] = len(self.engine.selection.names)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Seal the checkpoint just written."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if self.engine is not None and args.should_save and not (folder / checkpoint.SEAL).exists():
+            checkpoint.seal(folder, self.engine)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Give the model back with everything trainable."""
+        if self.engine is not None:
+            self.engine.close()
+
+    def _resume(self, default: Path) -> None:
+        engine, folder = self.engine, self.resumed_from or default
+        assert engine is not None
+        if not folder.is_dir():
+            raise ValueError(
+                f"no {folder}: the callback resumes only from checkpoints in the output folder"
+            )
+        saved = checkpoint.read(folder)
+        checkpoint.require_fit(saved, engine.model, engine.rho, folder)
+        checkpoint.require_order(saved, engine)
+        engine.load_state_dict(saved["engine"])
+
+    def _refuse(
+        self, args: TrainingArguments, model: nn.Module, optimizer: Any, loader: Any
+    ) -> None:
+        """Raise ValueError for what selection cannot be joined with."""
+        if args.deepspeed or type(optimizer).__module__.startswith("deepspeed"):
+            raise ValueError("DeepSpeed ZeRO ignores what is frozen between steps: use DDP or FSDP2")
+        if args.world_size > 1 and self.processes is None:
+            raise ValueError("a callback cannot rebuild the wrapper of replicas: use GreenTrainer")
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ValueError(f"{type(optimizer).__name__} is no torch optimizer")
+        if isinstance(loader.dataset, torch.utils.data.IterableDataset):
+            raise ValueError("a streamed data set has no length to plan a budget over: load it")
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        missing = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} trainable tensors are not in the optimizer ({missing[0]}, ...)"
+            )
+        if is_sharded(model) and self.hollow is None:
+            raise ValueError("a sharded model cannot be traced any more: use GreenTrainer")
+
+
+class ProbeBatches:
+    """Batches to measure importance on, drawn apart from the Trainer's own order."""
+
+    def __init__(self, loader: DataLoader[Any], seed: int, device: torch.device) -> None:
+        self._dataset: Any = loader.dataset
+        self._collate: Any = loader.collate_fn
+        sampler: Any = loader.batch_sampler
+        self._size = min(int(sampler.batch_size), len(self._dataset))
+        self._seed, self._device = seed, device
+
+    def draw(self, step: int, count: int) -> Iterator[Batch]:
+        """`count` batches of random examples, the same for the same step."""
+        chance = Random(f"{self._seed}/{step}")
+        for _ in range(count):
+            rows = chance.sample(range(len(self._dataset)), self._size)
+            batch: Mapping[str, Any] = self._collate([self._dataset[i] for i in rows])
+            yield {k: v.to(self._device) if hasattr(v, "to") else v for k, v in batch.items()}
+
+
+def schedule(
+    green: GreenConfig, args: TrainingArguments, state: TrainerState, epoch_batches: int
+) -> tuple[int, int]:
+    """Batches of the whole run, and batches between selections."""
+    joined = args.gradient_accumulation_steps
+    steps = -(-epoch_batches // joined)
+    epochs, rest = divmod(state.max_steps, steps)
+    total = epochs * epoch_batches + rest * joined
+    if green.every_steps is not None:
+        return total, green.every_steps * joined
+    return total, max(joined, round(green.every_epochs * epoch_batches))
+
+
+def inner(optimizer: Any) -> Any:
+    """The torch optimizer inside accelerate's."""
+    while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def undo_input_gradients(model: Any) -> None:
+    """Undo what activation checkpointing does to the input embeddings.
+
+    A gradient demanded there makes every block pay the backward pass, whatever is frozen.  It is
+    needed only by reentrant checkpointing, which tracing refuses.
+    """
+    for module in model.modules():
+        if "_require_grads_hooks" in vars(module) or "_require_grads_hook" in vars(module):
+            module.disable_input_require_grads()

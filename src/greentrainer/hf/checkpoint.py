@@ -1,0 +1,113 @@
+"""Checkpoints that can be trusted: the engine's state beside the Trainer's, and a seal.
+
+The seal, `greentrainer.json`, is written last and in one step.  It holds the engine's state, the
+names of the optimizer's tensors in its order, and the size of every other file.  A folder without
+it, or with a file of another size, was not finished and is passed over for the last one that was.
+"""
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from greentrainer.engine import STATE_VERSION, AdaptiveBackprop
+
+SEAL = "greentrainer.json"
+_FOLDER = re.compile(r"checkpoint-(\d+)")
+
+
+def seal(folder: Path, engine: AdaptiveBackprop) -> None:
+    """Write the engine's state into a checkpoint and declare it whole."""
+    value = {
+        "engine": engine.state_dict(),
+        "optimizer_tensors": optimizer_tensors(engine.model, engine.optimizer),
+        "shapes": {name: list(p.shape) for name, p in engine.model.named_parameters()},
+        "versions": _versions(),
+        "files": {str(path.relative_to(folder)): path.stat().st_size for path in _files(folder)},
+    }
+    part = folder / f"{SEAL}.part"
+    part.write_text(json.dumps(value), encoding="utf-8")
+    os.replace(part, folder / SEAL)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a checkpoint is sealed and every file has the size it was sealed with."""
+    try:
+        files = json.loads((folder / SEAL).read_text(encoding="utf-8"))["files"]
+        return all((folder / name).stat().st_size == size for name, size in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def last_whole(output_dir: Path) -> Path | None:
+    """The newest checkpoint in a folder that is whole, None if there is none."""
+    numbered = [(int(m[1]), p) for p in output_dir.glob("checkpoint-*") if (m := _FOLDER.fullmatch(p.name))]
+    return next((path for _, path in sorted(numbered, reverse=True) if is_whole(path)), None)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What `seal` wrote.  Raises ValueError, in one line, if the checkpoint is not whole."""
+    if not (folder / SEAL).is_file():
+        raise ValueError(
+            f"{folder} holds no {SEAL}: it was not finished, or written by another trainer"
+        )
+    if not is_whole(folder):
+        raise ValueError(f"{folder} is damaged: resume from an older checkpoint")
+    value: dict[str, Any] = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+    return value
+
+
+def require_fit(saved: Mapping[str, Any], model: nn.Module, rho: float, where: Path) -> None:
+    """Raise ValueError if a checkpoint belongs to another model, budget or format.
+
+    Other versions of the libraries are told in a warning: results may differ in the last bits.
+    """
+    state = saved["engine"]
+    if state["version"] != STATE_VERSION:
+        raise ValueError(
+            f"{where} has engine state of version {state['version']}, this release reads "
+            f"{STATE_VERSION}: resume with the release that wrote it ({saved['versions']})"
+        )
+    shapes = {name: list(p.shape) for name, p in model.named_parameters()}
+    differing = sorted(n for n in {*shapes, *saved["shapes"]} if shapes.get(n) != saved["shapes"].get(n))
+    if differing:
+        raise ValueError(
+            f"{where} belongs to another model: {len(differing)} tensors differ, such as "
+            f"{differing[0]}"
+        )
+    if state["pace"]["rho"] != rho:
+        raise ValueError(f"{where} was written at rho {state['pace']['rho']}, this run has {rho}")
+    changed = {k: v for k, v in saved["versions"].items() if _versions().get(k) != v}
+    if changed:
+        warnings.warn(f"{where} was written with {changed}: the last bits may differ", stacklevel=3)
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Names of the optimizer's tensors in the order that its saved state numbers them by."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+def require_order(saved: Mapping[str, Any], engine: AdaptiveBackprop) -> None:
+    """Raise ValueError if the optimizer's tensors are not those its state was saved for."""
+    if saved["optimizer_tensors"] != optimizer_tensors(engine.model, engine.optimizer):
+        raise ValueError(
+            "the optimizer holds other tensors, or in another order, than the one saved: build its "
+            "param groups as in the first run"
+        )
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    own = (SEAL, f"{SEAL}.part")
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in own)
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("greentrainer", "torch", "transformers")}

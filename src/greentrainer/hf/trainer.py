@@ -1,0 +1,157 @@
+"""Trainers that spend a stated share: `GreenTrainer` and `GreenSeq2SeqTrainer`.
+
+    trainer = GreenTrainer(model, args, train_dataset=data, green=GreenConfig(rho=0.5))
+    trainer.train()
+    trainer.engine.ledger.rho_spent
+
+All of `Trainer` stays: `Green` adds a `GreenCallback`, and sees to four things a callback cannot:
+
+* the loss is whatever `compute_loss` says, also one's own;
+* under DDP the reducer is rebuilt at each selection;
+* a checkpoint is written beside its place and moved there whole, and `resume_from_checkpoint=True`
+  takes the last whole one;
+* encoder-decoders compute a mean loss in spite of their signature, which with gradient accumulation
+  would be multiplied (`model_accepts_loss_kwargs`).
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers import Seq2SeqTrainer, Trainer
+from transformers.trainer_utils import rotate_checkpoints
+
+from greentrainer.engine import AdaptiveBackprop
+from greentrainer.graphs import hollow
+from greentrainer.hf import checkpoint
+from greentrainer.hf.callback import GreenCallback
+from greentrainer.hf.green import GreenConfig
+from greentrainer.ledger import Ledger
+from greentrainer.processes import Replicas, Together
+from greentrainer.types import Batch
+
+STAGING = ".unfinished"
+"""Folder inside the output folder where a checkpoint is written."""
+
+
+class Green(Trainer):
+    """What the two trainers add to `Trainer`.  green: budget and schedule."""
+
+    def __init__(self, *args: Any, green: GreenConfig | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.is_deepspeed_enabled:
+            raise ValueError("DeepSpeed ZeRO ignores what is frozen between steps: use DDP or FSDP2")
+        if self.args.n_gpu > 1:
+            raise ValueError("DataParallel copies the model at each step: start with torchrun")
+        self.green_callback = GreenCallback(green)
+        self.green_callback.loss_fn = self._loss
+        self.green_callback.one_call = False
+        self.add_callback(self.green_callback)
+        if getattr(self.model.config, "is_encoder_decoder", False):
+            self.model_accepts_loss_kwargs = False
+
+    @property
+    def engine(self) -> AdaptiveBackprop:
+        """The engine; raises RuntimeError before training."""
+        if self.green_callback.engine is None:
+            raise RuntimeError("there is no engine before train()")
+        return self.green_callback.engine
+
+    @property
+    def ledger(self) -> Ledger:
+        """What has been spent."""
+        return self.engine.ledger
+
+    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
+        """As `Trainer.train`; True resumes from the last whole checkpoint.
+
+        Raises ValueError if there is none, or it belongs to another model, budget or format.
+        """
+        shutil.rmtree(Path(self.args.output_dir) / STAGING, ignore_errors=True)
+        self.green_callback.resumed_from = self._checkpoint_to_resume(resume_from_checkpoint)
+        folder = self.green_callback.resumed_from
+        if folder is not None:
+            saved = checkpoint.read(folder)
+            checkpoint.require_fit(saved, self.model, self.green_callback.green.rho, folder)
+        return super().train(resume_from_checkpoint=folder and str(folder), **kwargs)
+
+    def _checkpoint_to_resume(self, asked: Any) -> Path | None:
+        if asked is None or asked is False:
+            return None
+        if asked is not True:
+            return Path(asked)
+        found = checkpoint.last_whole(Path(self.args.output_dir))
+        if found is None:
+            raise ValueError(f"no whole checkpoint in {self.args.output_dir}: train from the start")
+        return found
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Wrap the model; then it is known what kind of processes train it."""
+        if self.is_fsdp_enabled:
+            self.green_callback.hollow = hollow(self.model)
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        wrapped = self.model_wrapped
+        if isinstance(wrapped, DistributedDataParallel):
+            self.green_callback.processes = Replicas(wrapped)
+        elif self.args.world_size > 1:
+            self.green_callback.processes = Together(self.args.device)
+        return prepared
+
+    def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.training_step`, with the batch made known to the engine."""
+        inputs = self._prepare_inputs(inputs)
+        with self.engine.batch(inputs):
+            return super().training_step(model, inputs, *args, **kwargs)
+
+    def _loss(self, model: nn.Module, batch: Batch) -> Any:
+        with self.compute_loss_context_manager():
+            return self.compute_loss(model, dict(batch))
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, STAGING) if self._staging else folder
+
+    _staging = False
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint beside its place, seal it, and move it there in one step."""
+        self._staging = True
+        try:
+            super()._save_checkpoint(model, trial)
+            staged = Path(self._get_output_dir(trial))
+        finally:
+            self._staging = False
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self._settle(staged / f"checkpoint-{self.state.global_step}", staged.parent)
+        self.accelerator.wait_for_everyone()
+
+    def _settle(self, new: Path, run: Path) -> None:
+        """Move a finished checkpoint into the run's folder and delete those that are too many."""
+        final, best = run / new.name, self.state.best_model_checkpoint
+        if best is not None and Path(best).parent == new.parent:
+            self.state.best_model_checkpoint = str(final)
+            self.state.save_to_json(str(new / "trainer_state.json"))
+        checkpoint.seal(new, self.engine)
+        if final.exists():
+            shutil.rmtree(final)
+        new.rename(final)
+        shutil.rmtree(new.parent)
+        rotate_checkpoints(
+            output_dir=str(run),
+            save_total_limit=self.args.save_total_limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+            use_mtime=True,
+        )
+
+
+class GreenTrainer(Green):
+    """`Trainer` within a share of full fine-tuning's FLOPs."""
+
+
+class GreenSeq2SeqTrainer(Green, Seq2SeqTrainer):
+    """`Seq2SeqTrainer` within a share of full fine-tuning's FLOPs."""
