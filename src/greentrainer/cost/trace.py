@@ -20,6 +20,7 @@ too, and `CostGraph.variants` holds it.  Models whose shapes depend on data cann
 these the same walk is made on one real pass.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -119,6 +120,16 @@ def _random_streams_kept() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Go around `torch.compile`: a frame skipped here, under a mode, would stay uncompiled."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
 class _Step(nn.Module):
     """A training step as one module, so that its parameters can be swapped throughout."""
 
@@ -189,7 +200,8 @@ class _Tracer:
             return self.walk
 
         state = {f"model.{name}": tensor for name, tensor in self.state.items()}
-        functional_call(_Step(self.model), state, (step,))
+        with _uncompiled():
+            functional_call(_Step(self.model), state, (step,))
         return self.walk
 
     def _watch_modules(self, model: nn.Module) -> Callable[[], None]:

@@ -94,11 +94,18 @@ class GreenCallback(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Add the share spent and the number of tensors trained to what is logged."""
-        logs = kwargs.get("logs")
-        if self.engine is not None and self.engine.selection is not None and logs is not None:
-            logs["rho_spent"] = self.engine.ledger.rho_spent
-            logs["tensors_trained"] = len(self.engine.selection.names)
+        """Add `figures` to what is logged."""
+        if kwargs.get("logs") is not None:
+            kwargs["logs"].update(self.figures())
+
+    def figures(self) -> dict[str, float]:
+        """For logs: the share of full fine-tuning spent so far, and the tensors now trained."""
+        if self.engine is None or self.engine.selection is None:
+            return {}
+        return {
+            "rho_spent": self.engine.ledger.rho_spent,
+            "tensors_trained": len(self.engine.selection.names),
+        }
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -132,7 +139,9 @@ class GreenCallback(TrainerCallback):
     ) -> None:
         """Raise ValueError for what selection cannot be joined with."""
         if args.deepspeed or type(optimizer).__module__.startswith("deepspeed"):
-            raise ValueError("DeepSpeed ZeRO ignores what is frozen between steps: use DDP or FSDP2")
+            raise ValueError(
+                "DeepSpeed ZeRO ignores what is frozen between steps: use DDP or FSDP2"
+            )
         if args.world_size > 1 and self.processes is None:
             raise ValueError("a callback cannot rebuild the wrapper of replicas: use GreenTrainer")
         if not isinstance(optimizer, torch.optim.Optimizer):

@@ -48,7 +48,9 @@ def is_whole(folder: Path) -> bool:
 
 def last_whole(output_dir: Path) -> Path | None:
     """The newest checkpoint in a folder that is whole, None if there is none."""
-    numbered = [(int(m[1]), p) for p in output_dir.glob("checkpoint-*") if (m := _FOLDER.fullmatch(p.name))]
+    numbered = [
+        (int(m[1]), p) for p in output_dir.glob("checkpoint-*") if (m := _FOLDER.fullmatch(p.name))
+    ]
     return next((path for _, path in sorted(numbered, reverse=True) if is_whole(path)), None)
 
 
@@ -76,7 +78,9 @@ def require_fit(saved: Mapping[str, Any], model: nn.Module, rho: float, where: P
             f"{STATE_VERSION}: resume with the release that wrote it ({saved['versions']})"
         )
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
-    differing = sorted(n for n in {*shapes, *saved["shapes"]} if shapes.get(n) != saved["shapes"].get(n))
+    differing = sorted(
+        n for n in {*shapes, *saved["shapes"]} if shapes.get(n) != saved["shapes"].get(n)
+    )
     if differing:
         raise ValueError(
             f"{where} belongs to another model: {len(differing)} tensors differ, such as "

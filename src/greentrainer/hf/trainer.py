@@ -19,7 +19,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Seq2SeqTrainer, Trainer
@@ -44,7 +43,9 @@ class Green(Trainer):
     def __init__(self, *args: Any, green: GreenConfig | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.is_deepspeed_enabled:
-            raise ValueError("DeepSpeed ZeRO ignores what is frozen between steps: use DDP or FSDP2")
+            raise ValueError(
+                "DeepSpeed ZeRO ignores what is frozen between steps: use DDP or FSDP2"
+            )
         if self.args.n_gpu > 1:
             raise ValueError("DataParallel copies the model at each step: start with torchrun")
         self.green_callback = GreenCallback(green)
@@ -106,6 +107,10 @@ class Green(Trainer):
         inputs = self._prepare_inputs(inputs)
         with self.engine.batch(inputs):
             return super().training_step(model, inputs, *args, **kwargs)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As `Trainer.log`, with the share spent."""
+        super().log({**logs, **self.green_callback.figures()}, *args, **kwargs)
 
     def _loss(self, model: nn.Module, batch: Batch) -> Any:
         with self.compute_loss_context_manager():

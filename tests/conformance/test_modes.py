@@ -1,0 +1,115 @@
+"""Every family in every mode of the Trainer: what trains is the selection, the books are right."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from functorch.compile import make_boxed_func
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+from torch.fx.node import map_arg
+
+from greentrainer.cost import count_flops, trace
+from greentrainer.hf import GreenConfig
+from greentrainer.hf.blocks import blocks, compile_blocks
+from tests.conformance.families import batch_for, build
+from tests.trainer import Counted, rows, witnessed
+
+FAMILIES = ["opt", "bloom", "t5", "bart", "gpt2", "llama", "qwen3", "gemma3"]
+MODES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "accumulation": {"gradient_accumulation_steps": 3},
+    "bf16": {"bf16": True},
+    "checkpointing": {"activation_checkpointing": True},
+}
+GREEN = GreenConfig(rho=0.6, probe_batches=1, every_epochs=0.5)
+
+
+def check(model: nn.Module, folder: Path, **mode: Any) -> Counted:
+    trainer = witnessed(model, folder, GREEN, rows(40), **mode)
+    asked = [event for event in trainer.engine.history if event["asked"]]
+    assert len(asked) == 2
+    assert 0 < len(asked[0]["names"]) < len(trainer.engine.graph.tensors)
+    assert trainer.ledger.rho_spent <= 0.6
+    return trainer
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_trains_the_selection_and_costs_what_the_ledger_says(
+    family: str, mode: str, tmp_path: Path
+) -> None:
+    check(build(family), tmp_path, **MODES[mode])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_are_selected_like_any_tensor(family: str, tmp_path: Path) -> None:
+    kind = "SEQ_2_SEQ_LM" if family in ("t5", "bart") else "CAUSAL_LM"
+    config = LoraConfig(
+        target_modules="all-linear", r=2, task_type=kind, fan_in_fan_out=family == "gpt2"
+    )
+    model = get_peft_model(build(family), config)
+    trainer = check(model, tmp_path)
+    assert all("lora_" in name for name in trainer.engine.selection.names)
+
+
+class CountingBackend:
+    """Compiles ahead of time as inductor's front end does, and counts what its graphs execute."""
+
+    def __init__(self) -> None:
+        self.flops = 0
+        self.graphs = 0
+
+    def __call__(self, module: Any, inputs: Any) -> Any:
+        return aot_autograd(fw_compiler=self._count, bw_compiler=self._count)(module, inputs)
+
+    def _count(self, graph: Any, _inputs: Any) -> Any:
+        flops = sum(_flops_of(node) for node in graph.graph.nodes if node.op == "call_function")
+        self.graphs += 1
+
+        def run(*args: Any) -> Any:
+            self.flops += flops
+            return graph(*args)
+
+        return make_boxed_func(run)
+
+
+def _flops_of(node: Any) -> int:
+    if not hasattr(node.target, "overloadpacket"):
+        return 0
+    args, kwargs = map_arg((node.args, node.kwargs), lambda other: other.meta["val"])
+    return count_flops(node.target.overloadpacket, args, kwargs, node.meta["val"])
+
+
+def executed_in_blocks(model: nn.Module, backend: CountingBackend, names: set[str]) -> int:
+    """FLOPs that the compiled blocks execute in a step that trains `names`."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+        parameter.grad = None
+    backend.flops = 0
+    model(**batch_for("")).loss.backward()
+    assert {n for n, p in model.named_parameters() if p.grad is not None} == names
+    return backend.flops
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compiled_blocks_execute_what_the_graph_says(family: str) -> None:
+    """Tensors of blocks alone are trained: what is outside them costs the same each time."""
+    torch._dynamo.reset()
+    backend = CountingBackend()
+    model = build(family).train()
+    graph = trace(model, batch_for(""))
+    compile_blocks(model, backend=backend, dynamic=False)
+    assert trace(model, batch_for("")) == graph
+    assert backend.graphs == 0  # tracing goes around the compiler
+    inside = {id(p) for block in blocks(model) for p in block.parameters()}
+    named = {name: id(p) for name, p in model.named_parameters()}
+    tensors = [name for name in graph.tensors if named[name] in inside]
+    all_executed = executed_in_blocks(model, backend, set(tensors))
+    assert backend.graphs > 0
+    for chosen in (tensors[: len(tensors) // 4], tensors[:1], tensors[::3], tensors):
+        saved = all_executed - executed_in_blocks(model, backend, set(chosen))
+        assert saved == graph.backward_flops(tensors) - graph.backward_flops(chosen)
