@@ -28,6 +28,7 @@ from torch import nn
 from greentrainer import AdaptiveBackprop, measure_importance, runs, select, trace
 from greentrainer.meters import PeakMemory
 from greentrainer.quickstart import CONFIG
+from greentrainer.tasks import encode
 from greentrainer.types import Batch
 
 Row = dict[str, Any]
@@ -64,7 +65,9 @@ def material(length: int, rows: int) -> tuple[nn.Module, list[Batch]]:
         update={"max_length": length, "batch_size": rows, "train_limit": 8 * rows, "test_limit": 1}
     )
     found = runs.prepare(config, Console(quiet=True))
-    batches = runs.batches_of(found, config, "train")
+    collate = encode.Collator(found.tokenizer.pad_token_id, max_length=length)
+    order = encode.batches(found.train, rows)
+    batches = [collate([found.train[i] for i in picked]) for picked in order]
     widest = max(batch["input_ids"].shape[1] for batch in batches)
     return found.model.train(), [b for b in batches if b["input_ids"].shape == (rows, widest)]
 

@@ -31,6 +31,20 @@ TestLimit = Annotated[int | None, typer.Option(help="held-out examples used")]
 Selections = Annotated[int | None, typer.Option(help="how often tensors are chosen over the run")]
 ProbeBatches = Annotated[int | None, typer.Option(help="batches importance is measured on")]
 Generate = Annotated[int | None, typer.Option(help="held-out completions to generate and score")]
+Accumulate = Annotated[int | None, typer.Option(help="batches an optimizer step")]
+Bf16 = Annotated[bool | None, typer.Option(help="compute in bfloat16 where that is safe")]
+Checkpointing = Annotated[bool | None, typer.Option(help="recompute activations to save memory")]
+Compile = Annotated[bool | None, typer.Option(help="compile the model block by block")]
+LoraRank = Annotated[int | None, typer.Option(help="train adapters of this rank, chosen among")]
+EvaluateEvery = Annotated[int | None, typer.Option(help="steps between evaluations")]
+Patience = Annotated[int | None, typer.Option(help="evaluations without gain that end the run")]
+SaveEvery = Annotated[int | None, typer.Option(help="steps between checkpoints")]
+Keep = Annotated[int | None, typer.Option(help="checkpoints kept")]
+Resume = Annotated[bool | None, typer.Option(help="go on from the last whole checkpoint")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="NAME=VALUE of any other key, as training.lr_scheduler_type=cosine"),
+]
 
 
 @app.command()
@@ -44,12 +58,11 @@ def quickstart(
     """Fine-tune SmolLM2-135M on docstrings for half of full fine-tuning's FLOPs; print the bill."""
     given = {name: value for name, value in locals().items() if value is not None}
     console = _console()
-    from greentrainer import config
+    from greentrainer.config import read
     from greentrainer.quickstart import CONFIG
     from greentrainer.quickstart import quickstart as run
 
-    settings = config.read(None, CONFIG.model_dump() | given)
-    _finish(run(settings, console))
+    _finish(run(read(None, CONFIG.model_dump() | given), console))
 
 
 @app.command()
@@ -70,17 +83,34 @@ def train(
     selections: Selections = None,
     probe_batches: ProbeBatches = None,
     generate: Generate = None,
+    accumulate: Accumulate = None,
+    bf16: Bf16 = None,
+    activation_checkpointing: Checkpointing = None,
+    compile: Compile = None,
+    lora_rank: LoraRank = None,
+    evaluate_every: EvaluateEvery = None,
+    patience: Patience = None,
+    save_every: SaveEvery = None,
+    keep: Keep = None,
+    resume: Resume = None,
+    set_: Set = None,
+    dry_run: Annotated[
+        bool, typer.Option(help="print what would be done, and one example")
+    ] = False,
 ) -> None:
     """Fine-tune a model on a task, and save an ordinary checkpoint with its bill."""
-    flags = {name: value for name, value in locals().items() if name != "config"}
-    console = _console()
-    from greentrainer.config import read
+    flags = {k: v for k, v in locals().items() if k not in ("config", "set_", "dry_run")}
+    from greentrainer.config import read, settings
 
-    settings = read(config, flags)
+    asked = read(config, flags | settings(set_ or []))
+    console = _console()
     from greentrainer import runs
     from greentrainer.bill import bill_table
 
-    summary = runs.execute(settings, console)
+    if dry_run:
+        runs.rehearse(asked, console)
+        return
+    summary = runs.execute(asked, console)
     console.print(bill_table(summary))
     _finish(summary)
 
@@ -107,6 +137,47 @@ def evaluate(
     for name, value in result.items():
         if isinstance(value, float):
             console.print(f"{name:8} {value:.4f}")
+
+
+Folder = Annotated[Path, typer.Argument(help="a folder")]
+BaseModel = Annotated[str, typer.Argument(help="the model that training began with")]
+
+
+@app.command()
+def delta(
+    base: BaseModel,
+    model: Annotated[str, typer.Argument(help="the trained model's folder")],
+    folder: Folder,
+) -> None:
+    """Save what training changed: base and delta give the model back bit for bit."""
+    console = _console()
+    from greentrainer.delta import save_delta
+    from greentrainer.hf import load
+
+    trained, _ = load(model)
+    written = save_delta(trained, load(base)[0], folder)
+    console.print(
+        f"{len(written.tensors)} tensors changed: {written.bytes / 1e6:.1f} MB in {written.path}, "
+        f"{written.share:.1%} of a full checkpoint"
+    )
+
+
+@app.command()
+def merge(
+    base: BaseModel,
+    folder: Annotated[Path, typer.Argument(help="the delta's folder")],
+    output: Annotated[Path, typer.Argument(help="where the whole model is written")],
+) -> None:
+    """Rebuild a whole model from its base and a delta; refuses another base."""
+    console = _console()
+    from greentrainer.delta import base_dtype, load_delta
+    from greentrainer.hf import load
+
+    model, tokenizer = load(base, dtype=base_dtype(folder))
+    changed = load_delta(model, folder)
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    console.print(f"{len(changed)} tensors of {base} replaced; the model is in {output}")
 
 
 def main() -> None:

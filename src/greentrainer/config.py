@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0)]
 
 
 class RunConfig(BaseModel):
@@ -20,7 +21,15 @@ class RunConfig(BaseModel):
     train_limit, test_limit: examples used, all when None.
     selections: how often tensors are chosen, evenly spaced over the run.
     probe_batches: batches that importance is measured on at each selection.
+    optimizer_state: what becomes of a frozen tensor's optimizer state.
     generate: test examples for which a completion is generated and scored by ROUGE.
+    lora_rank: train adapters of this rank on all linear layers, and choose among them.
+    compile: compile the model block by block.
+    evaluate_every, patience: steps between evaluations, and how many without a better held-out
+        loss end the run.
+    save_every, keep: steps between checkpoints, and how many are kept.
+    resume: go on from the last whole checkpoint in `output_dir`, if there is one.
+    training: any other `transformers.TrainingArguments`, by name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,7 +40,10 @@ class RunConfig(BaseModel):
     rho: Share = 0.5
     epochs: Count = 1
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    weight_decay: Amount = 0.01
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     batch_size: Count = 4
+    accumulate: Count = 1
     max_length: Annotated[int, Field(ge=8)] = 512
     seed: Annotated[int, Field(ge=0)] = 0
     output_dir: Path = Path("runs/green")
@@ -39,11 +51,33 @@ class RunConfig(BaseModel):
     test_limit: Count | None = None
     selections: Count = 2
     probe_batches: Count = 2
+    metric: Literal["first_order", "two_pass"] = "first_order"
+    optimizer_state: Literal["keep", "drop", "offload"] = "keep"
     generate: Annotated[int, Field(ge=0)] = 32
+    lora_rank: Count | None = None
+    bf16: bool = False
+    activation_checkpointing: bool = False
+    compile: bool = False
+    evaluate_every: Count | None = None
+    patience: Count | None = None
+    save_every: Count | None = None
+    keep: Count = 2
+    resume: bool = False
+    training: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def share(self) -> float:
+        """What the run may spend: `rho`, or 1 for full fine-tuning."""
+        return self.rho if self.method == "green" else 1.0
+
+    def yaml(self) -> str:
+        """The configuration as YAML."""
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return text
 
     def save(self, path: Path) -> None:
         """Write the configuration as YAML."""
-        path.write_text(yaml.safe_dump(self.model_dump(mode="json")), encoding="utf-8")
+        path.write_text(self.yaml(), encoding="utf-8")
 
 
 def read(path: Path | None, flags: dict[str, Any]) -> RunConfig:
@@ -57,15 +91,41 @@ def read(path: Path | None, flags: dict[str, Any]) -> RunConfig:
     known = RunConfig.model_fields
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            hint = f": did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown key {name!r}{hint}")
+            raise ValueError(f"unknown key {name!r}{nearest(str(name), known)}")
     try:
         return RunConfig(**values)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{name} is {first['input']!r}: {first['msg'].lower()}") from None
+
+
+def nearest(name: str, known: Any) -> str:
+    """`: did you mean ...?` if one of the known names is like this one, else nothing."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f": did you mean {near[0]!r}?" if near else ""
+
+
+def settings(pairs: list[str]) -> dict[str, Any]:
+    """`NAME=VALUE` pairs, values as in YAML; `training.NAME` goes below `training`.
+
+    Raises ValueError, in one line, for what is no such pair.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not (name and equals):
+            raise ValueError(f"--set takes NAME=VALUE, not {pair!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"--set {name}: {text!r} is no YAML value") from None
+        outer, dot, rest = name.partition(".")
+        if dot:
+            found.setdefault(outer, {})[rest] = value
+        else:
+            found[name] = value
+    return found
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from greentrainer.snapshot import preserved
 from greentrainer.types import Batch, LossFn, TensorStatistics, loss_of
@@ -53,9 +54,10 @@ def measure_importance(
     metric: "first_order" at the current weights, or the paper's "two_pass".
 
     Weights, gradients, optimizer state, buffers, modes and random streams are left bit-identical.
-    Raises ValueError if there is no batch or nothing to probe, if a name is unknown or held by no
-    param group, if a loss is not one finite number, or if the optimizer needs a closure or is a
-    wrapper around another one.
+    Of a model cut into shards by FSDP2 the importance is that of whole tensors; all processes
+    measure together, in one pass.  Raises ValueError if there is no batch or nothing to probe, if a
+    name is unknown or held by no param group, if a loss is not one finite number, or if the
+    optimizer needs a closure or is a wrapper around another one.
     """
     if metric not in ("first_order", "two_pass"):
         raise ValueError(f"metric is {metric!r}: choose first_order or two_pass")
@@ -65,6 +67,8 @@ def measure_importance(
         raise ValueError(f"{type(optimizer).__name__} wraps another optimizer: pass that one")
     parameters = _probed(model, tensors)
     groups = _groups(optimizer, parameters)
+    if metric == "two_pass" and any(isinstance(p, DTensor) for p in parameters.values()):
+        raise ValueError("two_pass swaps weights, which shards do not allow: use first_order")
     total = dict.fromkeys(parameters, 0.0)
 
     def first_order(name: str, parameter: nn.Parameter, gradient: torch.Tensor) -> None:
@@ -94,7 +98,7 @@ def measure_importance(
             else:
                 _visit(model, batch, seen, loss_fn, parameters, first_order)
     _require_batches(seen)
-    return {name: value / seen for name, value in total.items()}
+    return {name: value / seen for name, value in _whole(total, parameters).items()}
 
 
 def measure_statistics(
@@ -170,6 +174,30 @@ def _visit(
             )
         if loss.requires_grad:
             loss.backward()
+    for name, parameter in parameters.items():  # gradients that came without a hook, as of shards
+        if parameter.grad is not None:
+            gradient, parameter.grad = parameter.grad, None
+            visitor(name, parameter, gradient)
+
+
+def _whole(
+    values: Mapping[str, float], parameters: Mapping[str, nn.Parameter]
+) -> Mapping[str, float]:
+    """Values that each process has of its own shards -> those of whole tensors."""
+    meshes = [p.device_mesh for p in parameters.values() if isinstance(p, DTensor)]
+    if not meshes:
+        return values
+    device = meshes[0].device_type
+    summed = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
+    for group in meshes[0].get_all_groups():
+        torch.distributed.all_reduce(summed, group=group)
+    return dict(zip(values, summed.tolist(), strict=True))
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """This process's shard of a tensor, or the tensor itself."""
+    own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return own.detach().reshape(-1)
 
 
 @contextmanager
@@ -235,7 +263,7 @@ def _updated(
 @torch.no_grad()
 def _dot_of_change(old: torch.Tensor, new: torch.Tensor, gradient: torch.Tensor) -> float:
     """sum((new - old) * gradient), in float64."""
-    pieces = zip(*(t.detach().reshape(-1).split(CHUNK) for t in (old, new, gradient)), strict=True)
+    pieces = zip(*(_local(t).split(CHUNK) for t in (old, new, gradient)), strict=True)
     return math.fsum(float((b.double() - a.double()) @ g.double()) for a, b, g in pieces)
 
 

@@ -5,6 +5,7 @@ memory can be told apart.
 """
 
 import multiprocessing
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from rich.console import Console
 from greentrainer import runs
 from greentrainer.bill import bill_table
 from greentrainer.config import RunConfig
-from greentrainer.training import Plan
 
 CONFIG = RunConfig(
     model="smollm2-135m",
@@ -56,14 +56,14 @@ def full_fine_tuning(config: RunConfig, console: Console) -> dict[str, Any] | No
 
 def _measure_full(config: RunConfig) -> dict[str, Any]:
     console = Console(quiet=True)
-    material = runs.prepare(config, console)
-    batches = runs.batches_of(material, config, "train")[:FULL_BATCHES]
-    plan = Plan(epochs=[batches], rho=1.0, learning_rate=config.learning_rate, seed=config.seed)
-    _, engine, peak = runs.train(material, plan, console)
-    timed = [entry for entry in engine.ledger if entry.kind == "train"][1:]
+    folder = config.output_dir / "full"
+    config = config.model_copy(update={"method": "full", "output_dir": folder})
+    outcome, peak = runs.train(config, runs.prepare(config, console), console, FULL_BATCHES)
+    shutil.rmtree(folder, ignore_errors=True)
+    timed = [entry for entry in outcome.engine.ledger if entry.kind == "train"][1:]
     return {
-        "batches": len(batches),
-        "seconds_per_batch": runs.batch_seconds(engine),
+        "batches": outcome.steps,
+        "seconds_per_batch": runs.batch_seconds(outcome.engine),
         "seconds_per_flop": sum(e.seconds for e in timed) / sum(e.flops for e in timed),
         "peak_memory_bytes": peak,
     }

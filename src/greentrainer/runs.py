@@ -1,7 +1,8 @@
 """One run, from configuration to folder: load, evaluate, train, evaluate again, save.
 
-The folder holds `config.yaml`, `ledger.jsonl`, `selections.jsonl`, `metrics.json` and `model/`, an
-ordinary Hugging Face checkpoint.  It is written when training ends, also when it is interrupted.
+The folder holds `config.yaml`, `ledger.jsonl`, `selections.jsonl`, `log.jsonl`, `metrics.json` and
+`model/`, an ordinary Hugging Face checkpoint, written when training ends, also when it is
+interrupted; and `checkpoints/`, if any were asked for or the run was interrupted.
 """
 
 import ctypes
@@ -13,7 +14,7 @@ import shutil
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from greentrainer import tasks
 from greentrainer.config import RunConfig
@@ -36,7 +38,7 @@ from greentrainer.meters import PeakMemory
 from greentrainer.tasks import encode, metrics
 from greentrainer.tasks.base import Example
 from greentrainer.tasks.encode import Encoded
-from greentrainer.training import Outcome, Plan, fit
+from greentrainer.training import CHECKPOINTS, Outcome, arguments_of, fit, steps_of
 from greentrainer.types import Batch
 
 ANSWER_TOKENS = 48
@@ -74,32 +76,17 @@ def prepare(config: RunConfig, console: Console, *, training: bool = True) -> Ma
     return Material(model, tokenizer, encoded[0], encoded[1], test)
 
 
-def batches_of(material: Material, config: RunConfig, part: str, epoch: int = 0) -> list[Batch]:
-    """The padded batches of `train` or `test` in the order of an epoch, on the model's device."""
-    encoded = material.train if part == "train" else material.test
+def evaluation_batches(material: Material, config: RunConfig) -> list[Batch]:
+    """The held-out examples, padded."""
     collate = encode.Collator(int(material.tokenizer.pad_token_id), max_length=config.max_length)
-    order = encode.batches(encoded, config.batch_size, config.seed, epoch)
-    padded = (collate([encoded[i] for i in rows]) for rows in order)
-    device = material.model.device
-    return [{key: value.to(device) for key, value in batch.items()} for batch in padded]
-
-
-def plan_of(config: RunConfig, material: Material) -> Plan:
-    """The training plan that a configuration asks for."""
-    return Plan(
-        epochs=[batches_of(material, config, "train", epoch) for epoch in range(config.epochs)],
-        rho=config.rho if config.method == "green" else 1.0,
-        learning_rate=config.learning_rate,
-        probe_batches=config.probe_batches,
-        selections=config.selections,
-        seed=config.seed,
-    )
+    order = encode.batches(material.test, config.batch_size)
+    return [collate([material.test[i] for i in rows]) for rows in order]
 
 
 def evaluate(material: Material, config: RunConfig) -> dict[str, Any]:
     """Held-out loss per completion token, and ROUGE (x100) of `config.generate` completions."""
     model, tokenizer = material.model, material.tokenizer
-    test = batches_of(material, config, "test")
+    test = evaluation_batches(material, config)
     result: dict[str, Any] = {"loss": metrics.loss_per_token(model, test)}
     asked = material.test_examples[: config.generate]
     if asked:
@@ -121,9 +108,10 @@ def execute(config: RunConfig, console: Console) -> dict[str, Any]:
     material = prepare(config, console)
     console.print("evaluating the model as it is")
     summary: dict[str, Any] = {"before": evaluate(material, config)}
-    outcome, engine, peak = train(material, plan_of(config, material), console)
-    summary["bill"] = bill(config, outcome, engine, peak)
-    folder = save(config, material, engine, summary)
+    outcome, peak = train(config, material, console)
+    material = replace(material, model=outcome.model)
+    summary["bill"] = bill(config, outcome, peak)
+    folder = save(config, material, outcome, summary)
     if outcome.interrupted:
         console.print(f"interrupted: the model as trained so far is in {folder / 'model'}")
         return summary
@@ -134,53 +122,82 @@ def execute(config: RunConfig, console: Console) -> dict[str, Any]:
     return summary
 
 
-def train(
-    material: Material, plan: Plan, console: Console
-) -> tuple[Outcome, AdaptiveBackprop, int]:
-    """Train with a progress line; returns the outcome, the engine and the peak memory in bytes."""
-    release_memory()
-    with _progress(console) as progress, PeakMemory() as memory:
-        line = progress.add_task("training", total=plan.total_batches, figures="")
+def rehearse(config: RunConfig, console: Console) -> None:
+    """Print the whole configuration and one tokenised example, labelled tokens marked."""
+    console.print(config.yaml(), markup=False)
+    arguments_of(config, examples=1)  # raises what would be raised later
+    material = prepare(config, console)
+    first = material.train[0]
+    text = Text()
+    beside = [encode.IGNORED] * len(first.input_ids) if material.seq2seq else first.labels
+    for token, label in zip(first.input_ids, beside, strict=True):
+        style = "bold green" if label != encode.IGNORED else "dim"
+        text.append(material.tokenizer.decode([token]), style)
+    labelled = sum(label != encode.IGNORED for label in first.labels)
+    console.print(f"example of {len(first.input_ids)} tokens, {labelled} labelled (in green):")
+    console.print(text)
+    if material.seq2seq:
+        console.print(Text(material.tokenizer.decode(list(first.labels)), "bold green"))
 
-        def report(_batch: int, loss: float, engine: AdaptiveBackprop) -> None:
+
+def train(
+    config: RunConfig, material: Material, console: Console, max_steps: int = -1
+) -> tuple[Outcome, int]:
+    """Train with a progress line; returns the outcome and the peak memory in bytes."""
+    release_memory()
+    steps = steps_of(config, len(material.train)) if max_steps < 0 else max_steps
+    with _progress(console) as progress, PeakMemory() as memory:
+        line = progress.add_task("training", total=steps, figures="")
+
+        def report(step: int, loss: float, engine: AdaptiveBackprop) -> None:
             trained = len(engine.selection.names) if engine.selection else 0
             figures = (
                 f"loss {loss:.3f}  rho {engine.ledger.rho_spent:.3f}  "
                 f"training {trained}/{len(engine.graph.tensors)} tensors"
             )
-            progress.update(line, advance=1, figures=figures)
+            progress.update(line, completed=step, figures=figures)
 
         def stopping() -> None:
-            console.print("stopping after this batch (Ctrl-C again: at once, without saving)")
+            console.print("stopping after this step (Ctrl-C again: at once, without saving)")
 
-        outcome, engine = fit(material.model, plan, report, stopping)
-    return outcome, engine, memory.peak
+        outcome = fit(
+            config,
+            material.model,
+            material.tokenizer,
+            material.train,
+            material.test,
+            report=report,
+            stopping=stopping,
+            max_steps=max_steps,
+        )
+    return outcome, memory.peak
 
 
-def save(
-    config: RunConfig, material: Material, engine: AdaptiveBackprop, summary: dict[str, Any]
-) -> Path:
+def save(config: RunConfig, material: Material, outcome: Outcome, summary: dict[str, Any]) -> Path:
     """Write the run folder; files appear whole or not at all."""
     folder = config.output_dir
     folder.mkdir(parents=True, exist_ok=True)
     config.save(folder / "config.yaml")
-    engine.ledger.write(folder / "ledger.jsonl")
-    _write_lines(folder / "selections.jsonl", engine.history)
+    outcome.engine.ledger.write(folder / "ledger.jsonl")
+    _write_lines(folder / "selections.jsonl", outcome.engine.history)
+    _write_lines(folder / "log.jsonl", outcome.log)
     _save_model(material, folder / "model")
+    if (folder / CHECKPOINTS).is_dir() and not any((folder / CHECKPOINTS).iterdir()):
+        (folder / CHECKPOINTS).rmdir()
     write_json(folder / "metrics.json", summary)
     return folder
 
 
-def bill(
-    config: RunConfig, outcome: Outcome, engine: AdaptiveBackprop, peak_bytes: int
-) -> dict[str, Any]:
+def bill(config: RunConfig, outcome: Outcome, peak_bytes: int) -> dict[str, Any]:
     """What was trained and what it cost."""
+    engine = outcome.engine
     chosen = engine.selection
     return {
         "method": config.method,
-        "rho": config.rho if config.method == "green" else 1.0,
+        "rho": config.share,
         "interrupted": outcome.interrupted,
-        "planned_batches": outcome.planned,
+        "steps": outcome.steps,
+        "planned_steps": outcome.planned,
         "final_training_loss": outcome.losses[-1] if outcome.losses else None,
         "tensors": len(engine.graph.tensors),
         "tensors_trained_last": len(chosen.names) if chosen else None,

@@ -1,136 +1,264 @@
-"""A thin training loop: batches in, a trained model and its books out.
+"""A run's training: from its configuration to a `GreenTrainer`, and what came of it.
 
-Full fine-tuning and GreenTrainer run through the same loop; the only difference is the engine's
-plan.  (At rho 1 the engine trains every tensor and never probes.)
+Full fine-tuning goes through the same trainer; the only difference is the share.  (At rho 1 the
+engine trains every tensor and never probes.)
 """
 
+import dataclasses
 import math
-import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch.utils.data import Sampler
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
+from greentrainer.config import RunConfig, nearest
 from greentrainer.engine import AdaptiveBackprop
+from greentrainer.hf.blocks import compile_blocks
+from greentrainer.hf.checkpoint import last_whole
+from greentrainer.hf.green import GreenConfig
+from greentrainer.hf.trainer import GreenTrainer
 from greentrainer.interrupt import StopRequest
-from greentrainer.types import Batch
+from greentrainer.tasks import encode
+from greentrainer.tasks.encode import Encoded
 
 Report = Callable[[int, float, AdaptiveBackprop], None]
-"""Called after each batch with its number (from 1), its loss and the engine."""
+"""Called after each optimizer step with its number (from 1), its loss and the engine."""
+
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to train on, and how.
+class Outcome:
+    """What came of a run.  steps of `planned` ones; losses: of each step of this process's life."""
 
-    epochs: batches of each epoch, in order.
-    learning_rate: peak, reached after `warmup` of the steps and then falling linearly to 0.
-    probe_batches: how many batches importance is measured on at each selection.
-    selections: how many selections over the run, evenly spaced.
-    clip: largest norm of the gradient over all trained tensors.
+    engine: AdaptiveBackprop
+    model: Any
+    steps: int
+    planned: int
+    losses: tuple[float, ...]
+    interrupted: bool
+    log: tuple[Mapping[str, Any], ...] = ()
+
+
+class EpochOrder(Sampler[int]):
+    """Examples in an order set by seed and epoch, those of a batch of like length.
+
+    Short batches come last, so that the boundaries between the others hold.
     """
 
-    epochs: Sequence[Sequence[Batch]]
-    rho: float
-    learning_rate: float
-    weight_decay: float = 0.01
-    warmup: float = 0.05
-    probe_batches: int = 2
-    selections: int = 2
-    clip: float = 1.0
-    seed: int = 0
+    def __init__(self, encoded: Sequence[Encoded], batch_size: int, seed: int) -> None:
+        self.encoded, self.batch_size, self.seed, self.epoch = encoded, batch_size, seed, 0
 
-    @property
-    def total_batches(self) -> int:
-        """Training batches of the whole run."""
-        return sum(len(epoch) for epoch in self.epochs)
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer before each epoch, on resume too."""
+        self.epoch = epoch
 
+    def __len__(self) -> int:
+        return len(self.encoded)
 
-@dataclass
-class Outcome:
-    """What came of a run: the loss of every batch, of `planned` ones unless interrupted."""
-
-    planned: int
-    losses: list[float] = field(default_factory=list)
-    interrupted: bool = False
+    def __iter__(self) -> Iterator[int]:
+        groups = list(encode.batches(self.encoded, self.batch_size, self.seed, self.epoch))
+        for group in sorted(groups, key=lambda rows: len(rows) < self.batch_size):
+            yield from group
 
 
-def make_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-    """Fused AdamW over all trainable parameters; no weight decay on vectors."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": plan.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=plan.learning_rate, fused=True)
+class RunTrainer(GreenTrainer):
+    """`GreenTrainer` on encoded examples, in `EpochOrder`.  step_loss: of the step in hand."""
+
+    def __init__(self, *args: Any, order: EpochOrder, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.order, self.step_loss = order, torch.zeros((), device=self.args.device)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """As `GreenTrainer.training_step`."""
+        loss = super().training_step(*args, **kwargs)
+        self.step_loss += loss
+        return loss
+
+    def _get_train_sampler(self, *_: Any, **__: Any) -> Sampler[int]:
+        return self.order
 
 
-def make_scheduler(optimizer: torch.optim.Optimizer, plan: Plan) -> Any:
-    """Linear warm-up, then linear decay to zero."""
-    total = max(1, plan.total_batches)
-    rising = max(1, round(plan.warmup * total))
+class Watch(TrainerCallback):
+    """Reports each step, ends the run when asked to, and when a loss is not finite."""
 
-    def scale(step: int) -> float:
-        return min((step + 1) / rising, (total - step) / max(1, total - rising + 1))
+    def __init__(self, report: Report, stop: StopRequest, learning_rate: float) -> None:
+        self.report, self.stop, self.learning_rate = report, stop, learning_rate
+        self.losses: list[float] = []
+        self.trainer: RunTrainer | None = None
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After the optimizer's step."""
+        assert self.trainer is not None
+        loss = self.trainer.step_loss.item()
+        self.trainer.step_loss.zero_()
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the loss of step {state.global_step} is {loss}: lower the learning rate "
+                f"({self.learning_rate:g})"
+            )
+        self.losses.append(loss)
+        self.report(state.global_step, loss, self.trainer.engine)
+        if self.stop.made:
+            control.should_training_stop = True
+            control.should_save = state.global_step < state.max_steps
 
 
 def fit(
-    model: nn.Module,
-    plan: Plan,
-    report: Report = lambda _batch, _loss, _engine: None,
+    config: RunConfig,
+    model: Any,
+    tokenizer: Any,
+    train: Sequence[Encoded],
+    test: Sequence[Encoded],
+    *,
+    report: Report = lambda _step, _loss, _engine: None,
     stopping: Callable[[], None] = lambda: None,
-) -> tuple[Outcome, AdaptiveBackprop]:
-    """Train `model` in place within `plan.rho` of full fine-tuning's FLOPs.
+    max_steps: int = -1,
+) -> Outcome:
+    """Train `model` in place within the configured share of full fine-tuning's FLOPs.
 
-    Stops at Ctrl-C after the batch in hand, with the model whole; `stopping` is called when it is
-    asked to.  Raises ValueError for an empty plan, an infeasible rho, or a loss that is not finite.
+    Stops at Ctrl-C after the step in hand, with the model whole; `stopping` is called when it is
+    asked to.  max_steps: end after so many.  Raises ValueError for nothing to train on, an
+    infeasible rho, a loss that is not finite, or training arguments that cannot be.
     """
-    total = plan.total_batches
-    if total == 0:
-        raise ValueError("there is no batch to train on")
-    torch.manual_seed(plan.seed)
-    model.train()
-    optimizer = make_optimizer(model, plan)
-    every = math.ceil(total / min(plan.selections, total))
-    first = next(batch for epoch in plan.epochs for batch in epoch)
-    engine = AdaptiveBackprop(
-        model, optimizer, first, rho=plan.rho, total_batches=total, every=every
+    if not train:
+        raise ValueError("there is no example to train on")
+    model = adapted(model, config)
+    if config.compile:
+        compile_blocks(model)
+    arguments = arguments_of(config, len(train), max_steps)
+    with StopRequest(stopping) as stop:
+        watch = Watch(report, stop, config.learning_rate)
+        patience = [EarlyStoppingCallback(config.patience)] if config.patience else []
+        trainer = RunTrainer(
+            model,
+            arguments,
+            data_collator=Rows(
+                encode.Collator(tokenizer.pad_token_id, max_length=config.max_length)
+            ),
+            train_dataset=list(train),
+            eval_dataset=list(test),
+            callbacks=[watch, *patience],
+            green=green_of(config, len(train), max_steps),
+            order=EpochOrder(train, config.batch_size, config.seed),
+        )
+        trainer.remove_callback(_printer())
+        watch.trainer = trainer
+        again = config.resume and last_whole(Path(arguments.output_dir)) is not None
+        trainer.train(resume_from_checkpoint=again)
+    state = trainer.state
+    return Outcome(
+        engine=trainer.engine,
+        model=model,
+        steps=state.global_step,
+        planned=state.max_steps,
+        losses=tuple(watch.losses),
+        interrupted=stop.made and state.global_step < state.max_steps,
+        log=tuple(state.log_history),
     )
-    outcome = Outcome(total)
-    with engine, StopRequest(stopping) as stop:
-        for loss in _steps(model, optimizer, engine, plan):
-            outcome.losses.append(loss)
-            report(len(outcome.losses), loss, engine)
-            if stop.made and len(outcome.losses) < total:
-                outcome.interrupted = True
-                break
-    return outcome, engine
 
 
-def _steps(
-    model: nn.Module, optimizer: torch.optim.Optimizer, engine: AdaptiveBackprop, plan: Plan
-) -> Iterator[float]:
-    """One optimizer step a batch; yields the loss."""
-    scheduler = make_scheduler(optimizer, plan)
-    pool = [batch for epoch in plan.epochs for batch in epoch]
-    chooser = random.Random(plan.seed)
-    for number, batch in enumerate(pool, 1):
-        if engine.due:
-            engine.reselect(chooser.sample(pool, min(plan.probe_batches, len(pool))))
-        loss = engine.loss(batch)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise ValueError(
-                f"the loss of batch {number} is {value}: lower the learning rate "
-                f"({plan.learning_rate:g})"
-            )
-        loss.backward()
-        nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], plan.clip)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        yield value
+@dataclass(frozen=True)
+class Rows:
+    """The Trainer's collator."""
+
+    collate: encode.Collator
+
+    def __call__(self, rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+        """The batch."""
+        return self.collate(rows)
+
+
+def adapted(model: Any, config: RunConfig) -> Any:
+    """The model, with LoRA adapters if they are asked for."""
+    if config.lora_rank is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    kind = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+    rank = config.lora_rank
+    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=kind)
+    return get_peft_model(model, lora)
+
+
+def green_of(config: RunConfig, examples: int, max_steps: int = -1) -> GreenConfig:
+    """Budget and schedule: `selections` evenly spaced over the run's steps."""
+    steps = steps_of(config, examples) if max_steps < 0 else max_steps
+    return GreenConfig(
+        rho=config.share,
+        every_steps=math.ceil(steps / min(config.selections, steps)),
+        probe_batches=config.probe_batches,
+        metric=config.metric,
+        optimizer_state=config.optimizer_state,
+        seed=config.seed,
+    )
+
+
+def steps_of(config: RunConfig, examples: int) -> int:
+    """Optimizer steps of the run."""
+    batches = -(-examples // config.batch_size)
+    return config.epochs * -(-batches // config.accumulate)
+
+
+def arguments_of(config: RunConfig, examples: int, max_steps: int = -1) -> TrainingArguments:
+    """The Trainer's own settings.  Raises ValueError for an unknown or conflicting one."""
+    steps = steps_of(config, examples) if max_steps < 0 else max_steps
+    every = config.evaluate_every
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
+    saving = config.save_every or (every if config.patience else None)
+    own: dict[str, Any] = {
+        "output_dir": str(config.output_dir / CHECKPOINTS),
+        "num_train_epochs": config.epochs,
+        "max_steps": max_steps,
+        "per_device_train_batch_size": config.batch_size,
+        "per_device_eval_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.accumulate,
+        "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "warmup_steps": math.ceil(config.warmup * steps),
+        "seed": config.seed,
+        "bf16": config.bf16,
+        checkpointing_argument(): config.activation_checkpointing,
+        "eval_strategy": "steps" if every else "no",
+        "eval_steps": every,
+        "save_strategy": "steps" if saving else "no",
+        "save_steps": saving or 500,
+        "save_total_limit": config.keep,
+        **(best if config.patience else {}),
+    }
+    defaults = {
+        "optim": "adamw_torch_fused",
+        "logging_strategy": "steps",
+        "logging_steps": 10,
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "prediction_loss_only": True,
+        "use_cpu": not torch.cuda.is_available(),
+    }
+    if config.patience and not every:
+        raise ValueError("patience needs evaluate_every: say how often to look")
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    for name in config.training:
+        if name in own:
+            raise ValueError(f"training.{name} is set by the run's own keys: leave it out")
+        if name not in known:
+            raise ValueError(f"unknown key 'training.{name}'{nearest(name, known)}")
+    return TrainingArguments(**(own | defaults | config.training))
+
+
+def checkpointing_argument() -> str:
+    """What this release of transformers calls activation checkpointing."""
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    new = "activation_checkpointing"
+    return new if new in known else "gradient_checkpointing"
+
+
+def _printer() -> Any:
+    from transformers import PrinterCallback
+
+    return PrinterCallback

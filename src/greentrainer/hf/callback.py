@@ -60,6 +60,8 @@ class GreenCallback(TrainerCallback):
         """Make the engine, or refuse."""
         model, loader = kwargs["model"], kwargs["train_dataloader"]
         optimizer = inner(kwargs["optimizer"])
+        if self.engine is not None:  # of an earlier training, which may have ended in an error
+            self.engine.close()
         self._refuse(args, model, optimizer, loader)
         undo_input_gradients(model)
         self._batches = ProbeBatches(loader, self.green.seed, args.device)

@@ -46,6 +46,8 @@ class Green(Trainer):
             raise ValueError(
                 "DeepSpeed ZeRO ignores what is frozen between steps: use DDP or FSDP2"
             )
+        if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.fsdp_version == 1:
+            raise ValueError("FSDP1 flattens tensors together: set fsdp_version: 2")
         if self.args.n_gpu > 1:
             raise ValueError("DataParallel copies the model at each step: start with torchrun")
         self.green_callback = GreenCallback(green)

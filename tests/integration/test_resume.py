@@ -1,0 +1,162 @@
+"""A run that is killed anywhere and resumed ends as if nothing had happened, bit for bit."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+
+from greentrainer.hf import GreenConfig, GreenTrainer
+from greentrainer.hf.checkpoint import SEAL, is_whole, last_whole
+from tests.conformance.families import build
+from tests.trainer import arguments, rows
+
+KILLS = 20
+GREEN = GreenConfig(rho=0.6, probe_batches=1, every_epochs=0.5)
+
+
+def trainer(
+    folder: Path, green: GreenConfig = GREEN, family: str = "opt", **more: Any
+) -> GreenTrainer:
+    """Dropout is on, and examples are shuffled: random streams matter."""
+    settings = {"save_strategy": "steps", "save_steps": 3, "num_train_epochs": 2}
+    return GreenTrainer(
+        build(family),
+        arguments(folder, **(settings | more)),
+        train_dataset=rows(24),
+        green=green,
+    )
+
+
+def train(folder: Path) -> None:
+    """Start, or go on from the last whole checkpoint; leave what came of it in a file."""
+    made = trainer(folder)
+    made.train(resume_from_checkpoint=last_whole(folder) is not None)
+    torch.save(outcome(made), folder / "outcome.part")
+    os.replace(folder / "outcome.part", folder / "outcome.pt")
+
+
+def outcome(made: GreenTrainer) -> dict[str, Any]:
+    """Weights, optimizer state, books and selections; seconds are no part of it."""
+    timeless = [{k: v for k, v in asdict(e).items() if k != "seconds"} for e in made.ledger]
+    chosen = [{k: v for k, v in event.items() if k != "seconds"} for event in made.engine.history]
+    return {
+        "weights": {n: p.detach() for n, p in made.model.named_parameters()},
+        "optimizer": made.engine.optimizer.state_dict(),
+        "ledger": [e for e in timeless if e["kind"] != "select"],
+        "selections": json.loads(json.dumps(chosen)),
+    }
+
+
+def in_child(folder: Path, kill_after: float | None = None) -> float:
+    """Train in a process of its own, killed after some seconds if told; the seconds it took."""
+    child = multiprocessing.get_context("fork").Process(target=train, args=(folder,))
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside other threads
+        child.start()
+    child.join(kill_after)
+    if child.is_alive():
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+    return time.perf_counter() - start
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    else:
+        assert a == b, where
+
+
+def test_killed_at_any_moment_and_resumed(tmp_path: Path) -> None:
+    seconds = in_child(tmp_path / "whole")
+    whole = torch.load(tmp_path / "whole" / "outcome.pt", weights_only=True)
+    chance, landed = Random(0), set()
+    for number in range(KILLS):
+        folder = tmp_path / str(number)
+        in_child(folder, kill_after=chance.uniform(0.05, 0.95) * seconds)
+        found = last_whole(folder)
+        landed.add(None if found is None else found.name)
+        in_child(folder)
+        assert_same(whole, torch.load(folder / "outcome.pt", weights_only=True))
+    assert len(landed) > 3  # the kills were spread over the run
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    trainer(tmp_path).train()
+    newest = last_whole(tmp_path)
+    assert newest is not None
+    assert newest.name == "checkpoint-24"
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert not is_whole(newest)
+    assert last_whole(tmp_path) == tmp_path / "checkpoint-21"
+    (tmp_path / "checkpoint-21" / SEAL).write_text('{"half')
+    assert last_whole(tmp_path) == tmp_path / "checkpoint-18"
+    with pytest.raises(ValueError, match="damaged"):
+        trainer(tmp_path).train(resume_from_checkpoint=str(newest))
+
+
+def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        trainer(tmp_path).train(resume_from_checkpoint=True)
+    trainer(tmp_path, num_train_epochs=1).train()
+    with pytest.raises(ValueError, match=r"written at rho 0\.6, this run has 0\.7"):
+        trainer(tmp_path, GreenConfig(rho=0.7)).train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match="belongs to another model"):
+        trainer(tmp_path, family="llama").train(resume_from_checkpoint=True)
+    edit(tmp_path / "checkpoint-12", version=99)
+    with pytest.raises(ValueError, match="version 99"):
+        trainer(tmp_path).train(resume_from_checkpoint=True)
+
+
+def edit(folder: Path, **engine: Any) -> None:
+    saved = json.loads((folder / SEAL).read_text())
+    saved["engine"] |= engine
+    (folder / SEAL).write_text(json.dumps(saved))
+
+
+def test_another_library_version_is_told(tmp_path: Path) -> None:
+    trainer(tmp_path, num_train_epochs=1).train()
+    path = tmp_path / "checkpoint-9" / SEAL
+    saved = json.loads(path.read_text())
+    saved["versions"]["torch"] = "2.11.0"
+    path.write_text(json.dumps(saved))
+    with pytest.warns(UserWarning, match="the last bits may differ"):
+        trainer(tmp_path, num_train_epochs=1).train(resume_from_checkpoint=str(path.parent))
+
+
+def test_old_checkpoints_go_only_when_the_new_one_is_whole(tmp_path: Path) -> None:
+    made = trainer(tmp_path, save_total_limit=1, num_train_epochs=1)
+    made.train()
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-12"]
+    assert is_whole(tmp_path / "checkpoint-12")
+
+
+def test_the_best_checkpoint_is_named_where_it_ends_up(tmp_path: Path) -> None:
+    made = GreenTrainer(
+        build("opt"),
+        arguments(tmp_path, save_strategy="steps", save_steps=3, eval_strategy="steps",
+                  eval_steps=3, load_best_model_at_end=True, metric_for_best_model="eval_loss"),
+        train_dataset=rows(24), eval_dataset=rows(4), green=GREEN,
+    )  # fmt: skip
+    made.train()
+    best = made.state.best_model_checkpoint
+    assert best is not None
+    assert is_whole(Path(best))
+    state = json.loads((Path(best) / "trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] == best
