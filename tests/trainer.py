@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,7 @@ class Counted(GreenTrainer):
 @contextmanager
 def probes_counted(trainer: Counted) -> Iterator[None]:
     """Count probes as well: they run between steps, apart from tracing and choosing."""
-    import greentrainer.engine as engine
-
+    engine: Any = import_module("greentrainer.engine")
     original = engine.measure_importance
 
     def counted(*args: Any, **kwargs: Any) -> Any:

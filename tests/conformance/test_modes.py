@@ -52,6 +52,7 @@ def test_adapters_are_selected_like_any_tensor(family: str, tmp_path: Path) -> N
     )
     model = get_peft_model(build(family), config)
     trainer = check(model, tmp_path)
+    assert trainer.engine.selection is not None
     assert all("lora_" in name for name in trainer.engine.selection.names)
 
 

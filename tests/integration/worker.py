@@ -27,6 +27,7 @@ from greentrainer.processes import Alone, Replicas, Together, checksums
 from tests.conformance.families import batch_for, build
 from tests.trainer import arguments, rows
 
+Exchanged = torch.futures.Future[torch.Tensor]
 STEPS = 24
 RHO = 0.6
 
@@ -89,7 +90,7 @@ def ddp(folder: Path, rank: int) -> dict[str, Any]:
     wrapper = DistributedDataParallel(model)
     exchanged: list[int] = []
 
-    def note(_state: Any, bucket: dist.GradBucket) -> Any:
+    def note(_state: Any, bucket: dist.GradBucket) -> Exchanged:  # type: ignore[name-defined]
         exchanged.append(bucket.buffer().numel())
         work = dist.all_reduce(bucket.buffer(), async_op=True)
         return work.get_future().then(lambda future: future.value()[0] / dist.get_world_size())

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from greentrainer.engine import AdaptiveBackprop
@@ -163,7 +162,7 @@ class GreenCallback(TrainerCallback):
 class ProbeBatches:
     """Batches to measure importance on, drawn apart from the Trainer's own order."""
 
-    def __init__(self, loader: DataLoader[Any], seed: int, device: torch.device) -> None:
+    def __init__(self, loader: Any, seed: int, device: torch.device) -> None:
         self._dataset: Any = loader.dataset
         self._collate: Any = loader.collate_fn
         sampler: Any = loader.batch_sampler
