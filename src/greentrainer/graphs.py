@@ -3,12 +3,14 @@
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import nn
 
 from greentrainer.cost import trace
+from greentrainer.cost.interpolate import interpolated
 from greentrainer.types import Batch, CostGraph, LossFn
 
 Signature = tuple[tuple[str, tuple[int, ...]], ...]
@@ -36,16 +38,18 @@ class GraphCache:
         self.parameters = list(parameters)
         self._by_batch: dict[Signature, CostGraph] = {}
         self._by_call: dict[Signature, CostGraph] = {}
+        self._traced: set[Signature] = set()
         self.tracing = False
 
     def of_batch(self, batch: Batch) -> CostGraph:
         """The graph of a batch of these shapes."""
-        known = self._by_batch.get(signature(batch))
+        known = self._by_batch.get(signature(batch)) or self._foretold(signature(batch))
         return known if known is not None else self._trace(batch)
 
     def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> CostGraph:
         """The graph of the batch that calls the model with these arguments."""
-        known = self._by_call.get(signature((args, kwargs)))
+        call = signature((args, kwargs))
+        known = self._by_call.get(call) or self._foretold(call, of_call=True)
         if known is not None:
             return known
         if not self.one_call or args:
@@ -54,6 +58,24 @@ class GraphCache:
                 "so that its cost can be traced"
             )
         return self._trace(kwargs)
+
+    def _foretold(self, wanted: Signature, of_call: bool = False) -> CostGraph | None:
+        """The graph of a shape between shapes that were traced, if these tell it."""
+        traced = self._by_call if of_call else self._by_batch
+        paths = [path for path, _ in wanted]
+        known = {
+            _sizes(shapes): traced[shapes]
+            for shapes in self._traced
+            if shapes in traced
+            and [(path, len(shape)) for path, shape in shapes]
+            == [(path, len(shape)) for path, shape in wanted]
+        }
+        starts = accumulate((len(shape) for _, shape in wanted), initial=0)
+        rows = frozenset(at for at, (_, shape) in zip(starts, wanted, strict=False) if shape)
+        graph = interpolated(known, _sizes(wanted), rows) if known and paths else None
+        if graph is not None:
+            traced[wanted] = graph
+        return graph
 
     def _trace(self, batch: Batch) -> CostGraph:
         calls: set[Signature] = set()
@@ -70,7 +92,9 @@ class GraphCache:
             handle.remove()
             self.tracing = False
         self._by_batch[signature(batch)] = graph
+        self._traced.add(signature(batch))
         if len(calls) == 1:
+            self._traced |= calls
             self._by_call[calls.pop()] = graph
         return graph
 
@@ -107,6 +131,10 @@ def _trainable(parameters: list[nn.Parameter]) -> Iterator[None]:
 def signature(value: Any) -> Signature:
     """The shapes of all tensors in nested mappings and sequences."""
     return tuple(sorted((path, tuple(tensor.shape)) for path, tensor in tensors(value)))
+
+
+def _sizes(shapes: Signature) -> tuple[int, ...]:
+    return tuple(size for _, shape in shapes for size in shape)
 
 
 def tensors(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:

@@ -1,0 +1,141 @@
+"""The cost graph of a shape between shapes that were traced, without tracing it.
+
+The FLOPs of a matrix operation are a product of its dimensions, and every dimension is linear in
+the sizes of the batch: so each node's cost, as the graph keeps its form, is a polynomial in these
+sizes, of degree 1 in the number of rows and 2 in each length (attention).  From as many graphs as
+there are monomials follows, in exact rational arithmetic, that of any other shape.
+
+A model may branch on a size (a sliding window, a kernel for long sequences).  So a graph is
+foretold only where each size lies between those of traced graphs, all of them have one form, and
+the polynomial through some of them foretells one more of them exactly.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from itertools import product
+
+from greentrainer.types import CostGraph
+
+Sizes = tuple[int, ...]
+"""The dimensions of all tensors of a batch, in a fixed order."""
+
+MOST_KNOWN = 24
+"""Graphs that are looked at: the nearest ones."""
+
+
+def interpolated(
+    known: Mapping[Sizes, CostGraph], sizes: Sizes, rows: frozenset[int]
+) -> CostGraph | None:
+    """The graph for `sizes`, or None if those known do not tell it.
+
+    known: graphs of batches of the same structure.  rows: positions in `sizes` of first dimensions.
+    """
+    ones = [size == 1 for size in sizes]  # such a dimension is broadcast: another form of graph
+    alike = [other for other in known if [size == 1 for size in other] == ones]
+    near = sorted(alike, key=lambda o: sum(abs(a - b) for a, b in zip(o, sizes, strict=True)))
+    varying, points = _varying([sizes, *near[:MOST_KNOWN]])
+    target, points = points[0], points[1:]
+    axes = zip(*points, strict=True)
+    if any(not min(axis) <= at <= max(axis) for axis, at in zip(axes, target, strict=bool(points))):
+        return None
+    degrees = [1 if rows & group else 2 for group in varying]
+    found = _independent(points, degrees)
+    if found is None:
+        return None
+    basis, check = found
+    graphs = [known[near[i]] for i in basis]
+    proof = known[near[check]]
+    if any(_form(graph) != _form(proof) for graph in graphs):
+        return None
+    if _combined(graphs, _weights(points, basis, points[check], degrees)) != proof:
+        return None
+    return _combined(graphs, _weights(points, basis, target, degrees))
+
+
+def _varying(all_sizes: Sequence[Sizes]) -> tuple[list[frozenset[int]], list[Sizes]]:
+    """Groups of positions that vary, always alike, and each point's size in each group."""
+    groups: dict[tuple[int, ...], set[int]] = {}
+    for position, axis in enumerate(zip(*all_sizes, strict=True)):
+        if len(set(axis)) > 1:
+            groups.setdefault(axis, set()).add(position)
+    points = [tuple(axis[i] for axis in groups) for i in range(len(all_sizes))]
+    return [frozenset(group) for group in groups.values()], points
+
+
+def _monomials(point: Sizes, degrees: Sequence[int]) -> list[Fraction]:
+    """Products of powers, each up to its degree and of at most three factors in all."""
+    found = []
+    for powers in product(*(range(degree + 1) for degree in degrees)):
+        if sum(powers) <= 3:
+            value = 1
+            for size, power in zip(point, powers, strict=True):
+                value *= size**power
+            found.append(Fraction(value))
+    return found
+
+
+def _independent(points: Sequence[Sizes], degrees: Sequence[int]) -> tuple[list[int], int] | None:
+    """Points that determine a polynomial, and one more to check it by; None if they are too few."""
+    echelon: list[list[Fraction]] = []
+    chosen, spare = [], None
+    for number, point in enumerate(points):
+        row = _reduced(_monomials(point, degrees), echelon)
+        if any(row):
+            echelon.append(row)
+            chosen.append(number)
+        elif spare is None:
+            spare = number
+    unknown = len(_monomials(points[0], degrees)) if points else 0
+    return (chosen, spare) if len(chosen) == unknown and spare is not None else None
+
+
+def _reduced(row: list[Fraction], echelon: Sequence[Sequence[Fraction]]) -> list[Fraction]:
+    for other in echelon:
+        lead = next(i for i, value in enumerate(other) if value)
+        if row[lead]:
+            factor = row[lead] / other[lead]
+            row = [a - factor * b for a, b in zip(row, other, strict=True)]
+    return row
+
+
+def _weights(
+    points: Sequence[Sizes], basis: Sequence[int], target: Sizes, degrees: Sequence[int]
+) -> list[Fraction]:
+    """Weights w with sum of w[i] * monomials(points[basis[i]]) = monomials(target)."""
+    columns = [_monomials(points[i], degrees) for i in basis]
+    rows = [list(row) for row in zip(*columns, _monomials(target, degrees), strict=True)]
+    size = len(basis)
+    for column in range(size):
+        pivot = next(i for i in range(column, size) if rows[i][column])
+        rows[column], rows[pivot] = rows[pivot], rows[column]
+        rows[column] = [value / rows[column][column] for value in rows[column]]
+        for i in range(size):
+            if i != column and rows[i][column]:
+                factor = rows[i][column]
+                rows[i] = [a - factor * b for a, b in zip(rows[i], rows[column], strict=True)]
+    return [row[-1] for row in rows]
+
+
+def _form(graph: CostGraph) -> CostGraph:
+    """The graph without its costs."""
+    variants = tuple((mask, _form(variant)) for mask, variant in graph.variants)
+    return replace(graph, costs=(), forward_flops=0, variants=variants)
+
+
+def _combined(graphs: Sequence[CostGraph], weights: Sequence[Fraction]) -> CostGraph | None:
+    """A graph whose every cost is the weighted sum; None if one is not a whole number."""
+    costs = [_whole(values, weights) for values in zip(*(g.costs for g in graphs), strict=True)]
+    forward = _whole([graph.forward_flops for graph in graphs], weights)
+    pairs = zip(*(graph.variants for graph in graphs), strict=True)
+    variants = [(pair[0][0], _combined([one for _, one in pair], weights)) for pair in pairs]
+    if forward is None or None in costs or any(variant is None for _, variant in variants):
+        return None
+    return replace(graphs[0], costs=tuple(costs), forward_flops=forward, variants=tuple(variants))  # type: ignore[arg-type]
+
+
+def _whole(values: Sequence[int], weights: Sequence[Fraction]) -> int | None:
+    if len(set(values)) == 1:
+        return values[0]  # the weights add up to 1
+    total = sum((w * v for w, v in zip(weights, values, strict=True)), Fraction(0))
+    return int(total) if total.denominator == 1 and total >= 0 else None

@@ -1,0 +1,105 @@
+"""Graphs foretold from other shapes are those that tracing gives, node by node."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from greentrainer.cost import trace
+from greentrainer.cost.interpolate import interpolated
+from greentrainer.graphs import GraphCache
+from tests.conformance.families import FAMILIES, batch_for, build
+
+ROWS = frozenset({0, 2, 4})
+DATA_DEPENDENT = {"moe-routed"}
+
+
+def graph_of(model: nn.Module, rows: int, length: int) -> tuple[tuple[int, ...], Any]:
+    return (rows, length) * 3, trace(model, batch_for("", rows=rows, length=length))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in DATA_DEPENDENT])
+def test_lengths_between_traced_ones(family: str, attention: str) -> None:
+    if family == "bloom" and attention == "sdpa":
+        pytest.skip("transformers has no fused attention for it")
+    model = build(family, attention)
+    known = dict(graph_of(model, 2, length) for length in (5, 9, 14, 20))
+    for length in (7, 16):
+        sizes, traced = graph_of(model, 2, length)
+        assert interpolated(known, sizes, ROWS) == traced
+
+
+@pytest.mark.parametrize("family", ["opt", "llama", "gemma3"])
+def test_rows_and_lengths_together(family: str) -> None:
+    model = build(family)
+    points = [(2, 5), (2, 9), (2, 20), (5, 5), (5, 12), (5, 20), (3, 7), (1, 11), (1, 12)]
+    known = dict(graph_of(model, *point) for point in points)
+    sizes, traced = graph_of(model, 3, 11)
+    assert interpolated(known, sizes, ROWS) == traced
+
+
+def test_both_sides_of_an_encoder_decoder() -> None:
+    model = build("t5")
+
+    def graph(source: int, target: int) -> tuple[tuple[int, ...], Any]:
+        batch = batch_for("", rows=2, length=source)
+        batch["labels"] = batch_for("", rows=2, length=target)["labels"]
+        return (2, source, 2, source, 2, target), trace(model, batch)
+
+    points = [(4, 3), (4, 12), (12, 3), (12, 12), (7, 3), (7, 9), (4, 6), (12, 7), (9, 5), (5, 10)]
+    known = dict(graph(*point) for point in points)
+    sizes, traced = graph(8, 8)
+    assert interpolated(known, sizes, ROWS) == traced
+
+
+def test_nothing_is_foretold_beyond_or_from_too_little() -> None:
+    model = build("llama")
+    known = dict(graph_of(model, 2, length) for length in (5, 9, 14, 20))
+    assert interpolated(known, (2, 21) * 3, ROWS) is None
+    assert interpolated(known, (2, 4) * 3, ROWS) is None
+    assert interpolated(known, (3, 9) * 3, ROWS) is None
+    for sizes in list(known):
+        fewer = {key: graph for key, graph in known.items() if key != sizes}
+        assert interpolated(fewer, (2, 10) * 3, ROWS) is None
+
+
+class Branching(nn.Module):
+    """Works twice on long inputs: no polynomial."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layer(x)
+        return (self.layer(y) if x.shape[1] > 10 else y).sum()
+
+
+def test_a_model_that_branches_on_its_sizes_is_traced() -> None:
+    model = Branching()
+
+    def graph(length: int) -> tuple[tuple[int, ...], Any]:
+        return (2, length, 4), trace(model, torch.zeros(2, length, 4), lambda m, x: m(x))
+
+    known = dict(graph(length) for length in (3, 6, 9, 12, 15))
+    assert interpolated(known, (2, 8, 4), frozenset({0})) is None
+
+
+def test_the_cache_stops_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("llama")
+    cache = GraphCache(model, model.parameters(), None)
+    traced = []
+    import greentrainer.graphs as graphs
+
+    def noted(*args: Any) -> Any:
+        traced.append(1)
+        return trace(*args)
+
+    monkeypatch.setattr(graphs, "trace", noted)
+    for length in (4, 20, 9, 14, 7, 11, 16, 5, 19):
+        batch = batch_for("", length=length)
+        assert cache.of_batch(batch) == trace(model, batch)
+        assert cache.of_call((), batch) == cache.of_batch(batch)
+    assert len(traced) == 4
