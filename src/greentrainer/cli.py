@@ -184,9 +184,7 @@ def main() -> None:
     """Run a command; what a user can mend is one line on standard error, exit code 2."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        app(standalone_mode=False)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
+        sys.exit(app(standalone_mode=False) or 0)  # what a typer.Exit holds is returned
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except (ValueError, OSError) as error:

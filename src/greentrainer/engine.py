@@ -89,14 +89,18 @@ class AdaptiveBackprop:
         self._freezer = Freezer(model, optimizer, self.trainable, optimizer_state)
         traced = dict((hollow or model).named_parameters())
         candidates = [traced[name] for name in self._freezer.parameters]
-        self._graphs = GraphCache(hollow or model, candidates, loss_fn, one_call)
-        self.graph = self._graphs.of_batch(sample_batch)
-        _require_rho(rho, self.graph)
+        self._graphs = GraphCache(hollow or model, candidates, loss_fn, one_call, self._enter_trace)
+        self._observer = Observer(model, optimizer, self._graphs, self._before_batch, self._price)
+        try:
+            self.graph = self._graphs.of_batch(sample_batch)
+            _require_rho(rho, self.graph)
+        except ValueError:
+            self._observer.close()
+            raise
         self.selection: Selection | None = None
         self.importance: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
         self._prices: dict[int, int] = {}
-        self._observer = Observer(model, optimizer, self._graphs, self._before_batch, self._price)
 
     @property
     def rho(self) -> float:
@@ -317,6 +321,11 @@ class AdaptiveBackprop:
             names = self.selection.names if self.selection else None
             self._prices[id(graph)] = graph.backward_flops(names)
         return self._prices[id(graph)]
+
+    def _enter_trace(self, graph: CostGraph) -> None:
+        """Tracing took real passes, with everything trainable and for each variant: all spent."""
+        for passed in (graph, *(variant for _, variant in graph.variants)):
+            self.ledger.add(Entry("trace", passed.forward_flops, passed.full_backward_flops))
 
     def _before_batch(self, graph: CostGraph) -> None:
         alone = self.processes.count == 1 and self._observer.between_steps

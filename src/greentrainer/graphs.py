@@ -1,7 +1,7 @@
 """Cost graphs by shape: each shape of batch is traced once."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
@@ -14,16 +14,22 @@ from greentrainer.cost.interpolate import interpolated
 from greentrainer.types import Batch, CostGraph, LossFn
 
 Signature = tuple[tuple[str, tuple[int, ...]], ...]
-"""The path to each tensor, and its shape."""
+"""The path to each tensor and its shape; a flag is part of its path and has none."""
+
+LABELLED = "number of labelled positions"
+IGNORED = -100
+"""Label of a position that the loss does not cover (PyTorch's convention)."""
 
 
 class GraphCache:
     """The cost graph of any batch of a model, with all of `parameters` trainable.
 
     A batch is known again by the shapes of its tensors, and so is the call of the model that its
-    loss makes, if it makes just one.
+    loss makes, if it makes just one.  Where a model's work depends on the data, the number of
+    labelled positions counts as one more size: heads that leave out the others are common.
 
     one_call: whether a batch is what `loss_fn` calls the model with, as keywords, and that once.
+    on_real_pass: called with the graph where it took a real pass to learn a batch's cost.
     """
 
     def __init__(
@@ -32,26 +38,27 @@ class GraphCache:
         parameters: Iterable[nn.Parameter],
         loss_fn: LossFn | None,
         one_call: bool = False,
+        on_real_pass: Callable[[CostGraph], None] = lambda _graph: None,
     ) -> None:
         self.model, self.loss_fn = model, loss_fn
         self.one_call = one_call or loss_fn is None
         self.parameters = list(parameters)
-        self._by_batch: dict[Signature, CostGraph] = {}
-        self._by_call: dict[Signature, CostGraph] = {}
-        self._traced: set[Signature] = set()
+        self.on_real_pass = on_real_pass
         self.tracing = False
+        self._known: dict[Signature, CostGraph] = {}
+        self._traced: set[Signature] = set()
+        self._by_data = False
 
     def of_batch(self, batch: Batch) -> CostGraph:
         """The graph of a batch of these shapes."""
-        known = self._by_batch.get(signature(batch)) or self._foretold(signature(batch))
-        return known if known is not None else self._trace(batch)
+        found = self._find(batch)
+        return found if found is not None else self._trace(batch)
 
     def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> CostGraph:
         """The graph of the batch that calls the model with these arguments."""
-        call = signature((args, kwargs))
-        known = self._by_call.get(call) or self._foretold(call, of_call=True)
-        if known is not None:
-            return known
+        found = self._find((args, kwargs))
+        if found is not None:
+            return found
         if not self.one_call or args:
             raise ValueError(
                 "a batch of a new shape: compute its loss with engine.loss(batch), "
@@ -59,29 +66,31 @@ class GraphCache:
             )
         return self._trace(kwargs)
 
-    def _foretold(self, wanted: Signature, of_call: bool = False) -> CostGraph | None:
-        """The graph of a shape between shapes that were traced, if these tell it."""
-        traced = self._by_call if of_call else self._by_batch
-        paths = [path for path, _ in wanted]
-        known = {
-            _sizes(shapes): traced[shapes]
-            for shapes in self._traced
-            if shapes in traced
-            and [(path, len(shape)) for path, shape in shapes]
-            == [(path, len(shape)) for path, shape in wanted]
-        }
-        starts = accumulate((len(shape) for _, shape in wanted), initial=0)
-        rows = frozenset(at for at, (_, shape) in zip(starts, wanted, strict=False) if shape)
-        graph = interpolated(known, _sizes(wanted), rows) if known and paths else None
-        if graph is not None:
-            traced[wanted] = graph
-        return graph
+    def _signature(self, value: Any) -> Signature:
+        shapes = signature(value)
+        return (*shapes, (LABELLED, (labelled(value),))) if self._by_data else shapes
+
+    def _find(self, value: Any) -> CostGraph | None:
+        """A graph known, or foretold from those traced at other sizes."""
+        wanted = self._signature(value)
+        if wanted not in self._known:
+            form = [(path, len(shape)) for path, shape in wanted]
+            alike = {
+                _sizes(traced): self._known[traced]
+                for traced in self._traced
+                if [(path, len(shape)) for path, shape in traced] == form
+            }
+            graph = interpolated(alike, _sizes(wanted), _linear(wanted)) if alike else None
+            if graph is None:
+                return None
+            self._known[wanted] = graph
+        return self._known[wanted]
 
     def _trace(self, batch: Batch) -> CostGraph:
-        calls: set[Signature] = set()
+        calls: list[Any] = []
 
         def note(_model: Any, args: Any, kwargs: Any) -> None:
-            calls.add(signature((args, kwargs)))
+            calls.append((args, kwargs))
 
         handle = self.model.register_forward_pre_hook(note, with_kwargs=True)
         self.tracing = True
@@ -91,11 +100,15 @@ class GraphCache:
         finally:
             handle.remove()
             self.tracing = False
-        self._by_batch[signature(batch)] = graph
-        self._traced.add(signature(batch))
-        if len(calls) == 1:
-            self._traced |= calls
-            self._by_call[calls.pop()] = graph
+        if graph.notes:
+            self._by_data = True
+            self.on_real_pass(graph)
+        keys = {self._signature(batch)}
+        if len({signature(call) for call in calls}) == 1:
+            shapes = signature(calls[-1])
+            keys.add((*shapes, self._signature(batch)[-1]) if self._by_data else shapes)
+        self._known |= dict.fromkeys(keys, graph)
+        self._traced |= keys
         return graph
 
 
@@ -129,21 +142,48 @@ def _trainable(parameters: list[nn.Parameter]) -> Iterator[None]:
 
 
 def signature(value: Any) -> Signature:
-    """The shapes of all tensors in nested mappings and sequences."""
-    return tuple(sorted((path, tuple(tensor.shape)) for path, tensor in tensors(value)))
+    """The shapes of all tensors in nested mappings and sequences, and the flags beside them."""
+    found = []
+    for path, leaf in leaves(value):
+        if isinstance(leaf, torch.Tensor):
+            found.append((path, tuple(leaf.shape)))
+        elif isinstance(leaf, (bool, str)):
+            found.append((f"{path}={leaf}", ()))
+    return tuple(sorted(found))
+
+
+def labelled(value: Any) -> int:
+    """How many positions have a label, the first of each row left out: nothing comes before it."""
+    counts = [
+        int((tensor[..., 1:] != IGNORED).sum())
+        for path, tensor in tensors(value)
+        if path.endswith(".labels")
+    ]
+    return sum(counts)
 
 
 def _sizes(shapes: Signature) -> tuple[int, ...]:
     return tuple(size for _, shape in shapes for size in shape)
 
 
-def tensors(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+def _linear(shapes: Signature) -> frozenset[int]:
+    """Positions among the sizes of first dimensions: all else is proportional to them."""
+    starts = accumulate((len(shape) for _, shape in shapes), initial=0)
+    return frozenset(at for at, (_, shape) in zip(starts, shapes, strict=False) if shape)
+
+
+def tensors(value: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """All tensors in nested mappings and sequences, each with the path to it."""
-    if isinstance(value, torch.Tensor):
-        yield path, value
-    elif isinstance(value, Mapping):
+    return ((path, leaf) for path, leaf in leaves(value) if isinstance(leaf, torch.Tensor))
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """All that is no mapping or sequence in nested ones, each with the path to it."""
+    if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from tensors(item, f"{path}.{key}")
+            yield from leaves(item, f"{path}.{key}")
     elif isinstance(value, (list, tuple)):
         for position, item in enumerate(value):
-            yield from tensors(item, f"{path}.{position}")
+            yield from leaves(item, f"{path}.{position}")
+    else:
+        yield path, value

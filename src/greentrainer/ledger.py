@@ -8,14 +8,14 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Kind = Literal["train", "probe", "select"]
+Kind = Literal["train", "probe", "select", "trace"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One training batch, one probe or one selection.
+    """One training batch, one probe, one selection, or one cost that took a real pass to know.
 
     FLOPs are 2 per multiply-accumulate of matrix work.  `full_flops` is the cost of the same batch
     under full fine-tuning, 0 for what full fine-tuning would not do.  `tokens` are real ones,
@@ -72,7 +72,7 @@ class Ledger:
 
     def total(self, figure: str, *kinds: Kind) -> float:
         """Sum of one figure (a field of `Entry`) over entries of the given kinds, or of all."""
-        wanted = kinds or ("train", "probe", "select")
+        wanted = kinds or get_args(Kind)
         return sum(self._sums.get((kind, figure), 0) for kind in wanted)
 
     @property
@@ -96,9 +96,14 @@ class Ledger:
         return int(self.total("forward_flops", "probe") + self.total("backward_flops", "probe"))
 
     @property
+    def trace_flops(self) -> int:
+        """FLOPs of real passes that were made to learn what a batch costs."""
+        return int(self.total("forward_flops", "trace") + self.total("backward_flops", "trace"))
+
+    @property
     def spent_flops(self) -> int:
-        """All FLOPs: training and probes."""
-        return self.forward_flops + self.backward_flops + self.probe_flops
+        """All FLOPs: training, probes, and real passes that tracing took."""
+        return self.forward_flops + self.backward_flops + self.probe_flops + self.trace_flops
 
     @property
     def full_flops(self) -> int:
@@ -125,6 +130,7 @@ class Ledger:
             "forward_flops": self.forward_flops,
             "backward_flops": self.backward_flops,
             "probe_flops": self.probe_flops,
+            "trace_flops": self.trace_flops,
             "full_flops": full,
             "saved_flops": full - spent,
             "spent_macs": spent // 2,

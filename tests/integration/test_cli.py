@@ -163,7 +163,7 @@ def test_an_interrupted_run_saves_and_resumes(
 ) -> None:
     def typed(folder: str, *more: str) -> list[str]:
         words = ["train", "--model", str(model), "--task", str(data), "--rho", "0.6", "--epochs",
-                 "12", "--output-dir", str(tmp_path / folder), *FLAGS, *more]  # fmt: skip
+                 "16", "--output-dir", str(tmp_path / folder), *FLAGS, *more]  # fmt: skip
         return [sys.executable, "-m", "greentrainer.cli", *words]
 
     quiet = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -174,7 +174,7 @@ def test_an_interrupted_run_saves_and_resumes(
     for line in child.stdout:
         if "evaluating the model as it is" in line:
             break
-    time.sleep(2.5)
+    time.sleep(1.0)
     child.send_signal(number)
     child.communicate(timeout=120)
     assert child.returncode == 130

@@ -10,7 +10,7 @@ from transformers import Trainer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from greentrainer.cost import flop_counter
-from greentrainer.hf import GreenCallback, GreenConfig, GreenSeq2SeqTrainer, GreenTrainer
+from greentrainer.hf import GreenCallback, GreenConfig, GreenTrainer
 from tests.conformance.families import build
 from tests.tiny import characters
 from tests.trainer import arguments, rows
@@ -32,17 +32,12 @@ class Gradients(TrainerCallback):
 
 def first_gradients(family: str, folder: Path, batch: int, accumulate: int) -> dict[str, Any]:
     kept = Gradients()
-    kind = GreenSeq2SeqTrainer if family in ("t5", "bart") else GreenTrainer
-    model = build(family).eval()
+    model = build(family)
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    model.config.attention_dropout = model.config.dropout = 0.0  # type: ignore[union-attr]
-    for name in ("dropout", "activation_dropout"):
-        for module in model.modules():
-            if isinstance(getattr(module, name, None), float):
+        for name in ("p", "dropout", "activation_dropout"):
+            if isinstance(vars(module).get(name), float):
                 setattr(module, name, 0.0)
-    kind(
+    GreenTrainer(
         model,
         arguments(folder, per_device_train_batch_size=batch, max_steps=1,
                   gradient_accumulation_steps=accumulate, max_grad_norm=0.0),
@@ -162,9 +157,10 @@ def test_deepspeed_is_refused() -> None:
         world_size = 1
 
     with pytest.raises(ValueError, match="ZeRO ignores what is frozen"):
-        GreenCallback(GREEN)._refuse(Settings(), build("llama"), None, None)  # type: ignore[arg-type]
+        GreenCallback(GREEN)._refuse(Settings(), build("llama"), None, None)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # TRL sets deprecated arguments
 def test_trl_on_chat_data_has_the_same_books(tmp_path: Path) -> None:
     """What SFTTrainer executes in its training steps is what the ledger says it does."""
     tokenizer = characters()
@@ -173,18 +169,20 @@ def test_trl_on_chat_data_has_the_same_books(tmp_path: Path) -> None:
     )
     chats = [
         [{"role": "user", "content": f"add {i} and {i}"}, {"role": "assistant", "content": "ok"}]
-        for i in range(10, 34)
+        for i in range(10, 74)
     ]
-    executed = []
+    green, executed = GreenCallback(GREEN), []
 
     class CountedSFT(SFTTrainer):
         def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            assert green.engine is not None
+            before = green.engine.ledger.trace_flops
             with flop_counter() as counter:
                 loss = super().training_step(*args, **kwargs)
-            executed.append(counter.get_total_flops())
+            traced = green.engine.ledger.trace_flops - before
+            executed.append(counter.get_total_flops() - traced)
             return loss
 
-    green = GreenCallback(GREEN)
     settings = SFTConfig(
         str(tmp_path), per_device_train_batch_size=2, num_train_epochs=1, use_cpu=True,
         report_to=[], save_strategy="no", disable_tqdm=True, bf16=False, max_length=64,
@@ -198,5 +196,5 @@ def test_trl_on_chat_data_has_the_same_books(tmp_path: Path) -> None:
     assert green.engine is not None
     ledger = green.engine.ledger
     training = [e.flops for e in ledger if e.kind == "train"]
-    assert training[1:] == executed[1:]  # the first step traces the call that it makes
+    assert training[1:] == executed[1:]  # in the first step this very call is traced
     assert 0.9 * 0.6 <= ledger.rho_spent <= 0.6

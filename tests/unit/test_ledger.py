@@ -11,7 +11,7 @@ from greentrainer.ledger import Entry, Ledger
 entries = st.lists(
     st.builds(
         Entry,
-        kind=st.sampled_from(["train", "probe", "select"]),
+        kind=st.sampled_from(["train", "probe", "select", "trace"]),
         forward_flops=st.integers(0, 10**15),
         backward_flops=st.integers(0, 10**15),
         full_flops=st.integers(0, 10**15),
@@ -24,7 +24,7 @@ entries = st.lists(
 @given(entries)
 def test_totals_are_sums_over_the_entries(rows: list[Entry]) -> None:
     ledger = Ledger(rows)
-    assert ledger.spent_flops == sum(e.flops for e in rows if e.kind in ("train", "probe"))
+    assert ledger.spent_flops == sum(e.flops for e in rows if e.kind != "select")
     assert ledger.probe_flops == sum(e.flops for e in rows if e.kind == "probe")
     assert ledger.full_flops == sum(e.full_flops for e in rows)
     assert ledger.batches == sum(e.kind == "train" for e in rows)
