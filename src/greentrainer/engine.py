@@ -36,6 +36,8 @@ from greentrainer.select import select
 from greentrainer.types import Batch, CostGraph, Importance, LossFn, Selection, loss_of
 
 STATE_VERSION = 1
+BALANCING = (1.0, 0.98, 0.95, 0.9, 0.8, 0.6, 0.3, 0.0)
+"""Shares of what seems left that are tried for the last step, until it fits."""
 PROBE_SHARE = 0.1
 """Share of a run's budget that its probes may take, as far as one batch each allows."""
 
@@ -52,6 +54,7 @@ class AdaptiveBackprop:
     total_batches: training batches planned.  With it the cost of probes is spread over the run;
         without it, it is saved up again in the first few batches after each probe.
     every: training batches between selections; `due` then says when one is due.
+    accumulate: training batches an optimizer step.
     metric: of `measure_importance`.
     optimizer_state: what becomes of a frozen tensor's state: keep, drop or offload.
     selector: chooses tensors; `select`, or a control to compare it with.
@@ -74,6 +77,7 @@ class AdaptiveBackprop:
         loss_fn: LossFn | None = None,
         total_batches: int | None = None,
         every: int | None = None,
+        accumulate: int = 1,
         metric: str = "first_order",
         optimizer_state: OptimizerState = "keep",
         selector: Selector = select,
@@ -84,7 +88,7 @@ class AdaptiveBackprop:
         self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
         self.metric, self.selector = metric, selector
         self.processes = processes or Alone()
-        self.pace = Pace(rho, total_batches, every)
+        self.pace = Pace(rho, total_batches, every, accumulate)
         self.trainable = frozenset(n for n, p in model.named_parameters() if p.requires_grad)
         self._freezer = Freezer(model, optimizer, self.trainable, optimizer_state)
         traced = dict((hollow or model).named_parameters())
@@ -145,7 +149,7 @@ class AdaptiveBackprop:
         if self.due:
             self.reselect(probe_batches())
         elif self.processes.count > 1 and self.selection and self.importance:
-            budget = self.processes.first(self._course(self.selection))
+            budget = self.processes.first(self._course(self.selection, self.graph))
             if budget is not None:
                 with self.processes.changing():
                     self._choose(self.graph, budget, asked=False)
@@ -330,25 +334,21 @@ class AdaptiveBackprop:
     def _before_batch(self, graph: CostGraph) -> None:
         alone = self.processes.count == 1 and self._observer.between_steps
         if alone and self.selection and self.importance:
-            if self.pace.last(self.ledger.batches):
-                self._balance(self.selection, graph)
-            elif (budget := self._course(self.selection)) is not None:
-                self._choose(self.graph, budget, asked=False)
+            based_on = graph if self.pace.last(self.ledger.batches) else self.graph
+            budget = self._course(self.selection, based_on)
+            if budget is not None:
+                self._choose(based_on, budget, asked=False)
         self._freezer.silence()
 
-    def _balance(self, chosen: Selection, graph: CostGraph) -> None:
-        """Make the last batch, whose cost is now known, fit what is left."""
-        ledger = self.ledger
-        allowed = self.rho * (ledger.full_flops + graph.full_flops) - ledger.spent_flops
-        budget = allowed - graph.forward_flops
-        if graph.backward_flops(chosen.names) > budget:
-            self._choose(graph, max(budget, min(graph.closure_flops.values())), asked=False)
-
-    def _course(self, chosen: Selection) -> float | None:
+    def _course(self, chosen: Selection, graph: CostGraph) -> float | None:
         """The budget to choose anew by, without a probe, or None while the run is on course.
 
-        Batches that turn out dearer or cheaper than planned take it off.
+        Batches that turn out dearer or cheaper than planned take it off.  graph: of the batch at
+        hand where it belongs to the last step, which has to fit what is left.
         """
+        last = self.pace.last(self.ledger.batches)
+        if last:
+            return self._balance(chosen, graph, last)
         budget = self._budget()
         current = self.graph.forward_flops + chosen.backward_flops
         allowed = self.graph.forward_flops + budget
@@ -358,6 +358,31 @@ class AdaptiveBackprop:
             if cheaper or budget > chosen.backward_budget + 0.01 * full:
                 return budget
         return None
+
+    def _balance(self, chosen: Selection, graph: CostGraph, left: int) -> float | None:
+        """The budget at which the last step fits what is left, None if it does as it is.
+
+        The batch at hand is known, others of the step may be the dearest met so far.
+        """
+        spent, full = self.processes.mean([self.ledger.spent_flops, self.ledger.full_flops])
+        room = self.rho * full - spent
+
+        def beyond(one: CostGraph, names: Iterable[str]) -> float:
+            return one.forward_flops + one.backward_flops(names) - self.rho * one.full_flops
+
+        def fits(names: Iterable[str]) -> bool:
+            others = max(beyond(one, names) for one in self._graphs.all()) if left > 1 else 0
+            return beyond(graph, names) + (left - 1) * others <= room
+
+        if fits(chosen.names):
+            return None
+        least = min(graph.closure_flops.values())
+        most = max(least, room / left + graph.backward_budget(self.rho))
+        budgets = [least + share * (most - least) for share in BALANCING]
+        for budget in budgets:
+            if fits(self.selector(graph, self.importance, budget).names):
+                return budget
+        return budgets[-1]
 
 
 def _everything(graph: CostGraph, importance: Importance, budget: float) -> Selection:

@@ -23,11 +23,13 @@ class Pace:
     rho: share of full fine-tuning's FLOPs that the whole run may spend.
     total_batches: training batches planned, None if not known.
     every: training batches between selections, None if the caller decides each time.
+    accumulate: training batches an optimizer step; what is trained changes only between steps.
     """
 
     rho: float
     total_batches: int | None = None
     every: int | None = None
+    accumulate: int = 1
 
     def horizon(self, batches: int) -> int:
         """Batches over which a debt is to be settled.
@@ -39,9 +41,10 @@ class Pace:
         left = self.total_batches - batches
         return max(left - math.ceil(MARGIN * self.total_batches), min(left, PAYBACK_BATCHES))
 
-    def last(self, batches: int) -> bool:
-        """Whether the batch after that many is the last one planned."""
-        return self.total_batches is not None and batches == self.total_batches - 1
+    def last(self, batches: int) -> int:
+        """Batches of the last optimizer step, if it is the one that begins now; else 0."""
+        left = 0 if self.total_batches is None else self.total_batches - batches
+        return left if 0 < left <= self.accumulate else 0
 
     def due(self, batches: int, last: int) -> bool:
         """Whether a selection is due after that many batches, when the last was made at `last`."""

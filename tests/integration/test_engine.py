@@ -155,7 +155,7 @@ def test_state_round_trips_and_goes_on_the_same() -> None:
     [
         ({"version": 99}, "version 99"),
         ({"trainable": ["x"]}, "other trainable tensors"),
-        ({"pace": {"rho": 0.9, "total_batches": None, "every": None}}, "written at rho 0.9"),
+        ({"pace": {"rho": 0.9}}, "written at rho 0.9"),
     ],
 )
 def test_a_foreign_state_is_refused(change: dict[str, Any], message: str) -> None:
@@ -267,3 +267,20 @@ def test_a_later_probe_that_no_longer_fits_is_left_out() -> None:
     probes = sum(entry.kind == "probe" for entry in engine.ledger)
     assert 0 < probes < 12
     assert engine.ledger.rho_spent <= 0.6
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+@pytest.mark.parametrize("joined", [2, 4])
+def test_the_last_of_accumulated_steps_fits_as_well(family: str, joined: int) -> None:
+    model, data = build(family).train(), batches(48, mixed=True)
+    engine = AdaptiveBackprop(
+        model, adamw(model), data[0], rho=0.6, total_batches=48, accumulate=joined
+    )
+    for number, batch in enumerate(data, 1):
+        if engine.due:
+            engine.reselect(data[:1])
+        model(**batch).loss.backward()
+        if number % joined == 0:
+            engine.optimizer.step()
+            engine.optimizer.zero_grad()
+    assert 0.97 * 0.6 <= engine.ledger.rho_spent <= 0.6

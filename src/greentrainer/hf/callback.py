@@ -75,6 +75,7 @@ class GreenCallback(TrainerCallback):
             one_call=self.one_call,
             total_batches=total,
             every=every,
+            accumulate=args.gradient_accumulation_steps,
             metric=self.green.metric,
             optimizer_state=self.green.optimizer_state,
             selector=self.green.selector,
