@@ -44,7 +44,7 @@ def engine_table() -> str:
 
 def quickstart_table() -> str:
     """The bill of the quickstart."""
-    full, green, before, after = rows_of("quickstart")
+    full, green, before, after, delta = rows_of("quickstart")
     memory = [f"{row['peak_memory_bytes'] / 1e9:.2f} GB" for row in (green, full)]
     flops = [f"{row['flops'] / 1e12:.1f} T" for row in (green, full)]
     body = [
@@ -53,6 +53,12 @@ def quickstart_table() -> str:
         ["peak memory", *memory, f"{green['memory / full']:.1%}"],
         ["held-out loss per token", _change(before, after, "loss"), "", ""],
         ["ROUGE-L", _change(before, after, "rougeL"), "", ""],
+        [
+            "a checkpoint of what changed",
+            f"{delta['bytes'] / 1e6:.0f} MB",
+            "",
+            f"{delta['bytes / full']:.1%}",
+        ],
     ]
     return markdown(["", green["method"], "full fine-tuning", "share"], body)
 
@@ -87,7 +93,7 @@ def quickstart_picture() -> None:
     mpl.rcParams |= {"svg.hashsalt": "greentrainer", "font.size": 10, "svg.fonttype": "none"}
     from matplotlib import pyplot as plt
 
-    _, green, before, after = rows_of("quickstart")
+    _, green, before, after, _ = rows_of("quickstart")
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6), width_ratios=(3, 2))
     labels = ["FLOPs", "seconds", "peak memory"]
     shares = [green[f"{key} / full"] for key in ("flops", "seconds", "memory")]

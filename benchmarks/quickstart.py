@@ -12,6 +12,8 @@ from typing import Any
 from provenance import check, write
 from rich.console import Console
 
+from greentrainer.delta import save_delta
+from greentrainer.hf import load
 from greentrainer.quickstart import CONFIG, quickstart
 
 MINUTES = 8
@@ -52,6 +54,17 @@ def _quality(result: dict[str, Any]) -> dict[str, Any]:
     return {"loss": result["loss"], "rougeL": result["rougeL"]}
 
 
+def delta_row(base: str, trained: Path, folder: Path) -> dict[str, Any]:
+    """The size of a checkpoint that holds only what changed."""
+    written = save_delta(load(str(trained))[0], load(base)[0], folder)
+    return {
+        "method": "delta checkpoint",
+        "tensors": len(written.tensors),
+        "bytes": written.bytes,
+        "bytes / full": written.share,
+    }
+
+
 def main() -> None:
     """Run it and write its figures down."""
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +72,8 @@ def main() -> None:
         start = time.perf_counter()
         summary = quickstart(config, Console())
         minutes = (time.perf_counter() - start) / 60
-    rows = rows_of(summary)
+        delta = delta_row(config.model, config.output_dir / "model", Path(folder) / "delta")
+    rows = [*rows_of(summary), delta]
     bill = summary["bill"]
     checks = [
         check("minutes, all told", minutes, MINUTES),

@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -33,13 +32,10 @@ from greentrainer.observer import Observer
 from greentrainer.pace import Pace
 from greentrainer.processes import Alone
 from greentrainer.select import select
+from greentrainer.steering import Steering
 from greentrainer.types import Batch, CostGraph, Importance, LossFn, Selection, loss_of
 
 STATE_VERSION = 1
-BALANCING = (1.0, 0.98, 0.95, 0.9, 0.8, 0.6, 0.3, 0.0)
-"""Shares of what seems left that are tried for the last step, until it fits."""
-PROBE_SHARE = 0.1
-"""Share of a run's budget that its probes may take, as far as one batch each allows."""
 
 Selector = Callable[[CostGraph, Importance, float], Selection]
 
@@ -101,6 +97,8 @@ class AdaptiveBackprop:
         except ValueError:
             self._observer.close()
             raise
+        self._steering = Steering(self.pace, self.graph, self._graphs, self.ledger, self.processes)
+        self._steering.passes = 2 if metric == "two_pass" else 1
         self.selection: Selection | None = None
         self.importance: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
@@ -137,9 +135,10 @@ class AdaptiveBackprop:
             raise ValueError("no batch to measure importance on: pass at least one to reselect")
         self._freezer.wake()
         with self.processes.changing():
-            if self._rate() < 1:
-                self._probe(given[: self.processes.first(self._probe_batches(given))])
-            return self._choose(self.graph, self._budget(), asked=True)
+            if self._steering.rate() < 1:
+                count = self._steering.probe_batches(given)
+                self._probe(given[: self.processes.first(count)])
+            return self._choose(self.graph, self._steering.budget(), asked=True)
 
     def prepare(self, probe_batches: Callable[[], Iterable[Batch]]) -> None:
         """Before each optimizer step: select if that is due, and keep the run on course.
@@ -179,7 +178,7 @@ class AdaptiveBackprop:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict()`: the same selection, books and plan.
+        """Go on from `state_dict()`: the same selection and books.  The plan is this engine's own.
 
         Raises ValueError for the state of another model, another rho or another version.
         """
@@ -194,8 +193,7 @@ class AdaptiveBackprop:
             raise ValueError(
                 f"engine state was written at rho {state['pace']['rho']}, this run has {self.rho}"
             )
-        self.pace = Pace(**state["pace"])
-        self._observer.ledger = Ledger.from_state(state["ledger"])
+        self.ledger.load_state_dict(state["ledger"])
         self.importance = dict(state["importance"])
         self.history = list(state["history"])
         if state["selection"] is not None:
@@ -213,70 +211,18 @@ class AdaptiveBackprop:
     def __exit__(self, *_: Any) -> None:
         self.close()
 
-    # What may be spent
-
-    def _rate(self, reserve: float = 0.0) -> float:
-        """Share of full fine-tuning that the next batches may cost, with `reserve` FLOPs kept."""
-        batches = self.ledger.batches
-        spent, full = self.processes.mean([self.ledger.spent_flops, self.ledger.full_flops])
-        mean = full / batches if batches else self.graph.full_flops
-        return self.pace.rate(batches, spent + reserve, full, mean)
-
-    def _budget(self) -> float:
-        """Backward FLOPs that a selection may cost on the sample batch.
-
-        What the probes still to come will cost, each as much as the last, is kept.
-        """
-        reserve = self.ledger.last_probe_flops * self.pace.probes_left(self.ledger.batches)
-        return max(self.graph.backward_budget(self._rate(reserve)), self._least)
-
-    @cached_property
-    def _least(self) -> int:
-        return min(self.graph.closure_flops.values())
-
-    def _probe_batches(self, given: list[Batch]) -> int:
-        """How many of the given batches this probe's part of `PROBE_SHARE` pays for."""
-        total = self.pace.total_batches
-        if total is None:
-            return len(given)
-        names = self.graph.affordable(max(self.graph.backward_budget(self.rho), self._least))
-        one = sum(self._probe_flops(given[:1], names))
-        probes = 1 + self.pace.probes_left(0)
-        allowed = PROBE_SHARE * self.rho * total * self.graph.full_flops / probes
-        return max(1, min(len(given), int(allowed / one)))
-
-    def _reachable(self, probe: list[Batch]) -> tuple[str, ...]:
-        """Tensors worth probing: those that an affordable selection may hold.
-
-        The probe lowers the budget that says what it is worth probing; a few rounds settle it.
-        """
-        if self.pace.total_batches is None:
-            return self.graph.affordable(self.graph.backward_budget(self.rho))
-        left = 1 + self.pace.probes_left(self.ledger.batches)
-        budget = self.graph.backward_budget(self._rate())
-        for _ in range(3):
-            names = self.graph.affordable(max(budget, self._least))
-            price = sum(self._probe_flops(probe, names))
-            budget = self.graph.backward_budget(self._rate(left * price))
-        return names
+    # Measuring and choosing
 
     def _probe(self, probe: list[Batch]) -> None:
         """Measure what may be chosen, if that leaves room for a choice."""
-        reachable = self.processes.first(self._reachable(probe))
-        if self.processes.first(self._leaves_room(probe, reachable)):
+        reachable = self.processes.first(self._steering.reachable(probe))
+        if self.processes.first(self._steering.leaves_room(probe, reachable)):
             self._measure(probe, reachable)
         elif not self.importance:
             raise ValueError(
                 f"{self.pace.total_batches} batches at rho {self.rho:g} leave no room to "
                 "measure importance: train on more batches, in smaller ones, or raise rho"
             )
-
-    def _leaves_room(self, probe: list[Batch], names: tuple[str, ...]) -> bool:
-        """Whether the rest of the run can stay within rho once this probe is paid."""
-        if self.pace.total_batches is None:
-            return True
-        rate = self._rate(sum(self._probe_flops(probe, names)))
-        return self.graph.backward_budget(rate) >= self._least
 
     def _measure(self, probe: list[Batch], names: tuple[str, ...]) -> None:
         """Measure the importance of `names` and enter what it cost."""
@@ -286,17 +232,8 @@ class AdaptiveBackprop:
                 self.model, probe, self.optimizer, self.loss_fn, names, metric=self.metric
             )
         self.importance = dict(zip(own, self.processes.mean(list(own.values())), strict=True))
-        flops = self._probe_flops(probe, names)
+        flops = self._steering.probe_flops(probe, names)
         self.ledger.add(Entry("probe", *flops, seconds=time.perf_counter() - start))
-
-    def _probe_flops(self, probe: list[Batch], names: tuple[str, ...]) -> tuple[int, int]:
-        """Forward and backward FLOPs of measuring the importance of `names`."""
-        passes = 2 if self.metric == "two_pass" else 1
-        graphs = [self._graphs.of_batch(batch) for batch in probe]
-        forward = sum(graph.forward_flops for graph in graphs)
-        return passes * forward, passes * sum(graph.backward_flops(names) for graph in graphs)
-
-    # Choosing
 
     def _choose(self, graph: CostGraph, budget: float, asked: bool) -> Selection:
         """Select by the importance at hand, and freeze the rest."""
@@ -313,6 +250,14 @@ class AdaptiveBackprop:
         importance = dict(self.importance) if asked else {}
         self.history.append({**event, **asdict(agreed), "importances": importance})
         return agreed
+
+    def _course(self, chosen: Selection, graph: CostGraph) -> float | None:
+        """The budget to choose anew by, without a probe, or None while the run is on course."""
+
+        def chooses(one: CostGraph, budget: float) -> Selection:
+            return self.selector(one, self.importance, budget)
+
+        return self._steering.course(chosen, graph, chooses)
 
     def _apply(self, chosen: Selection) -> None:
         self.selection = chosen
@@ -339,50 +284,6 @@ class AdaptiveBackprop:
             if budget is not None:
                 self._choose(based_on, budget, asked=False)
         self._freezer.silence()
-
-    def _course(self, chosen: Selection, graph: CostGraph) -> float | None:
-        """The budget to choose anew by, without a probe, or None while the run is on course.
-
-        Batches that turn out dearer or cheaper than planned take it off.  graph: of the batch at
-        hand where it belongs to the last step, which has to fit what is left.
-        """
-        last = self.pace.last(self.ledger.batches)
-        if last:
-            return self._balance(chosen, graph, last)
-        budget = self._budget()
-        current = self.graph.forward_flops + chosen.backward_flops
-        allowed = self.graph.forward_flops + budget
-        full = self.graph.full_flops
-        if self.pace.off_course(self.ledger.batches, allowed / full, current / full):
-            cheaper = budget < chosen.backward_flops
-            if cheaper or budget > chosen.backward_budget + 0.01 * full:
-                return budget
-        return None
-
-    def _balance(self, chosen: Selection, graph: CostGraph, left: int) -> float | None:
-        """The budget at which the last step fits what is left, None if it does as it is.
-
-        The batch at hand is known, others of the step may be the dearest met so far.
-        """
-        spent, full = self.processes.mean([self.ledger.spent_flops, self.ledger.full_flops])
-        room = self.rho * full - spent
-
-        def beyond(one: CostGraph, names: Iterable[str]) -> float:
-            return one.forward_flops + one.backward_flops(names) - self.rho * one.full_flops
-
-        def fits(names: Iterable[str]) -> bool:
-            others = max(beyond(one, names) for one in self._graphs.all()) if left > 1 else 0
-            return beyond(graph, names) + (left - 1) * others <= room
-
-        if fits(chosen.names):
-            return None
-        least = min(graph.closure_flops.values())
-        most = max(least, room / left + graph.backward_budget(self.rho))
-        budgets = [least + share * (most - least) for share in BALANCING]
-        for budget in budgets:
-            if fits(self.selector(graph, self.importance, budget).names):
-                return budget
-        return budgets[-1]
 
 
 def _everything(graph: CostGraph, importance: Importance, budget: float) -> Selection:

@@ -147,10 +147,11 @@ class Ledger:
         """The entries as plain values."""
         return [asdict(entry) for entry in self._entries]
 
-    @classmethod
-    def from_state(cls, entries: Iterable[Mapping[str, Any]]) -> "Ledger":
-        """The ledger that `state_dict` described."""
-        return cls(Entry(**entry) for entry in entries)
+    def load_state_dict(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        """Replace all entries by those that `state_dict` described."""
+        self._entries, self._sums, self.last_probe_flops = [], {}, 0
+        for entry in entries:
+            self.add(Entry(**entry))
 
     def write(self, path: Path) -> None:
         """One JSON object a line."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from greentrainer import AdaptiveBackprop
 from greentrainer.cost import flop_counter
-from greentrainer.engine import PROBE_SHARE
+from greentrainer.steering import PROBE_SHARE
 from tests.conformance.families import batch_for, build
 
 FAMILIES = ["llama", "opt", "bloom", "t5", "bart", "gpt2", "gemma3", "llama-checkpointed"]

@@ -15,7 +15,7 @@ LAYERS = [
     {"types", "meters", "config", "interrupt", "bill"},
     {"cost", "importance", "snapshot", "select", "freeze", "ledger", "pace", "tasks", "processes"},
     {"graphs"},
-    {"observer"},
+    {"observer", "steering"},
     {"engine"},
     {"hf", "delta"},
     {"training"},

@@ -1,0 +1,144 @@
+"""What the next choice may cost: the plan of the run held against its books.
+
+`Pace` says which share of full fine-tuning the coming batches may cost; here that becomes a budget
+in FLOPs on a cost graph, for selections, for probes, and for the last step, which has to fit.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from greentrainer.graphs import GraphCache
+from greentrainer.ledger import Ledger
+from greentrainer.pace import Pace
+from greentrainer.processes import Alone
+from greentrainer.types import Batch, CostGraph, Selection
+
+PROBE_SHARE = 0.1
+"""Share of a run's budget that its probes may take, as far as one batch each allows."""
+BALANCING = (1.0, 0.98, 0.95, 0.9, 0.8, 0.6, 0.3, 0.0)
+"""Shares of what seems left that are tried for the last step, until it fits."""
+
+
+@dataclass
+class Steering:
+    """graph: of the sample batch, by which selections are made.  passes: of a probe."""
+
+    pace: Pace
+    graph: CostGraph
+    graphs: GraphCache
+    ledger: Ledger
+    processes: Alone
+    passes: int = 1
+
+    def rate(self, reserve: float = 0.0) -> float:
+        """Share of full fine-tuning that the next batches may cost, with `reserve` FLOPs kept."""
+        batches = self.ledger.batches
+        spent, full = self.processes.mean([self.ledger.spent_flops, self.ledger.full_flops])
+        mean = full / batches if batches else self.graph.full_flops
+        return self.pace.rate(batches, spent + reserve, full, mean)
+
+    def budget(self) -> float:
+        """Backward FLOPs that a selection may cost on the sample batch.
+
+        What the probes still to come will cost, each as much as the last, is kept.
+        """
+        reserve = self.ledger.last_probe_flops * self.pace.probes_left(self.ledger.batches)
+        return max(self.graph.backward_budget(self.rate(reserve)), self._least)
+
+    @cached_property
+    def _least(self) -> int:
+        return min(self.graph.closure_flops.values())
+
+    def probe_batches(self, given: list[Batch]) -> int:
+        """How many of the given batches this probe's part of `PROBE_SHARE` pays for."""
+        total = self.pace.total_batches
+        if total is None:
+            return len(given)
+        names = self.graph.affordable(max(self.graph.backward_budget(self.pace.rho), self._least))
+        one = sum(self.probe_flops(given[:1], names))
+        probes = 1 + self.pace.probes_left(0)
+        allowed = PROBE_SHARE * self.pace.rho * total * self.graph.full_flops / probes
+        return max(1, min(len(given), int(allowed / one)))
+
+    def reachable(self, probe: list[Batch]) -> tuple[str, ...]:
+        """Tensors worth probing: those that an affordable selection may hold.
+
+        The probe lowers the budget that says what it is worth probing; a few rounds settle it.
+        """
+        if self.pace.total_batches is None:
+            return self.graph.affordable(self.graph.backward_budget(self.pace.rho))
+        left = 1 + self.pace.probes_left(self.ledger.batches)
+        budget = self.graph.backward_budget(self.rate())
+        for _ in range(3):
+            names = self.graph.affordable(max(budget, self._least))
+            price = sum(self.probe_flops(probe, names))
+            budget = self.graph.backward_budget(self.rate(left * price))
+        return names
+
+    def leaves_room(self, probe: list[Batch], names: tuple[str, ...]) -> bool:
+        """Whether the rest of the run can stay within rho once this probe is paid."""
+        if self.pace.total_batches is None:
+            return True
+        rate = self.rate(sum(self.probe_flops(probe, names)))
+        return self.graph.backward_budget(rate) >= self._least
+
+    def probe_flops(self, probe: list[Batch], names: tuple[str, ...]) -> tuple[int, int]:
+        """Forward and backward FLOPs of measuring the importance of `names`."""
+        graphs = [self.graphs.of_batch(batch) for batch in probe]
+        forward = sum(graph.forward_flops for graph in graphs)
+        backward = sum(graph.backward_flops(names) for graph in graphs)
+        return self.passes * forward, self.passes * backward
+
+    def course(
+        self,
+        chosen: Selection,
+        graph: CostGraph,
+        chooses: Callable[[CostGraph, float], Selection],
+    ) -> float | None:
+        """The budget to choose anew by, or None while the run is on course with `chosen`.
+
+        Batches that turn out dearer or cheaper than planned take it off.  graph: of the batch at
+        hand where it belongs to the last step, which has to fit what is left.  chooses: what would
+        be selected on a graph within a budget.
+        """
+        last = self.pace.last(self.ledger.batches)
+        if last:
+            return self._balanced(chosen, graph, last, chooses)
+        budget = self.budget()
+        current = self.graph.forward_flops + chosen.backward_flops
+        allowed = self.graph.forward_flops + budget
+        full = self.graph.full_flops
+        if self.pace.off_course(self.ledger.batches, allowed / full, current / full):
+            cheaper = budget < chosen.backward_flops
+            if cheaper or budget > chosen.backward_budget + 0.01 * full:
+                return budget
+        return None
+
+    def _balanced(
+        self,
+        chosen: Selection,
+        graph: CostGraph,
+        left: int,
+        chooses: Callable[[CostGraph, float], Selection],
+    ) -> float | None:
+        """The budget at which the last step's batches fit what is left, None if they do as it is.
+
+        The batch at hand is known, others of the step may be the dearest met so far.
+        """
+        spent, full = self.processes.mean([self.ledger.spent_flops, self.ledger.full_flops])
+        room = self.pace.rho * full - spent
+
+        def beyond(one: CostGraph, names: Iterable[str]) -> float:
+            return one.forward_flops + one.backward_flops(names) - self.pace.rho * one.full_flops
+
+        def fits(names: Iterable[str]) -> bool:
+            others = max(beyond(one, names) for one in self.graphs.all()) if left > 1 else 0
+            return beyond(graph, names) + (left - 1) * others <= room
+
+        if fits(chosen.names):
+            return None
+        least = min(graph.closure_flops.values())
+        most = max(least, room / left + graph.backward_budget(self.pace.rho))
+        budgets = [least + share * (most - least) for share in BALANCING]
+        return next((b for b in budgets if fits(chooses(graph, b).names)), budgets[-1])
