@@ -135,7 +135,7 @@ class AdaptiveBackprop:
             raise ValueError("no batch to measure importance on: pass at least one to reselect")
         self._freezer.wake()
         with self.processes.changing():
-            if self._steering.rate() < 1:
+            if self.rho < 1:
                 count = self._steering.probe_batches(given)
                 self._probe(given[: self.processes.first(count)])
             return self._choose(self.graph, self._steering.budget(), asked=True)
@@ -238,7 +238,7 @@ class AdaptiveBackprop:
     def _choose(self, graph: CostGraph, budget: float, asked: bool) -> Selection:
         """Select by the importance at hand, and freeze the rest."""
         start = time.perf_counter()
-        if budget >= graph.full_backward_flops:
+        if self.rho == 1 or budget >= graph.full_backward_flops:
             chosen = _everything(graph, self.importance, budget)
         else:
             chosen = self.selector(graph, self.importance, budget)

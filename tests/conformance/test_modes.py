@@ -14,6 +14,7 @@ from torch.fx.node import map_arg
 from greentrainer.cost import count_flops, trace
 from greentrainer.hf import GreenConfig
 from greentrainer.hf.blocks import blocks, compile_blocks
+from greentrainer.training import checkpointing_argument
 from tests.conformance.families import batch_for, build
 from tests.trainer import Counted, rows, witnessed
 
@@ -22,7 +23,7 @@ MODES: dict[str, dict[str, Any]] = {
     "plain": {},
     "accumulation": {"gradient_accumulation_steps": 3},
     "bf16": {"bf16": True},
-    "checkpointing": {"activation_checkpointing": True},
+    "checkpointing": {checkpointing_argument(): True},
 }
 GREEN = GreenConfig(rho=0.6, probe_batches=1, every_epochs=0.5)
 

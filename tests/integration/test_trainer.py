@@ -11,6 +11,8 @@ from trl import SFTConfig, SFTTrainer
 
 from greentrainer.cost import flop_counter
 from greentrainer.hf import GreenCallback, GreenConfig, GreenTrainer
+from greentrainer.hf.callback import undo_input_gradients
+from greentrainer.training import checkpointing_argument
 from tests.conformance.families import build
 from tests.tiny import characters
 from tests.trainer import arguments, rows
@@ -84,13 +86,11 @@ def test_a_loss_of_ones_own_is_what_is_measured_and_trained(tmp_path: Path) -> N
 
 def test_activation_checkpointing_keeps_the_saving(tmp_path: Path) -> None:
     """The top quarter of tensors costs what the graph says, not a whole backward pass."""
-    from greentrainer.hf.callback import undo_input_gradients
-
     model: Any = build("llama-checkpointed").train()
     model.enable_input_require_grads()
     undo_input_gradients(model)
     trainer = GreenTrainer(
-        model, arguments(tmp_path, activation_checkpointing=True, max_steps=1),
+        model, arguments(tmp_path, **{checkpointing_argument(): True}, max_steps=1),
         train_dataset=rows(8), green=GreenConfig(rho=1.0),
     )  # fmt: skip
     trainer.train()
