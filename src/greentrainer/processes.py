@@ -7,6 +7,7 @@ that never come, and unfreezing lets the replicas drift apart without a word.  S
 taken down before anything is frozen or measured, and built anew, in the same object, afterwards.
 """
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,9 @@ import torch
 from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+DEFAULT_BUCKET = 25
+"""Megabytes of a bucket of gradients if nothing else is said; the first is then a smaller one."""
 
 
 class Alone:
@@ -100,13 +104,17 @@ class Replicas(Together):
     def _options(self) -> dict[str, Any]:
         """What the wrapper was built with."""
         one = self.wrapper
+        known = inspect.signature(DistributedDataParallel.__init__).parameters
+        new, old = "forward_sync_buffers", "broadcast_buffers"  # as torch 2.13 and 2.11 call it
+        synced = new if new in known else old
+        megabytes = one.bucket_bytes_cap // 2**20
         return {
+            synced: getattr(one, synced),
             "device_ids": one.device_ids,
             "output_device": one.output_device,
             "dim": one.dim,
-            "broadcast_buffers": one.broadcast_buffers,
             "process_group": one.process_group,
-            "bucket_cap_mb": one.bucket_bytes_cap // 2**20,
+            "bucket_cap_mb": None if megabytes == DEFAULT_BUCKET else megabytes,
             "find_unused_parameters": one.find_unused_parameters,
             "gradient_as_bucket_view": one.gradient_as_bucket_view,
             "static_graph": one.static_graph,

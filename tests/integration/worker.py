@@ -3,6 +3,7 @@
 Every scenario leaves `FOLDER/RANK.json`, which the test reads.
 """
 
+import gc
 import json
 import os
 import signal
@@ -174,6 +175,8 @@ def main() -> None:
     rank = dist.get_rank()
     found = SCENARIOS[name](folder, rank)
     (folder / f"{name}-{rank}.json").write_text(json.dumps(found))
+    gc.collect()  # reducers go before the group that they belong to
+    dist.barrier()
     dist.destroy_process_group()
 
 
