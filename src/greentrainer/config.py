@@ -12,6 +12,12 @@ Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0)]
 
 
+MAY_DIFFER = frozenset(
+    {"resume", "output_dir", "save_every", "keep", "generate", "evaluate_every", "patience"}
+)
+"""Keys that a resumed run may change."""
+
+
 class RunConfig(BaseModel):
     """A fine-tuning run.
 
@@ -75,6 +81,18 @@ class RunConfig(BaseModel):
         text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
         return text
 
+    def require_resumable(self, path: Path) -> None:
+        """Raise ValueError if the run whose configuration is in `path` was another one."""
+        if not path.is_file():
+            return
+        before, now = read(path, {}).model_dump(mode="json"), self.model_dump(mode="json")
+        for name in before:
+            if name not in MAY_DIFFER and before[name] != now[name]:
+                raise ValueError(
+                    f"{name} was {before[name]!r} in the run to resume and is {now[name]!r} now: "
+                    "leave it as it was, or choose another output_dir"
+                )
+
     def save(self, path: Path) -> None:
         """Write the configuration as YAML."""
         path.write_text(self.yaml(), encoding="utf-8")
@@ -87,7 +105,10 @@ def read(path: Path | None, flags: dict[str, Any]) -> RunConfig:
     nearest known one) or a value that does not fit.
     """
     values = _read_yaml(path) if path else {}
-    values |= {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value is not None}
+    if isinstance(values.get("training"), dict) and isinstance(given.get("training"), dict):
+        given["training"] = values["training"] | given["training"]
+    values |= given
     known = RunConfig.model_fields
     for name in values:
         if name not in known:
@@ -121,8 +142,10 @@ def settings(pairs: list[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             raise ValueError(f"--set {name}: {text!r} is no YAML value") from None
         outer, dot, rest = name.partition(".")
-        if dot:
-            found.setdefault(outer, {})[rest] = value
+        if dot and isinstance(found.setdefault(outer, {}), dict):
+            found[outer][rest] = value
+        elif dot:
+            raise ValueError(f"--set {name}: {outer} was set to {found[outer]!r} before")
         else:
             found[name] = value
     return found

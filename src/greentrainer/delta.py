@@ -79,6 +79,8 @@ def load_delta(model: nn.Module, folder: str | Path) -> tuple[str, ...]:
     own = tensors_of(model)
     if fingerprint(own) != metadata["base"]:
         raise ValueError(f"{path} belongs to another base model, or to other weights of this one")
+    if any(name not in own or _kind(own[name]) != _kind(t) for name, t in changed.items()):
+        raise ValueError(f"{path} is damaged: it holds tensors that its base has not")
     with torch.no_grad():
         for name, tensor in changed.items():
             own[name].copy_(tensor)
@@ -120,7 +122,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
             changed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ValueError(f"cannot read the delta {path}: {error}") from error
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") != FORMAT or not {"base", "result"} <= metadata.keys():
         raise ValueError(f"{path} is no delta of this format ({FORMAT})")
     return metadata, changed
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import nn
@@ -60,7 +61,8 @@ class AdaptiveBackprop:
     processes: `Together` or `Replicas` where several processes train the model; then call `prepare`
         before each step, in all of them.
 
-    Raises ValueError for an infeasible `rho` or a model with nothing to train.
+    A model has one engine: an older one that was not closed is, when the next is made.  Raises
+    ValueError for an infeasible `rho` or a model with nothing to train.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class AdaptiveBackprop:
         self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
         self.metric, self.selector = metric, selector
         self.processes = processes or Alone()
+        _take_over(model, self)
         self.pace = Pace(rho, total_batches, every, accumulate)
         self.trainable = frozenset(n for n, p in model.named_parameters() if p.requires_grad)
         self._freezer = Freezer(model, optimizer, self.trainable, optimizer_state)
@@ -241,7 +244,7 @@ class AdaptiveBackprop:
         if self.rho == 1 or budget >= graph.full_backward_flops:
             chosen = _everything(graph, self.importance, budget)
         else:
-            chosen = self.selector(graph, self.importance, budget)
+            chosen = self._selected(graph, budget)
         agreed: Selection = self.processes.first(chosen)
         self._apply(agreed)
         seconds = time.perf_counter() - start
@@ -250,6 +253,15 @@ class AdaptiveBackprop:
         importance = dict(self.importance) if asked else {}
         self.history.append({**event, **asdict(agreed), "importances": importance})
         return agreed
+
+    def _selected(self, graph: CostGraph, budget: float) -> Selection:
+        """What the selector chooses; in a run under way, what is in force if that finds nothing."""
+        try:
+            return self.selector(graph, self.importance, budget)
+        except ValueError:
+            if self.selection is None or graph.backward_flops(self.selection.names) > budget:
+                raise
+            return self.selection
 
     def _course(self, chosen: Selection, graph: CostGraph) -> float | None:
         """The budget to choose anew by, without a probe, or None while the run is on course."""
@@ -284,6 +296,18 @@ class AdaptiveBackprop:
             if budget is not None:
                 self._choose(based_on, budget, asked=False)
         self._freezer.silence()
+
+
+_LIVE: WeakKeyDictionary[nn.Module, "ref[AdaptiveBackprop]"] = WeakKeyDictionary()
+"""The engine of each model; its hooks keep it alive until it is closed."""
+
+
+def _take_over(model: nn.Module, engine: AdaptiveBackprop) -> None:
+    """Close the engine that a model still has, so that the new one finds it as it came."""
+    older = _LIVE[model]() if model in _LIVE else None
+    if older is not None:
+        older.close()
+    _LIVE[model] = ref(engine)
 
 
 def _everything(graph: CostGraph, importance: Importance, budget: float) -> Selection:

@@ -39,7 +39,7 @@ class Freezer:
         self.optimizer = optimizer
         self.optimizer_state = optimizer_state
         self.idle: tuple[str, ...] = ()
-        self._silenced: list[nn.Module] = []
+        self._silenced: dict[nn.Module, None] = {}
         self._offloaded: dict[str, dict[str, torch.device]] = {}
 
     def apply(self, names: Collection[str], idle_modules: Iterable[str] = ()) -> None:
@@ -61,7 +61,7 @@ class Freezer:
             module = self.modules[name]
             if module.training:
                 module.training = False
-                self._silenced.append(module)
+                self._silenced[module] = None
 
     def wake(self) -> None:
         """Give silenced modules the mode of the whole model."""

@@ -66,10 +66,6 @@ class GraphCache:
             )
         return self._trace(kwargs)
 
-    def all(self) -> list[CostGraph]:
-        """The graphs met so far."""
-        return list(self._known.values())
-
     def _signature(self, value: Any) -> Signature:
         shapes = signature(value)
         return (*shapes, (LABELLED, (labelled(value),))) if self._by_data else shapes

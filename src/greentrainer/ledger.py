@@ -4,10 +4,8 @@
 every tensor trained, nothing skipped, no probe.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 Kind = Literal["train", "probe", "select", "trace"]
@@ -152,11 +150,6 @@ class Ledger:
         self._entries, self._sums, self.last_probe_flops = [], {}, 0
         for entry in entries:
             self.add(Entry(**entry))
-
-    def write(self, path: Path) -> None:
-        """One JSON object a line."""
-        lines = [json.dumps(row) for row in self.state_dict()]
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def _count(self, entry: Entry, sign: int) -> None:
         figures = {f.name: getattr(entry, f.name) for f in fields(entry) if f.name != "kind"}

@@ -25,6 +25,11 @@ class Alone:
     """One process: everything is agreed already."""
 
     count = 1
+    rank = 0
+
+    def every(self, value: Any) -> list[Any]:
+        """What each process has, in the order of their ranks."""
+        return [value]
 
     def mean(self, values: Sequence[float]) -> list[float]:
         """The mean of each value over the processes, in float64."""
@@ -51,7 +56,13 @@ class Together(Alone):
         if not dist.is_initialized():
             raise ValueError("no process group: start with torchrun or accelerate launch")
         self.device = torch.device(device)
-        self.count = dist.get_world_size()
+        self.count, self.rank = dist.get_world_size(), dist.get_rank()
+
+    def every(self, value: Any) -> list[Any]:
+        """What each process has, in the order of their ranks."""
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
 
     def mean(self, values: Sequence[float]) -> list[float]:
         """The mean of each value over the processes, in float64."""

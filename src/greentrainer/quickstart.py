@@ -7,6 +7,8 @@ memory can be told apart.
 import multiprocessing
 import shutil
 import statistics
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +55,12 @@ def full_fine_tuning(config: RunConfig, console: Console) -> dict[str, Any] | No
     """Seconds and peak memory of full fine-tuning, measured on a few batches."""
     console.print(f"measuring full fine-tuning on {FULL_BATCHES} batches, for comparison")
     context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_measure_full, (config,))
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(_measure_full, config).result()
+    except BrokenProcessPool:
+        console.print("measuring it was cut short, perhaps for want of memory: no comparison")
+        return None
 
 
 def _measure_full(config: RunConfig) -> dict[str, Any]:

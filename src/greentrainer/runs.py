@@ -34,6 +34,7 @@ from greentrainer import tasks
 from greentrainer.config import RunConfig
 from greentrainer.engine import AdaptiveBackprop
 from greentrainer.hf import models
+from greentrainer.hf.checkpoint import last_whole
 from greentrainer.meters import PeakMemory
 from greentrainer.tasks import encode, metrics
 from greentrainer.tasks.base import Example
@@ -105,6 +106,7 @@ def evaluate(material: Material, config: RunConfig) -> dict[str, Any]:
 
 def execute(config: RunConfig, console: Console) -> dict[str, Any]:
     """Do the whole run and write its folder; returns the summary in `metrics.json`."""
+    _open_folder(config)
     material = prepare(config, console)
     console.print("evaluating the model as it is")
     summary: dict[str, Any] = {"before": evaluate(material, config)}
@@ -120,6 +122,20 @@ def execute(config: RunConfig, console: Console) -> dict[str, Any]:
     write_json(folder / "metrics.json", summary)
     console.print(f"saved to {folder}")
     return summary
+
+
+def _open_folder(config: RunConfig) -> None:
+    """Note the run's configuration in its folder, which must not hold another run's checkpoints."""
+    kept = config.output_dir / CHECKPOINTS
+    if config.resume:
+        config.require_resumable(config.output_dir / "config.yaml")
+    elif last_whole(kept) is not None:
+        raise ValueError(
+            f"{kept} holds checkpoints of an earlier run: add --resume, or choose another "
+            "output_dir"
+        )
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    config.save(config.output_dir / "config.yaml")
 
 
 def rehearse(config: RunConfig, console: Console) -> None:
@@ -176,9 +192,7 @@ def train(
 def save(config: RunConfig, material: Material, outcome: Outcome, summary: dict[str, Any]) -> Path:
     """Write the run folder; files appear whole or not at all."""
     folder = config.output_dir
-    folder.mkdir(parents=True, exist_ok=True)
-    config.save(folder / "config.yaml")
-    outcome.engine.ledger.write(folder / "ledger.jsonl")
+    _write_lines(folder / "ledger.jsonl", outcome.engine.ledger.state_dict())
     _write_lines(folder / "selections.jsonl", outcome.engine.history)
     _write_lines(folder / "log.jsonl", outcome.log)
     _save_model(material, folder / "model")
@@ -222,9 +236,7 @@ def release_memory() -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file in one step."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    _write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def _save_model(material: Material, folder: Path) -> None:
@@ -241,7 +253,13 @@ def _save_model(material: Material, folder: Path) -> None:
 
 
 def _write_lines(path: Path, rows: Sequence[Any]) -> None:
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    _write_text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def _write_text(path: Path, text: str) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
 
 
 def _sample(examples: list[Example], limit: int | None, seed: int) -> list[Example]:

@@ -124,7 +124,8 @@ class Steering:
     ) -> float | None:
         """The budget at which the last step's batches fit what is left, None if they do as it is.
 
-        The batch at hand is known, others of the step may be the dearest met so far.
+        The batch at hand is known, others of the step are taken to be like it, of the dearest size
+        met so far.
         """
         spent, full = self.processes.mean([self.ledger.spent_flops, self.ledger.full_flops])
         room = self.pace.rho * full - spent
@@ -132,9 +133,11 @@ class Steering:
         def beyond(one: CostGraph, names: Iterable[str]) -> float:
             return one.forward_flops + one.backward_flops(names) - self.pace.rho * one.full_flops
 
+        dearest = max([entry.full_flops for entry in self.ledger] + [graph.full_flops])
+
         def fits(names: Iterable[str]) -> bool:
-            others = max(beyond(one, names) for one in self.graphs.all()) if left > 1 else 0
-            return beyond(graph, names) + (left - 1) * others <= room
+            mine = beyond(graph, names)
+            return mine + (left - 1) * max(mine, 0.0) * dearest / graph.full_flops <= room
 
         if fits(chosen.names):
             return None

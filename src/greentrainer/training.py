@@ -7,11 +7,14 @@ engine trains every tensor and never probes.)
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
@@ -131,10 +134,16 @@ def fit(
     if config.compile:
         compile_blocks(model)
     arguments = arguments_of(config, len(train), max_steps)
+    if arguments.world_size > 1:
+        raise ValueError(
+            "this command runs in one process: for several use GreenTrainer in a script under "
+            "torchrun (examples/trainer.py)"
+        )
     with StopRequest(stopping) as stop:
         watch = Watch(report, stop, config.learning_rate)
         patience = [EarlyStoppingCallback(config.patience)] if config.patience else []
-        trainer = RunTrainer(
+        make = partial(
+            RunTrainer,
             model,
             arguments,
             data_collator=Rows(
@@ -146,10 +155,14 @@ def fit(
             green=green_of(config, len(train), max_steps),
             order=EpochOrder(train, config.batch_size, config.seed),
         )
+        with _in_one_line():
+            trainer = make()
         trainer.remove_callback(_printer())
         watch.trainer = trainer
         again = config.resume and last_whole(Path(arguments.output_dir)) is not None
         trainer.train(resume_from_checkpoint=again)
+    if config.lora_rank is not None:
+        model = model.merge_and_unload()
     state = trainer.state
     return Outcome(
         engine=trainer.engine,
@@ -177,8 +190,10 @@ def adapted(model: Any, config: RunConfig) -> Any:
     """The model, with LoRA adapters if they are asked for."""
     if config.lora_rank is None:
         return model
-    from peft import LoraConfig, get_peft_model
-
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise ValueError("lora_rank needs peft: pip install 'greentrainer[lora]'") from None
     kind = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
     rank = config.lora_rank
     lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=kind)
@@ -208,7 +223,11 @@ def arguments_of(config: RunConfig, examples: int, max_steps: int = -1) -> Train
     """The Trainer's own settings.  Raises ValueError for an unknown or conflicting one."""
     steps = steps_of(config, examples) if max_steps < 0 else max_steps
     every = config.evaluate_every
-    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
+    best = {
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "restore_callback_states_from_checkpoint": True,
+    }
     saving = config.save_every or (every if config.patience else None)
     own: dict[str, Any] = {
         "output_dir": str(config.output_dir / CHECKPOINTS),
@@ -242,13 +261,36 @@ def arguments_of(config: RunConfig, examples: int, max_steps: int = -1) -> Train
     }
     if config.patience and not every:
         raise ValueError("patience needs evaluate_every: say how often to look")
-    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    known = get_type_hints(TrainingArguments)
     for name in config.training:
         if name in own:
             raise ValueError(f"training.{name} is set by the run's own keys: leave it out")
         if name not in known:
             raise ValueError(f"unknown key 'training.{name}'{nearest(name, known)}")
-    return TrainingArguments(**(own | defaults | config.training))
+    asked = {n: _typed(n, value, known[n]) for n, value in config.training.items()}
+    with _in_one_line():
+        return TrainingArguments(**(own | defaults | asked))
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """A value as the number or truth value that its key takes; YAML reads 1e-8 as a text."""
+    plain = [kind for kind in (bool, int, float) if kind in (hint, *get_args(hint))]
+    if not plain or value is None or str in get_args(hint):
+        return value
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].lower()
+        raise ValueError(f"training.{name} is {value!r}: {reason}") from None
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """Turn what transformers raises about its settings into one line."""
+    try:
+        yield
+    except (TypeError, ImportError, RuntimeError, ValueError) as error:
+        raise ValueError(" ".join(str(error).split())[:300]) from error
 
 
 def checkpointing_argument() -> str:

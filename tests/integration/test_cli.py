@@ -84,6 +84,8 @@ def test_every_way_to_train_runs(
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert any("eval_loss" in entry for entry in log)
     config = yaml.safe_load((run / "config.yaml").read_text())
+    tf.AutoModelForCausalLM.from_pretrained(run / "model")  # adapters are merged
+    assert command(monkeypatch, "evaluate", run / "model", "--task", data, "--generate", 1) == 0
     assert config["training"] == {"lr_scheduler_type": "cosine", "max_grad_norm": 0.5}
 
 
@@ -116,6 +118,10 @@ WRONG = [
     (["--set", "training.max_grad_nrm=1"], "did you mean 'max_grad_norm'"),
     (["--set", "training.learning_rate=1"], "set by the run's own keys"),
     (["--set", "nonsense"], "NAME=VALUE"),
+    (["--set", "training.max_grad_norm=none"], "training.max_grad_norm is 'none'"),
+    (["--set", "training=3", "--set", "training.x=1"], "training was set to 3 before"),
+    (["--set", "training.optim=adamw_8bit"], "error"),
+    (["--set", "training.report_to=wandb"], "wandb"),
     (["--patience", "3"], "patience needs evaluate_every"),
     (["--task", "none.jsonl"], "cannot read none.jsonl"),
     (["--task", "summarise"], "no task 'summarise'"),
@@ -182,6 +188,11 @@ def test_an_interrupted_run_saves_and_resumes(
     assert bill["interrupted"]
     assert 0 < bill["steps"] < bill["planned_steps"]
     tf.AutoModelForCausalLM.from_pretrained(tmp_path / "cut" / "model")
+    refused = subprocess.run(typed("cut"), env=quiet, capture_output=True, text=True, check=False)
+    assert "holds checkpoints of an earlier run" in refused.stderr
+    other = typed("cut", "--resume", "--learning-rate", "1e-4")
+    refused = subprocess.run(other, env=quiet, capture_output=True, text=True, check=False)
+    assert "learning_rate was 0.001 in the run to resume" in refused.stderr
     subprocess.run(typed("cut", "--resume"), env=quiet, check=True, capture_output=True)
     subprocess.run(typed("whole"), env=quiet, check=True, capture_output=True)
     a: Any = tf.AutoModelForCausalLM.from_pretrained(tmp_path / "cut" / "model")

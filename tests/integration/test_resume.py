@@ -96,6 +96,39 @@ def test_killed_at_any_moment_and_resumed(tmp_path: Path) -> None:
     assert len(landed) > 3  # the kills were spread over the run
 
 
+def mixed(count: int) -> Any:
+    """Rows of three lengths, and a collator that pads them."""
+    data = [rows(count, length=12 + 4 * (i % 3))[i] for i in range(count)]
+
+    def collate(some: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+        return {
+            key: torch.nn.utils.rnn.pad_sequence(
+                [row[key] for row in some], batch_first=True, padding_value=value
+            )
+            for key, value in fill.items()
+        }
+
+    return {"train_dataset": data, "data_collator": collate}
+
+
+@pytest.mark.parametrize("family", ["t5", "llama"])
+def test_lengths_and_accumulation_resume_as_well(family: str, tmp_path: Path) -> None:
+    def run(folder: Path, resume: bool | str = False) -> GreenTrainer:
+        made = GreenTrainer(
+            build(family),
+            arguments(folder, save_strategy="steps", save_steps=2, gradient_accumulation_steps=4),
+            green=GREEN, **mixed(48),
+        )  # fmt: skip
+        made.train(resume_from_checkpoint=resume)
+        return made
+
+    whole = run(tmp_path)
+    assert whole.ledger.rho_spent <= 0.6
+    again = run(tmp_path, str(tmp_path / "checkpoint-4"))
+    assert_same(outcome(whole), outcome(again))
+
+
 def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
     trainer(tmp_path).train()
     newest = last_whole(tmp_path)

@@ -198,3 +198,70 @@ def test_trl_on_chat_data_has_the_same_books(tmp_path: Path) -> None:
     training = [e.flops for e in ledger if e.kind == "train"]
     assert training[1:] == executed[1:]  # in the first step this very call is traced
     assert 0.9 * 0.6 <= ledger.rho_spent <= 0.6
+
+
+class Cut(TrainerCallback):
+    """Presses Ctrl-C in the third step."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_training_that_breaks_off_gives_the_model_back(ours: bool, tmp_path: Path) -> None:
+    model = build("llama")
+
+    def train(*callbacks: TrainerCallback) -> Any:
+        settings: dict[str, Any] = {"args": arguments(tmp_path), "train_dataset": rows(24)}
+        if ours:
+            trainer = GreenTrainer(model, green=GREEN, callbacks=list(callbacks), **settings)
+            trainer.train()
+            return trainer.engine
+        green = GreenCallback(GREEN)
+        Trainer(model, callbacks=[green, *callbacks], **settings).train()
+        return green.engine
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Cut())
+    if ours:
+        assert all(p.requires_grad for p in model.parameters())
+        assert not model._forward_hooks
+    again = train()
+    assert len(again.graph.tensors) == len(list(model.parameters()))
+    assert again.ledger.batches == 12
+    assert not model._forward_hooks
+
+
+class OnLogits(Trainer):
+    """Trains by a loss that the model does not know of."""
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        return model(**inputs).logits.square().mean()
+
+
+class Twice(Trainer):
+    """Calls the model twice for each batch."""
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        return model(**inputs).loss + model(**inputs).loss
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [(OnLogits, "another loss"), (Twice, "called the model 2 times")]
+)
+def test_the_callback_notices_a_loss_that_is_not_the_models(
+    kind: Any, message: str, tmp_path: Path
+) -> None:
+    green = GreenCallback(GREEN)
+    trainer = kind(build("llama"), arguments(tmp_path), train_dataset=rows(8), callbacks=[green])
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+
+
+def test_compiling_the_whole_model_is_refused(tmp_path: Path) -> None:
+    settings = arguments(tmp_path)
+    settings.torch_compile = True
+    green = GreenCallback(GREEN)
+    with pytest.raises(ValueError, match="compile_blocks"):
+        green._refuse(settings, build("llama"), None, None)

@@ -88,6 +88,29 @@ def test_a_model_that_branches_on_its_sizes_is_traced() -> None:
     assert interpolated(known, (2, 8, 4), frozenset({0})) is None
 
 
+class Padding(nn.Module):
+    """Works in blocks of 16: constant between known lengths, and more beyond."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        padded = nn.functional.pad(x, (0, 0, 0, -x.shape[1] % 16))
+        loss: torch.Tensor = self.layer(padded).sum()
+        return loss
+
+
+def test_a_far_length_does_not_vouch_for_those_before_it() -> None:
+    model = Padding()
+
+    def graph(length: int) -> tuple[tuple[int, ...], Any]:
+        return (2, length, 4), trace(model, torch.zeros(2, length, 4), lambda m, x: m(x))
+
+    known = dict(graph(length) for length in (9, 10, 11, 12, 100))
+    assert interpolated(known, (2, 20, 4), frozenset({0})) is None
+
+
 def test_the_cache_stops_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("llama")
     cache = GraphCache(model, model.parameters(), None)

@@ -1,7 +1,6 @@
 """The ledger adds up, survives writing, and keeps probes apart from training."""
 
 import json
-from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,9 +43,3 @@ def test_amending_changes_the_newest_training_batch_only() -> None:
     ledger.amend(backward_flops=8)
     assert [e.backward_flops for e in ledger] == [0, 8, 0]
     assert ledger.spent_flops == 15
-
-
-def test_written_as_one_object_a_line(tmp_path: Path) -> None:
-    Ledger([Entry("train", 1, 2, 6), Entry("probe", 3)]).write(tmp_path / "ledger.jsonl")
-    lines = (tmp_path / "ledger.jsonl").read_text().splitlines()
-    assert [json.loads(line)["kind"] for line in lines] == ["train", "probe"]

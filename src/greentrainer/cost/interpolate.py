@@ -36,14 +36,14 @@ def interpolated(
     near = sorted(alike, key=lambda o: sum(abs(a - b) for a, b in zip(o, sizes, strict=True)))
     varying, points = _varying([sizes, *near[:MOST_KNOWN]])
     target, points = points[0], points[1:]
-    axes = zip(*points, strict=True)
-    if any(not min(axis) <= at <= max(axis) for axis, at in zip(axes, target, strict=bool(points))):
-        return None
     degrees = [1 if rows & group else 2 for group in varying]
     found = _independent(points, degrees)
     if found is None:
         return None
     basis, check = found
+    axes = zip(*(points[i] for i in (*basis, check)), strict=True)
+    if any(not min(axis) <= at <= max(axis) for axis, at in zip(axes, target, strict=True)):
+        return None
     graphs = [known[near[i]] for i in basis]
     proof = known[near[check]]
     if any(_form(graph) != _form(proof) for graph in graphs):

@@ -23,6 +23,7 @@ these the same walk is made on one real pass.
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import Node, get_gradient_edge
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_iter, tree_map_only
 from torch.utils.checkpoint import CheckpointFunction
 
 from greentrainer.cost.assemble import Walk, assemble
@@ -83,8 +84,9 @@ def _walk(
 ) -> tuple[Walk, tuple[str, ...]]:
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            state = {name: _blank(tensor) for name, tensor in _state(model).items()}
-            blank_batch = tree_map_only(torch.Tensor, _blank, batch)
+            home = _device_of(batch)
+            state = {name: _blank(tensor, home) for name, tensor in _state(model).items()}
+            blank_batch = tree_map_only(torch.Tensor, partial(_blank, home=home), batch)
             return _Tracer(model, state, trainable, mode).run(blank_batch, loss_fn), ()
     except RuntimeError as error:  # every refusal of fake tensors; a user's mistake comes again
         if any(p.is_meta for p in model.parameters()):
@@ -101,9 +103,15 @@ def _state(model: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def _blank(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor like this one without values (made under the fake mode); meta becomes CPU."""
-    device = "cpu" if tensor.is_meta else tensor.device
+def _device_of(batch: Batch) -> torch.device:
+    """Where a batch lies; the CPU for one on the meta device."""
+    places = [t.device for t in tree_iter(batch) if isinstance(t, torch.Tensor) and not t.is_meta]
+    return places[0] if places else torch.device("cpu")
+
+
+def _blank(tensor: torch.Tensor, home: torch.device) -> torch.Tensor:
+    """A tensor like this one without values (made under the fake mode); meta comes `home`."""
+    device = home if tensor.is_meta else tensor.device
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
 
 

@@ -52,6 +52,7 @@ class GreenCallback(TrainerCallback):
         self.processes: Alone | None = None
         self.hollow: nn.Module | None = None
         self.resumed_from: Path | None = None
+        self._ear: Any = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -59,11 +60,11 @@ class GreenCallback(TrainerCallback):
         """Make the engine, or refuse."""
         model, loader = kwargs["model"], kwargs["train_dataloader"]
         optimizer = inner(kwargs["optimizer"])
-        if self.engine is not None:  # of an earlier training, which may have ended in an error
-            self.engine.close()
+        self.release()  # an earlier training may have ended in an error
         self._refuse(args, model, optimizer, loader)
         undo_input_gradients(model)
-        self._batches = ProbeBatches(loader, self.green.seed, args.device)
+        seed = f"{self.green.seed}/{args.process_index}"  # each process measures on its own rows
+        self._batches = ProbeBatches(loader, seed, args.device)
         total, every = schedule(self.green, args, state, len(loader))
         model.train()
         self.engine = AdaptiveBackprop(
@@ -82,6 +83,9 @@ class GreenCallback(TrainerCallback):
             processes=self.processes,
             hollow=self.hollow,
         )
+        self._heard, self._batches_seen = not self.one_call, 0
+        if self.one_call:
+            self._ear = model.register_forward_hook(self._listen)
         if state.global_step:
             self._resume(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
@@ -92,6 +96,49 @@ class GreenCallback(TrainerCallback):
         assert self.engine is not None
         count = self.green.probe_batches
         self.engine.prepare(lambda: list(self._batches.draw(state.global_step, count)))
+
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Between the batches of a step: see that the books fit what the Trainer does."""
+        self._verify()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """After a step: see that the books fit what the Trainer does."""
+        self._verify()
+
+    def _verify(self) -> None:
+        assert self.engine is not None
+        self._batches_seen += 1
+        booked = self.engine.ledger.batches
+        if booked != self._batches_seen:
+            raise ValueError(
+                f"this Trainer called the model {booked} times for {self._batches_seen} batches, "
+                "so the callback's books would be wrong: use GreenTrainer"
+            )
+        if not self._heard:
+            raise ValueError(
+                "this Trainer trains by another loss than the model's own, which is what the "
+                "callback measures: use GreenTrainer"
+            )
+
+    def _listen(self, _model: Any, _args: Any, outputs: Any) -> None:
+        """Note whether a gradient reaches the model's own loss; once is enough."""
+        if self._heard:
+            return
+        own = (
+            [outputs.get(key) for key in ("loss", "log_probs")]
+            if isinstance(outputs, Mapping)
+            else []
+        )
+        for loss in own:
+            if loss is not None and loss.requires_grad:
+                loss.register_hook(self._hear)
+
+    def _hear(self, _gradient: torch.Tensor) -> None:
+        self._heard = True
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -121,8 +168,14 @@ class GreenCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Give the model back with everything trainable."""
+        self.release()
+
+    def release(self) -> None:
+        """Give the model back; what the engine did can still be read."""
         if self.engine is not None:
             self.engine.close()
+        if self._ear is not None:
+            self._ear.remove()
 
     def _resume(self, default: Path) -> None:
         engine, folder = self.engine, self.resumed_from or default
@@ -134,7 +187,8 @@ class GreenCallback(TrainerCallback):
         saved = checkpoint.read(folder)
         checkpoint.require_fit(saved, engine.model, engine.rho, folder)
         checkpoint.require_order(saved, engine)
-        engine.load_state_dict(saved["engine"])
+        engine.load_state_dict(checkpoint.state_for(saved, engine.processes, folder))
+        self._batches_seen = engine.ledger.batches
 
     def _refuse(
         self, args: TrainingArguments, model: nn.Module, optimizer: Any, loader: Any
@@ -143,6 +197,16 @@ class GreenCallback(TrainerCallback):
         if args.deepspeed or type(optimizer).__module__.startswith("deepspeed"):
             raise ValueError(
                 "DeepSpeed ZeRO ignores what is frozen between steps: use DDP or FSDP2"
+            )
+        if args.n_gpu > 1:
+            raise ValueError(
+                "DataParallel copies the model at each step: start with torchrun, or show one GPU "
+                "(CUDA_VISIBLE_DEVICES)"
+            )
+        if args.torch_compile:
+            raise ValueError(
+                "torch_compile compiles the model whole, a graph for each selection: use "
+                "greentrainer.hf.blocks.compile_blocks(model)"
             )
         if args.world_size > 1 and self.processes is None:
             raise ValueError("a callback cannot rebuild the wrapper of replicas: use GreenTrainer")
@@ -163,7 +227,7 @@ class GreenCallback(TrainerCallback):
 class ProbeBatches:
     """Batches to measure importance on, drawn apart from the Trainer's own order."""
 
-    def __init__(self, loader: Any, seed: int, device: torch.device) -> None:
+    def __init__(self, loader: Any, seed: str, device: torch.device) -> None:
         self._dataset: Any = loader.dataset
         self._collate: Any = loader.collate_fn
         sampler: Any = loader.batch_sampler

@@ -18,15 +18,20 @@ import torch
 from torch import nn
 
 from greentrainer.engine import STATE_VERSION, AdaptiveBackprop
+from greentrainer.processes import Alone
 
 SEAL = "greentrainer.json"
 _FOLDER = re.compile(r"checkpoint-(\d+)")
 
 
-def seal(folder: Path, engine: AdaptiveBackprop) -> None:
-    """Write the engine's state into a checkpoint and declare it whole."""
+def seal(folder: Path, engine: AdaptiveBackprop, ledgers: list[Any] | None = None) -> None:
+    """Write the engine's state into a checkpoint and declare it whole.
+
+    ledgers: the books of each process, where there are several.
+    """
     value = {
         "engine": engine.state_dict(),
+        "ledgers": ledgers or [engine.ledger.state_dict()],
         "optimizer_tensors": optimizer_tensors(engine.model, engine.optimizer),
         "shapes": {name: list(p.shape) for name, p in engine.model.named_parameters()},
         "versions": _versions(),
@@ -91,6 +96,19 @@ def require_fit(saved: Mapping[str, Any], model: nn.Module, rho: float, where: P
     changed = {k: v for k, v in saved["versions"].items() if _versions().get(k) != v}
     if changed:
         warnings.warn(f"{where} was written with {changed}: the last bits may differ", stacklevel=3)
+
+
+def state_for(saved: Mapping[str, Any], processes: Alone, where: Path) -> dict[str, Any]:
+    """The engine's state for this process, with its own books.
+
+    Raises ValueError for a checkpoint of another number of processes.
+    """
+    if len(saved["ledgers"]) != processes.count:
+        raise ValueError(
+            f"{where} was written by {len(saved['ledgers'])} processes, these are "
+            f"{processes.count}: start as many"
+        )
+    return {**saved["engine"], "ledger": saved["ledgers"][processes.rank]}
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:

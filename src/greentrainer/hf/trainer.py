@@ -48,8 +48,6 @@ class Green(Trainer):
             )
         if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.fsdp_version == 1:
             raise ValueError("FSDP1 flattens tensors together: set fsdp_version: 2")
-        if self.args.n_gpu > 1:
-            raise ValueError("DataParallel copies the model at each step: start with torchrun")
         self.green_callback = GreenCallback(green)
         self.green_callback.loss_fn = self._loss
         self.green_callback.one_call = False
@@ -80,7 +78,11 @@ class Green(Trainer):
         if folder is not None:
             saved = checkpoint.read(folder)
             checkpoint.require_fit(saved, self.model, self.green_callback.green.rho, folder)
-        return super().train(resume_from_checkpoint=folder and str(folder), **kwargs)
+        try:
+            return super().train(resume_from_checkpoint=folder and str(folder), **kwargs)
+        except BaseException:
+            self.green_callback.release()
+            raise
 
     def _checkpoint_to_resume(self, asked: Any) -> Path | None:
         if asked is None or asked is False:
@@ -132,18 +134,20 @@ class Green(Trainer):
             staged = Path(self._get_output_dir(trial))
         finally:
             self._staging = False
+        ledgers = self.engine.processes.every(self.ledger.state_dict())
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            self._settle(staged / f"checkpoint-{self.state.global_step}", staged.parent)
+            new = staged / f"checkpoint-{self.state.global_step}"
+            self._settle(new, staged.parent, ledgers)
         self.accelerator.wait_for_everyone()
 
-    def _settle(self, new: Path, run: Path) -> None:
+    def _settle(self, new: Path, run: Path, ledgers: list[Any]) -> None:
         """Move a finished checkpoint into the run's folder and delete those that are too many."""
         final, best = run / new.name, self.state.best_model_checkpoint
         if best is not None and Path(best).parent == new.parent:
             self.state.best_model_checkpoint = str(final)
             self.state.save_to_json(str(new / "trainer_state.json"))
-        checkpoint.seal(new, self.engine)
+        checkpoint.seal(new, self.engine, ledgers)
         if final.exists():
             shutil.rmtree(final)
         new.rename(final)
