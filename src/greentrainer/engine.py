@@ -86,7 +86,9 @@ class AdaptiveBackprop:
         self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
         self.metric, self.selector = metric, selector
         self.processes = processes or Alone()
-        _take_over(model, self)
+        self.closed = False
+        release(model)
+        _LIVE[model] = ref(self)
         self.pace = Pace(rho, total_batches, every, accumulate)
         self.trainable = frozenset(n for n, p in model.named_parameters() if p.requires_grad)
         self._freezer = Freezer(model, optimizer, self.trainable, optimizer_state)
@@ -98,7 +100,7 @@ class AdaptiveBackprop:
             self.graph = self._graphs.of_batch(sample_batch)
             _require_rho(rho, self.graph)
         except ValueError:
-            self._observer.close()
+            self.close()
             raise
         self._steering = Steering(self.pace, self.graph, self._graphs, self.ledger, self.processes)
         self._steering.passes = 2 if metric == "two_pass" else 1
@@ -204,9 +206,11 @@ class AdaptiveBackprop:
             self._apply(Selection(**{**state["selection"], "names": names}))
 
     def close(self) -> None:
-        """Make everything trainable again and leave the model as it came."""
-        self._observer.close()
-        self._freezer.release()
+        """Make everything trainable again and leave the model as it came; once is enough."""
+        if not self.closed:
+            self.closed = True
+            self._observer.close()
+            self._freezer.release()
 
     def __enter__(self) -> "AdaptiveBackprop":
         return self
@@ -302,12 +306,11 @@ _LIVE: WeakKeyDictionary[nn.Module, "ref[AdaptiveBackprop]"] = WeakKeyDictionary
 """The engine of each model; its hooks keep it alive until it is closed."""
 
 
-def _take_over(model: nn.Module, engine: AdaptiveBackprop) -> None:
-    """Close the engine that a model still has, so that the new one finds it as it came."""
+def release(model: nn.Module) -> None:
+    """Close the engine that a model still has, if any, as after a training that broke off."""
     older = _LIVE[model]() if model in _LIVE else None
     if older is not None:
         older.close()
-    _LIVE[model] = ref(engine)
 
 
 def _everything(graph: CostGraph, importance: Importance, budget: float) -> Selection:

@@ -160,7 +160,10 @@ def fit(
         trainer.remove_callback(_printer())
         watch.trainer = trainer
         again = config.resume and last_whole(Path(arguments.output_dir)) is not None
-        trainer.train(resume_from_checkpoint=again)
+        try:
+            trainer.train(resume_from_checkpoint=again)
+        except ImportError as error:  # an optimizer or a logger that is not installed
+            raise ValueError(" ".join(str(error).split())[:300]) from error
     if config.lora_rank is not None:
         model = model.merge_and_unload()
     state = trainer.state

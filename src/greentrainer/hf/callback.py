@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from greentrainer.engine import AdaptiveBackprop
+from greentrainer.engine import AdaptiveBackprop, release
 from greentrainer.hf import checkpoint
 from greentrainer.hf.green import GreenConfig
 from greentrainer.processes import Alone, is_sharded
@@ -54,6 +54,12 @@ class GreenCallback(TrainerCallback):
         self.resumed_from: Path | None = None
         self._ear: Any = None
 
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Before the Trainer makes an optimizer: everything is trainable again."""
+        release(kwargs["model"])
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -83,7 +89,7 @@ class GreenCallback(TrainerCallback):
             processes=self.processes,
             hollow=self.hollow,
         )
-        self._heard, self._batches_seen = not self.one_call, 0
+        self._verified, self._batches_seen = not self.one_call, 0
         if self.one_call:
             self._ear = model.register_forward_hook(self._listen)
         if state.global_step:
@@ -96,6 +102,7 @@ class GreenCallback(TrainerCallback):
         assert self.engine is not None
         count = self.green.probe_batches
         self.engine.prepare(lambda: list(self._batches.draw(state.global_step, count)))
+        self._heard = False  # what comes now is training
 
     def on_substep_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -118,15 +125,18 @@ class GreenCallback(TrainerCallback):
                 f"this Trainer called the model {booked} times for {self._batches_seen} batches, "
                 "so the callback's books would be wrong: use GreenTrainer"
             )
-        if not self._heard:
+        if not (self._verified or self._heard):
             raise ValueError(
                 "this Trainer trains by another loss than the model's own, which is what the "
                 "callback measures: use GreenTrainer"
             )
+        self._verified = True
+        if self._ear is not None:
+            self._ear.remove()
 
     def _listen(self, _model: Any, _args: Any, outputs: Any) -> None:
         """Note whether a gradient reaches the model's own loss; once is enough."""
-        if self._heard:
+        if self._verified:
             return
         own = (
             [outputs.get(key) for key in ("loss", "log_probs")]

@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import Seq2SeqTrainer, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
-from greentrainer.engine import AdaptiveBackprop
+from greentrainer.engine import AdaptiveBackprop, release
 from greentrainer.graphs import hollow
 from greentrainer.hf import checkpoint
 from greentrainer.hf.callback import GreenCallback
@@ -48,6 +48,7 @@ class Green(Trainer):
             )
         if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.fsdp_version == 1:
             raise ValueError("FSDP1 flattens tensors together: set fsdp_version: 2")
+        release(self.model)
         self.green_callback = GreenCallback(green)
         self.green_callback.loss_fn = self._loss
         self.green_callback.one_call = False
