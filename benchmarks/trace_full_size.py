@@ -1,12 +1,15 @@
-"""Trace a full-size model from its configuration: `python benchmarks/trace_full_size.py opt-2.7b`.
+"""Trace full-size models from their configurations: `python benchmarks/trace_full_size.py`.
 
-Prints the name, seconds (building the hollow model and tracing), peak memory of the process in GB,
-forward and full backward FLOPs.
+Each in a process of its own; writes `results/trace_full_size.json`.  With a name, such as opt-2.7b,
+it prints that one's seconds (building the hollow model and tracing), peak memory of the process in
+GB, forward and full backward FLOPs.
 """
 
 import resource
+import subprocess
 import sys
 import time
+from typing import Any
 
 import torch
 import transformers as tf
@@ -50,14 +53,47 @@ def traced(size: str, rows: int = 4, length: int = 512) -> CostGraph:
     return graph
 
 
-def main() -> None:
-    """Trace the size named on the command line."""
-    size = sys.argv[1]
+def measure(size: str) -> None:
+    """Trace one model and print its figures."""
     start = time.perf_counter()
     graph = traced(size)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(size, f"{seconds:.2f} {peak:.2f}", graph.forward_flops, graph.full_backward_flops)
+
+
+def row(size: str) -> dict[str, Any]:
+    """The figures of one model, from a process of its own."""
+    run = subprocess.run(
+        [sys.executable, __file__, size], capture_output=True, text=True, check=True
+    )
+    _, seconds, peak, forward, backward = run.stdout.split()
+    return {
+        "model": size,
+        "seconds": float(seconds),
+        "peak_memory_gb": float(peak),
+        "forward_flops": int(forward),
+        "backward_flops": int(backward),
+    }
+
+
+def main() -> None:
+    """Measure all, and write the figures down."""
+    from provenance import check, write
+
+    if len(sys.argv) > 1:
+        measure(sys.argv[1])
+        return
+    rows = [row(size) for size in CONFIGS]
+    step = rows[0]["forward_flops"] + rows[0]["backward_flops"]
+    petamacs = 5 * 498 * step / 2 / 1e15
+    rows.append({"model": "opt-2.7b, 5 epochs of 498 batches of 4 x 512", "peta_macs": petamacs})
+    checks = [
+        check("seconds of the slowest", max(r["seconds"] for r in rows[:-1]), 10),
+        check("peak memory of the largest, GB", max(r["peak_memory_gb"] for r in rows[:-1]), 1.5),
+        check("deviation from the published 41.8 PFLOPs (MACs)", abs(petamacs / 41.8 - 1), 0.005),
+    ]
+    write("trace_full_size", rows, checks)
 
 
 if __name__ == "__main__":
