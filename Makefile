@@ -6,16 +6,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check slow clean
+.PHONY: quickstart test check clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/greentrainer quickstart
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
-
-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
