@@ -1,7 +1,9 @@
 """Every family in every mode of the Trainer: what trains is the selection, the books are right."""
 
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -11,12 +13,14 @@ from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 from torch.fx.node import map_arg
 
+from greentrainer import CostGraph, Selection, select
 from greentrainer.cost import count_flops, trace
-from greentrainer.hf import GreenConfig
+from greentrainer.engine import Selector
+from greentrainer.hf import GreenConfig, GreenTrainer
 from greentrainer.hf.blocks import blocks, compile_blocks
 from greentrainer.training import checkpointing_argument
 from tests.conformance.families import batch_for, build
-from tests.trainer import Counted, rows, witnessed
+from tests.trainer import Counted, Witness, arguments, rows, witnessed
 
 FAMILIES = ["opt", "bloom", "t5", "bart", "gpt2", "llama", "qwen3", "gemma3"]
 MODES: dict[str, dict[str, Any]] = {
@@ -115,3 +119,50 @@ def test_compiled_blocks_execute_what_the_graph_says(family: str) -> None:
     for chosen in (tensors[: len(tensors) // 4], tensors[:1], tensors[::3], tensors):
         saved = all_executed - executed_in_blocks(model, backend, set(chosen))
         assert saved == graph.backward_flops(tensors) - graph.backward_flops(chosen)
+
+
+class Compiled(GreenTrainer):
+    """Notes what the compiled blocks execute in each training step."""
+
+    backend = CountingBackend()
+    executed: ClassVar[list[int]] = []
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        self.backend.flops = 0
+        loss = super().training_step(*args, **kwargs)
+        self.executed.append(self.backend.flops)
+        return loss
+
+
+def only_in_blocks(model: nn.Module) -> Selector:
+    """The exact selector, offered the tensors of blocks alone, and half of them at a time."""
+    inside = {id(p) for block in blocks(model) for p in block.parameters()}
+    names = [name for name, p in model.named_parameters() if id(p) in inside]
+    turns = count()
+
+    def choose(graph: CostGraph, importance: Any, budget: float) -> Selection:
+        offered = names[next(turns) % 2 :: 2]
+        return select(graph, {n: importance[n] for n in offered if n in importance}, budget)
+
+    return choose
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_with_compiled_blocks(family: str, tmp_path: Path) -> None:
+    """As the other modes; what is outside the blocks costs the same in every step."""
+    torch._dynamo.reset()
+    model, witness = build(family), Witness()
+    compile_blocks(model, backend=Compiled.backend, dynamic=False)
+    Compiled.executed.clear()
+    trainer = Compiled(
+        model, arguments(tmp_path), train_dataset=rows(24), callbacks=[witness],
+        green=replace(GREEN, selector=only_in_blocks(model)),
+    )  # fmt: skip
+    witness.trainer = trainer
+    trainer.train()
+    assert witness.wrong == []
+    assert len({event["names"] for event in trainer.engine.history}) >= 2
+    booked = [entry.flops for entry in trainer.ledger if entry.kind == "train"]
+    assert min(Compiled.executed) > 0
+    assert len({a - b for a, b in zip(booked, Compiled.executed, strict=True)}) == 1
