@@ -23,6 +23,22 @@ def rows(count: int, length: int = 12) -> Rows:
     return [{key: value[0] for key, value in batch.items()} for batch in batches]
 
 
+def mixed(count: int) -> dict[str, Any]:
+    """Rows of three lengths, and a collator that pads them."""
+    data = [rows(count, length=12 + 4 * (i % 3))[i] for i in range(count)]
+
+    def collate(some: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+        return {
+            key: torch.nn.utils.rnn.pad_sequence(
+                [row[key] for row in some], batch_first=True, padding_value=value
+            )
+            for key, value in fill.items()
+        }
+
+    return {"train_dataset": data, "data_collator": collate}
+
+
 def arguments(folder: Path, **more: Any) -> TrainingArguments:
     """Settings of a short run on the CPU that reports nowhere."""
     settings = {

@@ -17,7 +17,7 @@ import torch
 from greentrainer.hf import GreenConfig, GreenTrainer
 from greentrainer.hf.checkpoint import SEAL, is_whole, last_whole
 from tests.conformance.families import build
-from tests.trainer import arguments, rows
+from tests.trainer import arguments, mixed, rows
 
 KILLS = 20
 GREEN = GreenConfig(rho=0.6, probe_batches=1, every_epochs=0.5)
@@ -94,22 +94,6 @@ def test_killed_at_any_moment_and_resumed(tmp_path: Path) -> None:
         in_child(folder)
         assert_same(whole, torch.load(folder / "outcome.pt", weights_only=True))
     assert len(landed) > 3  # the kills were spread over the run
-
-
-def mixed(count: int) -> Any:
-    """Rows of three lengths, and a collator that pads them."""
-    data = [rows(count, length=12 + 4 * (i % 3))[i] for i in range(count)]
-
-    def collate(some: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
-        return {
-            key: torch.nn.utils.rnn.pad_sequence(
-                [row[key] for row in some], batch_first=True, padding_value=value
-            )
-            for key, value in fill.items()
-        }
-
-    return {"train_dataset": data, "data_collator": collate}
 
 
 @pytest.mark.parametrize("family", ["t5", "llama"])

@@ -26,7 +26,7 @@ from greentrainer.hf import GreenConfig, GreenTrainer
 from greentrainer.hf.blocks import blocks
 from greentrainer.processes import Alone, Replicas, Together, checksums
 from tests.conformance.families import batch_for, build
-from tests.trainer import arguments, rows
+from tests.trainer import arguments, mixed
 
 Exchanged = torch.futures.Future[torch.Tensor]
 STEPS = 24
@@ -70,6 +70,7 @@ def result(engine: AdaptiveBackprop, **more: Any) -> dict[str, Any]:
     return {
         "names": [list(event["names"]) for event in engine.history],
         "rho_spent": engine.ledger.rho_spent,
+        "spent": [engine.ledger.spent_flops, engine.ledger.full_flops],
         "weights": whole(engine.model),
         **more,
     }
@@ -133,7 +134,7 @@ def trainer(folder: Path, rank: int, **more: Any) -> dict[str, Any]:
     made = GreenTrainer(
         build("llama"),
         arguments(folder / "run", **settings),
-        train_dataset=rows(96),
+        **mixed(96),
         green=GreenConfig(rho=RHO, probe_batches=1, every_epochs=0.5),
         callbacks=more.get("callbacks", []),
     )
