@@ -259,21 +259,16 @@ class AdaptiveBackprop:
         return agreed
 
     def _selected(self, graph: CostGraph, budget: float) -> Selection:
-        """What the selector chooses; in a run under way, what is in force if that finds nothing."""
-        try:
-            return self.selector(graph, self.importance, budget)
-        except ValueError:
-            if self.selection is None or graph.backward_flops(self.selection.names) > budget:
-                raise
-            return self.selection
+        """What the selector chooses; what is in force, if that fits and nothing promises a gain."""
+        current = self.selection
+        promising = any(self.importance.get(n, 0.0) > 0 for n in graph.affordable(budget))
+        if current and not promising and graph.backward_flops(current.names) <= budget:
+            return current
+        return self.selector(graph, self.importance, budget)
 
     def _course(self, chosen: Selection, graph: CostGraph) -> float | None:
         """The budget to choose anew by, without a probe, or None while the run is on course."""
-
-        def chooses(one: CostGraph, budget: float) -> Selection:
-            return self.selector(one, self.importance, budget)
-
-        return self._steering.course(chosen, graph, chooses)
+        return self._steering.course(chosen, graph, self._selected)
 
     def _apply(self, chosen: Selection) -> None:
         self.selection = chosen

@@ -284,3 +284,22 @@ def test_the_last_of_accumulated_steps_fits_as_well(family: str, joined: int) ->
             engine.optimizer.step()
             engine.optimizer.zero_grad()
     assert 0.97 * 0.6 <= engine.ledger.rho_spent <= 0.6
+
+
+def test_a_probe_that_finds_nothing_worth_training_keeps_what_is_in_force(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, data = build("llama").train(), batches(40)
+    engine = AdaptiveBackprop(model, adamw(model), data[0], rho=0.6, total_batches=40, every=20)
+    run(model, engine, data[:20])
+    first = engine.selection
+    assert first is not None
+
+    def hopeless(*_: Any, **__: Any) -> dict[str, float]:
+        return dict.fromkeys(engine.graph.tensors, -1.0)
+
+    monkeypatch.setattr("greentrainer.engine.measure_importance", hopeless)
+    assert engine.reselect(data[:1]).names == first.names
+    fresh = AdaptiveBackprop(model, adamw(model), data[0], rho=0.6, total_batches=40)
+    with pytest.raises(ValueError, match="positive importance"):
+        fresh.reselect(data[:1])
