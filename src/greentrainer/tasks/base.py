@@ -6,6 +6,16 @@ from typing import Protocol
 
 SPLITS = ("train", "validation", "test")
 """Names a split can have; a task may lack validation."""
+SCORES = ("rouge", "exact", "choice")
+"""ROUGE-1/2/L; exact match and token F1; accuracy among an example's choices."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a chat.  role: system, user or assistant."""
+
+    role: str
+    content: str
 
 
 @dataclass(frozen=True)
@@ -15,11 +25,25 @@ class Example:
     prompt: cut at its end where it does not fit the window.
     completion: what the loss covers; never cut.
     cue: stands between the two and is never cut, such as "\\n# Summary:\\n".
+    references: every right answer, for scoring; the completion alone if empty.
+    choices: completions to choose among, where the task is a choice.
+    ends: whether an end-of-sequence token follows the completion.
+    messages: of a chat, in place of prompt and cue; the loss covers what the assistant says, and
+        the completion is its last message.
     """
 
     prompt: str
     completion: str
     cue: str = ""
+    references: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    ends: bool = True
+    messages: tuple[Message, ...] = ()
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Every right answer."""
+        return self.references or (self.completion,)
 
 
 class Task(Protocol):
@@ -28,6 +52,10 @@ class Task(Protocol):
     @property
     def name(self) -> str:
         """What results and logs call it."""
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """What its answers are judged by, beside the loss: names of `SCORES`."""
 
     def examples(self, split: str) -> list[Example]:
         """The examples of a split, in an order that is fixed but otherwise arbitrary.

@@ -78,6 +78,11 @@ class PyDoc:
         """`pydoc`."""
         return "pydoc"
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """ROUGE."""
+        return ("rouge",)
+
     def examples(self, split: str) -> list[Example]:
         """Examples of train, validation or test.
 

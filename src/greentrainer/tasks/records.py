@@ -47,6 +47,11 @@ class Records:
         """The file's name without its ending."""
         return self.path.stem
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """ROUGE."""
+        return ("rouge",)
+
     def examples(self, split: str) -> list[Example]:
         """Examples of train or test, in the order of the file."""
         return pick(split, self._parts, self.name)
