@@ -10,7 +10,29 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0)]
-
+MethodName = Literal[
+    "green",
+    "full",
+    "full_at_budget",
+    "top2",
+    "top_blocks",
+    "lora",
+    "prefix",
+    "prompt",
+    "bitfit",
+    "lisa",
+    "zero_shot",
+]
+Metric = Literal[
+    "first_order",
+    "two_pass",
+    "gradient_magnitude",
+    "weight_magnitude",
+    "fisher",
+    "snip",
+    "random",
+    "top_layers",
+]
 
 MAY_DIFFER = frozenset(
     {"resume", "output_dir", "save_every", "keep", "generate", "evaluate_every", "patience"}
@@ -22,14 +44,22 @@ class RunConfig(BaseModel):
     """A fine-tuning run.
 
     task: `pydoc`, or the path of a JSONL file with `prompt` and `completion`.
-    rho: share of full fine-tuning's FLOPs (method green).
+    method: one of `greentrainer.methods`.
+    rho: share of full fine-tuning's FLOPs (methods green and full_at_budget).
+    data_seed: of which examples are used where there are limits.
     max_length: tokens of prompt and completion together; longer prompts are cut.
     train_limit, test_limit: examples used, all when None.
+    validation_limit: training examples held back to choose a learning rate on.
     selections: how often tensors are chosen, evenly spaced over the run.
     probe_batches: batches that importance is measured on at each selection.
+    metric: what tensors are chosen by: importance, or a control at the same cost.
     optimizer_state: what becomes of a frozen tensor's optimizer state.
     generate: test examples for which a completion is generated and scored by ROUGE.
-    lora_rank: train adapters of this rank on all linear layers, and choose among them.
+    lora_rank: of method lora; with green or full, train adapters of this rank on all linear layers,
+        and choose among them.
+    lora_targets: where method lora has its adapters.
+    virtual_tokens: of prefix and prompt tuning.
+    top_blocks: how many of the last blocks method top_blocks trains.
     compile: compile the model block by block.
     evaluate_every, patience: steps between evaluations, and how many without a better held-out
         loss end the run.
@@ -42,7 +72,7 @@ class RunConfig(BaseModel):
 
     model: str = "smollm2-135m"
     task: str = "pydoc"
-    method: Literal["green", "full"] = "green"
+    method: MethodName = "green"
     rho: Share = 0.5
     epochs: Count = 1
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
@@ -52,15 +82,20 @@ class RunConfig(BaseModel):
     accumulate: Count = 1
     max_length: Annotated[int, Field(ge=8)] = 512
     seed: Annotated[int, Field(ge=0)] = 0
+    data_seed: Annotated[int, Field(ge=0)] = 0
     output_dir: Path = Path("runs/green")
     train_limit: Count | None = None
     test_limit: Count | None = None
+    validation_limit: Annotated[int, Field(ge=0)] = 0
     selections: Count = 2
     probe_batches: Count = 2
-    metric: Literal["first_order", "two_pass"] = "first_order"
+    metric: Metric = "first_order"
     optimizer_state: Literal["keep", "drop", "offload"] = "keep"
     generate: Annotated[int, Field(ge=0)] = 32
     lora_rank: Count | None = None
+    lora_targets: Literal["attention", "all-linear"] = "attention"
+    virtual_tokens: Count = 20
+    top_blocks: Count = 2
     bf16: bool = False
     activation_checkpointing: bool = False
     compile: bool = False
@@ -70,11 +105,6 @@ class RunConfig(BaseModel):
     keep: Count = 2
     resume: bool = False
     training: dict[str, Any] = Field(default_factory=dict)
-
-    @property
-    def share(self) -> float:
-        """What the run may spend: `rho`, or 1 for full fine-tuning."""
-        return self.rho if self.method == "green" else 1.0
 
     def yaml(self) -> str:
         """The configuration as YAML."""

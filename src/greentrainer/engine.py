@@ -27,18 +27,18 @@ from torch import nn
 
 from greentrainer.freeze import Freezer, OptimizerState
 from greentrainer.graphs import GraphCache
-from greentrainer.importance import measure_importance
+from greentrainer.importance import measure_importance, measure_statistics
 from greentrainer.ledger import Entry, Ledger
 from greentrainer.observer import Observer
 from greentrainer.pace import Pace
 from greentrainer.processes import Alone
-from greentrainer.select import select
+from greentrainer.select import CONTROLS, Blind, scores, select
 from greentrainer.steering import Steering
 from greentrainer.types import Batch, CostGraph, Importance, LossFn, Selection, loss_of
 
 STATE_VERSION = 1
 
-Selector = Callable[[CostGraph, Importance, float], Selection]
+Selector = Callable[[CostGraph, Importance, float], Selection] | Blind
 
 
 class AdaptiveBackprop:
@@ -52,14 +52,17 @@ class AdaptiveBackprop:
         without it, it is saved up again in the first few batches after each probe.
     every: training batches between selections; `due` then says when one is due.
     accumulate: training batches an optimizer step.
-    metric: of `measure_importance`.
+    metric: of `measure_importance`, or one of `CONTROLS` to select by that score.
     optimizer_state: what becomes of a frozen tensor's state: keep, drop or offload.
-    selector: chooses tensors; `select`, or a control to compare it with.
+    selector: chooses tensors; `select`, or a control to compare it with.  A `Blind` one has nothing
+        measured.
     one_call: `loss_fn(model, batch)` calls the model once, with the batch as keywords.
     hollow: a copy of the model to trace in its place (`graphs.hollow`), where FSDP2 has cut the
         model into shards.
     processes: `Together` or `Replicas` where several processes train the model; then call `prepare`
         before each step, in all of them.
+
+    Its `graphs` are the cost graphs of the shapes met so far.
 
     A model has one engine: an older one that was not closed is, when the next is made.  Raises
     ValueError for an infeasible `rho` or a model with nothing to train.
@@ -94,20 +97,21 @@ class AdaptiveBackprop:
         self._freezer = Freezer(model, optimizer, self.trainable, optimizer_state)
         traced = dict((hollow or model).named_parameters())
         candidates = [traced[name] for name in self._freezer.parameters]
-        self._graphs = GraphCache(hollow or model, candidates, loss_fn, one_call, self._enter_trace)
-        self._observer = Observer(model, optimizer, self._graphs, self._before_batch, self._price)
+        self.graphs = GraphCache(hollow or model, candidates, loss_fn, one_call, self._enter_trace)
+        self._observer = Observer(model, optimizer, self.graphs, self._before_batch, self._price)
         try:
-            self.graph = self._graphs.of_batch(sample_batch)
+            self.graph = self.graphs.of_batch(sample_batch)
             _require_rho(rho, self.graph)
         except ValueError:
             self.close()
             raise
-        self._steering = Steering(self.pace, self.graph, self._graphs, self.ledger, self.processes)
+        self._steering = Steering(self.pace, self.graph, self.graphs, self.ledger, self.processes)
         self._steering.passes = 2 if metric == "two_pass" else 1
         self.selection: Selection | None = None
         self.importance: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
         self._prices: dict[int, int] = {}
+        self._turn = -1
 
     @property
     def rho(self) -> float:
@@ -140,7 +144,7 @@ class AdaptiveBackprop:
             raise ValueError("no batch to measure importance on: pass at least one to reselect")
         self._freezer.wake()
         with self.processes.changing():
-            if self.rho < 1:
+            if self.rho < 1 and not isinstance(self.selector, Blind):
                 count = self._steering.probe_batches(given)
                 self._probe(given[: self.processes.first(count)])
             return self._choose(self.graph, self._steering.budget(), asked=True)
@@ -152,7 +156,7 @@ class AdaptiveBackprop:
         """
         if self.due:
             self.reselect(probe_batches())
-        elif self.processes.count > 1 and self.selection and self.importance:
+        elif self.processes.count > 1 and self.selection and self._steerable:
             budget = self.processes.first(self._course(self.selection, self.graph))
             if budget is not None:
                 with self.processes.changing():
@@ -201,6 +205,7 @@ class AdaptiveBackprop:
         self.ledger.load_state_dict(state["ledger"])
         self.importance = dict(state["importance"])
         self.history = list(state["history"])
+        self._turn = sum(event["asked"] for event in self.history) - 1
         if state["selection"] is not None:
             names = tuple(state["selection"]["names"])
             self._apply(Selection(**{**state["selection"], "names": names}))
@@ -235,20 +240,30 @@ class AdaptiveBackprop:
         """Measure the importance of `names` and enter what it cost."""
         start = time.perf_counter()
         with self._observer.unobserved():
-            own = measure_importance(
-                self.model, probe, self.optimizer, self.loss_fn, names, metric=self.metric
-            )
+            own = self._scores(probe, names)
         self.importance = dict(zip(own, self.processes.mean(list(own.values())), strict=True))
         flops = self._steering.probe_flops(probe, names)
         self.ledger.add(Entry("probe", *flops, seconds=time.perf_counter() - start))
 
+    def _scores(self, probe: list[Batch], names: tuple[str, ...]) -> Importance:
+        if self.metric in CONTROLS:
+            return scores(self.metric, measure_statistics(self.model, probe, self.loss_fn, names))
+        return measure_importance(
+            self.model, probe, self.optimizer, self.loss_fn, names, metric=self.metric
+        )
+
+    @property
+    def _steerable(self) -> bool:
+        """Whether another choice can be made at any time, without a probe."""
+        if isinstance(self.selector, Blind):
+            return self.selector.budgeted and self.rho < 1
+        return bool(self.importance)
+
     def _choose(self, graph: CostGraph, budget: float, asked: bool) -> Selection:
         """Select by the importance at hand, and freeze the rest."""
         start = time.perf_counter()
-        if self.rho == 1 or budget >= graph.full_backward_flops:
-            chosen = _everything(graph, self.importance, budget)
-        else:
-            chosen = self._selected(graph, budget)
+        self._turn += asked
+        chosen = self._selected(graph, budget)
         agreed: Selection = self.processes.first(chosen)
         self._apply(agreed)
         seconds = time.perf_counter() - start
@@ -260,6 +275,12 @@ class AdaptiveBackprop:
 
     def _selected(self, graph: CostGraph, budget: float) -> Selection:
         """What the selector chooses; what is in force, if that fits and nothing promises a gain."""
+        if isinstance(self.selector, Blind) and not self.selector.budgeted:
+            return self.selector.choose(graph, budget, self._turn)
+        if self.rho == 1 or budget >= graph.full_backward_flops:
+            return _everything(graph, self.importance, budget)
+        if isinstance(self.selector, Blind):
+            return self.selector.choose(graph, budget, self._turn)
         current = self.selection
         promising = any(self.importance.get(n, 0.0) > 0 for n in graph.affordable(budget))
         if current and not promising and graph.backward_flops(current.names) <= budget:
@@ -289,7 +310,7 @@ class AdaptiveBackprop:
 
     def _before_batch(self, graph: CostGraph) -> None:
         alone = self.processes.count == 1 and self._observer.between_steps
-        if alone and self.selection and self.importance:
+        if alone and self.selection and self._steerable:
             based_on = graph if self.pace.last(self.ledger.batches) else self.graph
             budget = self._course(self.selection, based_on)
             if budget is not None:

@@ -36,8 +36,9 @@ from greentrainer.engine import AdaptiveBackprop
 from greentrainer.hf import models
 from greentrainer.hf.checkpoint import last_whole
 from greentrainer.meters import PeakMemory
+from greentrainer.methods import METHODS
 from greentrainer.tasks import encode, metrics
-from greentrainer.tasks.base import Example
+from greentrainer.tasks.base import Example, Task
 from greentrainer.tasks.encode import Encoded
 from greentrainer.training import CHECKPOINTS, Outcome, arguments_of, fit, steps_of
 from greentrainer.types import Batch
@@ -53,6 +54,7 @@ class Material:
     model: Any
     tokenizer: Any
     train: list[Encoded]
+    validation: list[Encoded]
     test: list[Encoded]
     test_examples: list[Example]
 
@@ -66,15 +68,32 @@ def prepare(config: RunConfig, console: Console, *, training: bool = True) -> Ma
     """Load model and task, and tokenise the examples; only those held out if not training."""
     model, tokenizer = models.load(config.model, notify=console.print)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    task = tasks.load(config.task, seed=config.seed)
-    train = _sample(task.examples("train"), config.train_limit, config.seed) if training else []
-    test = _sample(task.examples("test"), config.test_limit, config.seed)
-    console.print(f"{task.name}: {len(train)} examples to train on, {len(test)} held out")
+    task = tasks.load(config.task, seed=config.data_seed)
+    train, validation = training_examples(task, config) if training else ([], [])
+    test = _sample(task.examples("test"), config.test_limit, config.data_seed)
+    held = f" and {len(validation)} to choose by" if validation else ""
+    console.print(f"{task.name}: {len(train)} examples to train on{held}, {len(test)} held out")
     seq2seq = bool(model.config.is_encoder_decoder)
     encoded = [
-        encode.encode_all(part, tokenizer, config.max_length, seq2seq) for part in (train, test)
+        encode.encode_all(part, tokenizer, config.max_length, seq2seq)
+        for part in (train, validation, test)
     ]
-    return Material(model, tokenizer, encoded[0], encoded[1], test)
+    return Material(model, tokenizer, encoded[0], encoded[1], encoded[2], test)
+
+
+def training_examples(task: Task, config: RunConfig) -> tuple[list[Example], list[Example]]:
+    """What is trained on, and what is held back of the training split to choose by.
+
+    Raises ValueError if nothing is left to train on.
+    """
+    held = config.validation_limit
+    limit = None if config.train_limit is None else config.train_limit + held
+    given = _sample(task.examples("train"), limit, config.data_seed)
+    if held >= len(given):
+        raise ValueError(
+            f"validation_limit is {held} and there are {len(given)} examples to train on: lower it"
+        )
+    return given[: len(given) - held], given[len(given) - held :]
 
 
 def evaluation_batches(material: Material, config: RunConfig) -> list[Batch]:
@@ -208,7 +227,7 @@ def bill(config: RunConfig, outcome: Outcome, peak_bytes: int) -> dict[str, Any]
     chosen = engine.selection
     return {
         "method": config.method,
-        "rho": config.share,
+        "rho": config.rho if METHODS[config.method].budgeted else 1.0,
         "interrupted": outcome.interrupted,
         "steps": outcome.steps,
         "planned_steps": outcome.planned,
@@ -217,6 +236,8 @@ def bill(config: RunConfig, outcome: Outcome, peak_bytes: int) -> dict[str, Any]
         "tensors_trained_last": len(chosen.names) if chosen else None,
         "seconds_per_batch": batch_seconds(engine),
         "peak_memory_bytes": peak_bytes,
+        "plain_full_flops": outcome.plain_flops,
+        "share_of_plain_full": engine.ledger.spent_flops / outcome.plain_flops,
         **engine.ledger.summary(),
     }
 

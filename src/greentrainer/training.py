@@ -1,7 +1,7 @@
 """A run's training: from its configuration to a `GreenTrainer`, and what came of it.
 
-Full fine-tuning goes through the same trainer; the only difference is the share.  (At rho 1 the
-engine trains every tensor and never probes.)
+Every method goes through the same trainer and the same books.  (At rho 1 the engine never probes,
+and trains every tensor unless the method's rule says otherwise.)
 """
 
 import dataclasses
@@ -25,6 +25,9 @@ from greentrainer.hf.checkpoint import last_whole
 from greentrainer.hf.green import GreenConfig
 from greentrainer.hf.trainer import GreenTrainer
 from greentrainer.interrupt import StopRequest
+from greentrainer.methods import METHODS, Method
+from greentrainer.reference import EpochOrder, affordable_steps, graphs_of, step_flops
+from greentrainer.select import CONTROLS
 from greentrainer.tasks import encode
 from greentrainer.tasks.encode import Encoded
 
@@ -36,7 +39,11 @@ CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run.  steps of `planned` ones; losses: of each step of this process's life."""
+    """What came of a run.
+
+    steps: made, of `planned` ones.  losses: of each step of this process's life.
+    plain_flops: what plain full fine-tuning of all the data of the run would execute.
+    """
 
     engine: AdaptiveBackprop
     model: Any
@@ -44,29 +51,8 @@ class Outcome:
     planned: int
     losses: tuple[float, ...]
     interrupted: bool
+    plain_flops: int
     log: tuple[Mapping[str, Any], ...] = ()
-
-
-class EpochOrder(Sampler[int]):
-    """Examples in an order set by seed and epoch, those of a batch of like length.
-
-    Short batches come last, so that the boundaries between the others hold.
-    """
-
-    def __init__(self, encoded: Sequence[Encoded], batch_size: int, seed: int) -> None:
-        self.encoded, self.batch_size, self.seed, self.epoch = encoded, batch_size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the Trainer before each epoch, on resume too."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.encoded)
-
-    def __iter__(self) -> Iterator[int]:
-        groups = list(encode.batches(self.encoded, self.batch_size, self.seed, self.epoch))
-        for group in sorted(groups, key=lambda rows: len(rows) < self.batch_size):
-            yield from group
 
 
 class RunTrainer(GreenTrainer):
@@ -122,7 +108,7 @@ def fit(
     stopping: Callable[[], None] = lambda: None,
     max_steps: int = -1,
 ) -> Outcome:
-    """Train `model` in place within the configured share of full fine-tuning's FLOPs.
+    """Train `model` in place, as the configured method does.
 
     Stops at Ctrl-C after the step in hand, with the model whole; `stopping` is called when it is
     asked to.  max_steps: end after so many.  Raises ValueError for nothing to train on, an
@@ -130,9 +116,16 @@ def fit(
     """
     if not train:
         raise ValueError("there is no example to train on")
-    model = adapted(model, config)
+    method = METHODS[config.method]
+    collate = encode.Collator(tokenizer.pad_token_id, max_length=config.max_length)
+    graphs = graphs_of(model)
+    torch.manual_seed(config.seed)
+    adapted = method.adapt(model, config)
     if config.compile:
-        compile_blocks(model)
+        compile_blocks(adapted)
+    if method.shortened and max_steps < 0:
+        whole = step_flops(config, graphs, train, collate)
+        max_steps = affordable_steps(whole, config.rho)
     arguments = arguments_of(config, len(train), max_steps)
     if arguments.world_size > 1:
         raise ValueError(
@@ -144,15 +137,13 @@ def fit(
         patience = [EarlyStoppingCallback(config.patience)] if config.patience else []
         make = partial(
             RunTrainer,
-            model,
+            adapted,
             arguments,
-            data_collator=Rows(
-                encode.Collator(tokenizer.pad_token_id, max_length=config.max_length)
-            ),
+            data_collator=Rows(collate),
             train_dataset=list(train),
             eval_dataset=list(test),
             callbacks=[watch, *patience],
-            green=green_of(config, len(train), max_steps),
+            green=green_of(config, method, adapted, len(train), max_steps),
             order=EpochOrder(train, config.batch_size, config.seed),
         )
         with _in_one_line():
@@ -164,16 +155,17 @@ def fit(
             trainer.train(resume_from_checkpoint=again)
         except ImportError as error:  # an optimizer or a logger that is not installed
             raise ValueError(" ".join(str(error).split())[:300]) from error
-    if config.lora_rank is not None:
-        model = model.merge_and_unload()
+    if adapted is model and not method.shortened:
+        graphs = trainer.engine.graphs  # has met these batches
     state = trainer.state
     return Outcome(
         engine=trainer.engine,
-        model=model,
+        model=method.finish(adapted),
         steps=state.global_step,
         planned=state.max_steps,
         losses=tuple(watch.losses),
         interrupted=stop.made and state.global_step < state.max_steps,
+        plain_flops=sum(step_flops(config, graphs, train, collate)),
         log=tuple(state.log_history),
     )
 
@@ -189,29 +181,20 @@ class Rows:
         return self.collate(rows)
 
 
-def adapted(model: Any, config: RunConfig) -> Any:
-    """The model, with LoRA adapters if they are asked for."""
-    if config.lora_rank is None:
-        return model
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError:
-        raise ValueError("lora_rank needs peft: pip install 'greentrainer[lora]'") from None
-    kind = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
-    rank = config.lora_rank
-    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=kind)
-    return get_peft_model(model, lora)
-
-
-def green_of(config: RunConfig, examples: int, max_steps: int = -1) -> GreenConfig:
+def green_of(
+    config: RunConfig, method: Method, model: Any, examples: int, max_steps: int = -1
+) -> GreenConfig:
     """Budget and schedule: `selections` evenly spaced over the run's steps."""
     steps = steps_of(config, examples) if max_steps < 0 else max_steps
+    every = math.ceil(steps / min(config.selections, steps))
+    measured = ("first_order", "two_pass", *CONTROLS)
     return GreenConfig(
-        rho=config.share,
-        every_steps=math.ceil(steps / min(config.selections, steps)),
+        rho=config.rho if method.budgeted else 1.0,
+        every_steps=method.interval(steps) if method.interval else every,
         probe_batches=config.probe_batches,
-        metric=config.metric,
+        metric=config.metric if config.metric in measured else "first_order",
         optimizer_state=config.optimizer_state,
+        selector=method.selector(model, config),
         seed=config.seed,
     )
 

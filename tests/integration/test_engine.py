@@ -70,7 +70,7 @@ def test_the_ledger_holds_what_is_really_executed(family: str) -> None:
     model, data = build(family).train(), batches(6, mixed=True)
     engine = AdaptiveBackprop(model, adamw(model), data[0], rho=0.6, total_batches=6, every=3)
     for batch in data:
-        engine._graphs.of_batch(batch)  # tracing is not to be counted below
+        engine.graphs.of_batch(batch)  # tracing is not to be counted below
     executed = 0
     for batch in data:
         if engine.due:

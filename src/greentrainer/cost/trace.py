@@ -31,7 +31,6 @@ from torch import nn
 from torch._C._autograd import _get_sequence_nr
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import Node, get_gradient_edge
-from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter, tree_map_only
 from torch.utils.checkpoint import CheckpointFunction
@@ -138,15 +137,31 @@ def _uncompiled() -> Iterator[None]:
         yield
 
 
-class _Step(nn.Module):
-    """A training step as one module, so that its parameters can be swapped throughout."""
+@contextmanager
+def _holding(model: nn.Module, state: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Other tensors in the place of parameters and buffers, tied ones wherever they are held.
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
+    (`functional_call` loses the original where one module has two names, as PEFT gives it.)
+    """
+    names = {id(tensor): name for name, tensor in _state(model).items()}
+    held: list[tuple[dict[str, Any], str, torch.Tensor]] = [
+        (place, key, tensor)
+        for module in model.modules()
+        for place in _places(module)
+        for key, tensor in place.items()
+        if tensor is not None
+    ]
+    try:
+        for place, key, tensor in held:
+            place[key] = state[names[id(tensor)]]
+        yield
+    finally:
+        for place, key, tensor in held:
+            place[key] = tensor
 
-    def forward(self, step: Callable[[nn.Module], Walk]) -> Walk:
-        return step(self.model)
+
+def _places(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    return module._parameters, module._buffers
 
 
 class _GradientWatcher(TorchFunctionMode):
@@ -194,22 +209,18 @@ class _Tracer:
         self.walk = Walk(recorder=self.recorder)
 
     def run(self, batch: Batch, loss_fn: LossFn | None) -> Walk:
-        def step(model: nn.Module) -> Walk:
-            watcher = _GradientWatcher()
-            with ExitStack() as stack:
-                stack.enter_context(torch.enable_grad())
-                stack.callback(self._watch_modules(model))
-                stack.enter_context(self.recorder)
-                with watcher:
-                    loss = loss_of(model, batch, loss_fn)
-                self._backward(loss)
-            self.walk.masks = watcher.masks
-            self.walk.forced |= watcher.forced
-            return self.walk
-
-        state = {f"model.{name}": tensor for name, tensor in self.state.items()}
-        with _uncompiled():
-            functional_call(_Step(self.model), state, (step,))
+        watcher = _GradientWatcher()
+        with ExitStack() as stack:
+            stack.enter_context(_uncompiled())
+            stack.enter_context(_holding(self.model, self.state))
+            stack.enter_context(torch.enable_grad())
+            stack.callback(self._watch_modules(self.model))
+            stack.enter_context(self.recorder)
+            with watcher:
+                loss = loss_of(self.model, batch, loss_fn)
+            self._backward(loss)
+        self.walk.masks = watcher.masks
+        self.walk.forced |= watcher.forced
         return self.walk
 
     def _watch_modules(self, model: nn.Module) -> Callable[[], None]:

@@ -16,7 +16,7 @@ class GreenConfig:
         second wins if both are given.
     probe_batches: batches importance is measured on at each selection; fewer where the run is too
         short to pay for them.
-    metric: of `measure_importance`: first_order or two_pass.
+    metric: first_order or two_pass importance, or a control's score (`select.CONTROLS`).
     optimizer_state: what becomes of a frozen tensor's state: keep, drop or offload.
     selector: chooses tensors; `select`, or a control to compare it with.
     seed: of the examples that probes are made on; the Trainer's own data order is left alone.

@@ -1,0 +1,17 @@
+"""What the methods out of PEFT share.  The package is an extra, imported when one is used."""
+
+from importlib import import_module
+from typing import Any
+
+
+def peft() -> Any:
+    """The package.  Raises ValueError, with what to install, where it is missing."""
+    try:
+        return import_module("peft")
+    except ImportError:
+        raise ValueError("adapters need peft: pip install 'greentrainer[lora]'") from None
+
+
+def task_type(model: Any) -> str:
+    """PEFT's name for what the model does."""
+    return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"

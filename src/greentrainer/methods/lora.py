@@ -1,0 +1,46 @@
+"""LoRA (Hu et al., ICLR 2022), by PEFT: low-rank adapters beside frozen weights.
+
+As the paper's baseline has it: rank 8, alpha 32, dropout 0.1, on the projections that PEFT holds to
+be usual for a family (query and value); `lora_targets: all-linear` is the stronger form.
+"""
+
+from typing import Any
+
+from greentrainer.config import RunConfig
+from greentrainer.methods.adapters import peft, task_type
+from greentrainer.methods.base import Method
+
+RANK = 8
+DROPOUT = 0.1
+
+
+def wrapped(model: Any, rank: int, targets: str | None, alpha: int, dropout: float) -> Any:
+    """The model with adapters.  targets: "all-linear", or None for those usual for its family."""
+    lora = peft().LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=targets,
+        lora_dropout=dropout,
+        task_type=task_type(model),
+    )
+    return peft().get_peft_model(model, lora)
+
+
+def if_asked(model: Any, config: RunConfig) -> Any:
+    """With adapters on all linear layers where `lora_rank` is given, to be chosen among."""
+    rank = config.lora_rank
+    return model if rank is None else wrapped(model, rank, "all-linear", 2 * rank, 0.0)
+
+
+def _adapt(model: Any, config: RunConfig) -> Any:
+    rank = config.lora_rank or RANK
+    targets = None if config.lora_targets == "attention" else config.lora_targets
+    return wrapped(model, rank, targets, 4 * rank, DROPOUT)
+
+
+def merged(model: Any) -> Any:
+    """The adapters' product added to the weights: an ordinary model again."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+LORA = Method("lora", "low-rank adapters", adapt=_adapt, finish=merged)
