@@ -4,21 +4,17 @@ Tables and plots elsewhere are drawn from `benchmarks/results/NAME.json`, never 
 """
 
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from greentrainer.bench.provenance import provenance
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = ("greentrainer", "torch", "transformers", "numpy", "scipy")
 
 
 def check(name: str, value: float, target: float, at_most: bool = True) -> dict[str, Any]:
@@ -26,19 +22,6 @@ def check(name: str, value: float, target: float, at_most: bool = True) -> dict[
     holds = value <= target if at_most else value >= target
     relation = "at most" if at_most else "at least"
     return {"name": name, "value": value, "target": f"{relation} {target:g}", "holds": bool(holds)}
-
-
-def provenance(seeds: Sequence[int] = ()) -> dict[str, Any]:
-    """Versions, commit, whether the tree differed from it, hardware and seeds."""
-    return {
-        "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--", ".", ":!benchmarks/results")),
-        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "machine": platform.machine()},
-        "seeds": list(seeds),
-    }
 
 
 def write(
@@ -57,7 +40,7 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     result = {
         "name": name,
-        "provenance": provenance(seeds),
+        "provenance": provenance(seeds, ROOT),
         "note": note,
         **extra,
         "rows": rows,
@@ -67,19 +50,6 @@ def write(
     for title, lines in ((name, rows), ("checks", checks)):
         _print(title, lines)
     return path
-
-
-def _git(*arguments: str) -> str:
-    run = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-    return run.stdout.strip()
-
-
-def _cpu() -> str:
-    """The processor's name where Linux tells it, or its architecture."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _print(title: str, lines: Sequence[Mapping[str, Any]]) -> None:

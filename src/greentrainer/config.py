@@ -48,6 +48,7 @@ class RunConfig(BaseModel):
     rho: share of full fine-tuning's FLOPs (methods green and full_at_budget).
     data_seed: of which examples are used where there are limits.
     max_length: tokens of prompt and completion together; longer prompts are cut.
+    pad_multiple: batches are padded to a multiple of so many tokens.
     train_limit, test_limit: examples used, all when None.
     validation_limit: training examples held back to choose a learning rate on.
     selections: how often tensors are chosen, evenly spaced over the run.
@@ -81,6 +82,7 @@ class RunConfig(BaseModel):
     batch_size: Count = 4
     accumulate: Count = 1
     max_length: Annotated[int, Field(ge=8)] = 512
+    pad_multiple: Count = 64
     seed: Annotated[int, Field(ge=0)] = 0
     data_seed: Annotated[int, Field(ge=0)] = 0
     output_dir: Path = Path("runs/green")

@@ -1,6 +1,7 @@
 """Cost graphs by shape: each shape of batch is traced once."""
 
 import copy
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import accumulate
@@ -30,6 +31,8 @@ class GraphCache:
 
     one_call: whether a batch is what `loss_fn` calls the model with, as keywords, and that once.
     on_real_pass: called with the graph where it took a real pass to learn a batch's cost.
+
+    `seconds` is the time that tracing took so far.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class GraphCache:
         self.parameters = list(parameters)
         self.on_real_pass = on_real_pass
         self.tracing = False
+        self.seconds = 0.0
         self._known: dict[Signature, CostGraph] = {}
         self._traced: set[Signature] = set()
         self._by_data = False
@@ -94,12 +98,14 @@ class GraphCache:
 
         handle = self.model.register_forward_pre_hook(note, with_kwargs=True)
         self.tracing = True
+        start = time.perf_counter()
         try:
             with _trainable(self.parameters):
                 graph = trace(self.model, batch, self.loss_fn)
         finally:
             handle.remove()
             self.tracing = False
+            self.seconds += time.perf_counter() - start
         if graph.notes:
             self._by_data = True
             self.on_real_pass(graph)

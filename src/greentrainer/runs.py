@@ -13,6 +13,7 @@ import random
 import shutil
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +42,6 @@ from greentrainer.tasks import encode, metrics
 from greentrainer.tasks.base import Example, Task
 from greentrainer.tasks.encode import Encoded
 from greentrainer.training import CHECKPOINTS, Outcome, arguments_of, fit, steps_of
-from greentrainer.types import Batch
 
 ANSWER_TOKENS = 48
 """Length of generated completions."""
@@ -96,18 +96,21 @@ def training_examples(task: Task, config: RunConfig) -> tuple[list[Example], lis
     return given[: len(given) - held], given[len(given) - held :]
 
 
-def evaluation_batches(material: Material, config: RunConfig) -> list[Batch]:
-    """The held-out examples, padded."""
-    collate = encode.Collator(int(material.tokenizer.pad_token_id), max_length=config.max_length)
-    order = encode.batches(material.test, config.batch_size)
-    return [collate([material.test[i] for i in rows]) for rows in order]
+def loss(material: Material, examples: list[Encoded], config: RunConfig) -> float:
+    """Loss per completion token."""
+    pad = int(material.tokenizer.pad_token_id)
+    order = encode.batches(examples, config.batch_size)
+    padded = (
+        encode.collate([examples[i] for i in rows], pad, config.pad_multiple, config.max_length)
+        for rows in order
+    )
+    return metrics.loss_per_token(material.model, padded)
 
 
 def evaluate(material: Material, config: RunConfig) -> dict[str, Any]:
     """Held-out loss per completion token, and ROUGE (x100) of `config.generate` completions."""
     model, tokenizer = material.model, material.tokenizer
-    test = evaluation_batches(material, config)
-    result: dict[str, Any] = {"loss": metrics.loss_per_token(model, test)}
+    result: dict[str, Any] = {"loss": loss(material, material.test, config)}
     asked = material.test_examples[: config.generate]
     if asked:
         seq2seq = material.seq2seq
@@ -195,6 +198,7 @@ def train(
         def stopping() -> None:
             console.print("stopping after this step (Ctrl-C again: at once, without saving)")
 
+        start = time.perf_counter(), time.process_time()
         outcome = fit(
             config,
             material.model,
@@ -204,6 +208,11 @@ def train(
             report=report,
             stopping=stopping,
             max_steps=max_steps,
+        )
+        outcome = replace(
+            outcome,
+            wall_seconds=time.perf_counter() - start[0],
+            processor_seconds=time.process_time() - start[1],
         )
     return outcome, memory.peak
 
@@ -236,6 +245,9 @@ def bill(config: RunConfig, outcome: Outcome, peak_bytes: int) -> dict[str, Any]
         "tensors_trained_last": len(chosen.names) if chosen else None,
         "seconds_per_batch": batch_seconds(engine),
         "peak_memory_bytes": peak_bytes,
+        "wall_seconds": outcome.wall_seconds,
+        "processor_seconds": outcome.processor_seconds,
+        "trace_seconds": engine.graphs.seconds,
         "plain_full_flops": outcome.plain_flops,
         "share_of_plain_full": engine.ledger.spent_flops / outcome.plain_flops,
         **engine.ledger.summary(),

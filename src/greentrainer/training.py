@@ -43,6 +43,7 @@ class Outcome:
 
     steps: made, of `planned` ones.  losses: of each step of this process's life.
     plain_flops: what plain full fine-tuning of all the data of the run would execute.
+    wall_seconds, processor_seconds: of all of it, set-up and tracing included.
     """
 
     engine: AdaptiveBackprop
@@ -53,6 +54,8 @@ class Outcome:
     interrupted: bool
     plain_flops: int
     log: tuple[Mapping[str, Any], ...] = ()
+    wall_seconds: float = 0.0
+    processor_seconds: float = 0.0
 
 
 class RunTrainer(GreenTrainer):
@@ -117,7 +120,7 @@ def fit(
     if not train:
         raise ValueError("there is no example to train on")
     method = METHODS[config.method]
-    collate = encode.Collator(tokenizer.pad_token_id, max_length=config.max_length)
+    collate = encode.Collator(tokenizer.pad_token_id, config.pad_multiple, config.max_length)
     graphs = graphs_of(model)
     torch.manual_seed(config.seed)
     adapted = method.adapt(model, config)

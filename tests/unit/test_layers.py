@@ -21,7 +21,7 @@ LAYERS = [
     {"methods"},
     {"training"},
     {"runs"},
-    {"quickstart"},
+    {"quickstart", "bench"},
     {"cli"},
 ]
 SAME_LAYER = {("importance", "snapshot")}

@@ -42,3 +42,17 @@ def compile_blocks(model: nn.Module, **options: Any) -> int:
     for block in found:
         block.compile(**options)
     return len(found)
+
+
+def layout(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """For each parameter the number of its block, None outside of them, and its name within."""
+    found = blocks(model)
+    homes = {
+        id(parameter): (number, name)
+        for number, block in enumerate(found)
+        for name, parameter in block.named_parameters()
+    }
+    return {
+        name: dict(zip(("block", "kind"), homes.get(id(p), (None, name)), strict=True))
+        for name, p in model.named_parameters()
+    }

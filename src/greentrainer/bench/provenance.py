@@ -1,0 +1,56 @@
+"""Where numbers come from: versions, commit, hardware, seeds."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("greentrainer", "torch", "transformers", "peft", "numpy", "scipy")
+
+
+def provenance(seeds: Sequence[int] = (), root: Path | None = None) -> dict[str, Any]:
+    """Versions, commit, whether the tree differed from it, hardware and seeds.
+
+    root: of the source tree whose commit it is; by default this package's, None of a release.
+    """
+    root = root or Path(__file__).resolve().parents[3]
+    status = _git(root, "status", "--porcelain", "--", ".", ":!benchmarks/results")
+    return {
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "commit": _git(root, "rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
+        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "machine": platform.machine()},
+        "seeds": list(seeds),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """What git says, None where this is no work tree or there is no git."""
+    try:
+        run = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return run.stdout.strip()
+
+
+def _cpu() -> str:
+    """The processor's name where Linux tells it, or its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

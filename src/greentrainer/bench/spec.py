@@ -1,0 +1,204 @@
+"""What a comparison is told, and the rows of its table.
+
+    name: scitldr
+    seeds: [0, 1, 2]
+    run: {model: smollm2-135m, task: scitldr, train_limit: 128}     # as for `greentrainer train`
+    methods:
+      - {method: zero_shot}
+      - {method: full, learning_rate: [5e-5, 1e-4, 2e-4]}           # the best one is found
+      - {method: green, rho: [0.5, 0.7], learning_rate: [1e-4, 2e-4]}
+
+A list of learning rates is tuned: each is tried with the first seed, and the one with the lowest
+validation loss is run with all seeds.  Any other list makes a row for each of its values.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from greentrainer.config import RunConfig, nearest
+
+TUNED = "learning_rate"
+OWN = ("name", "seeds", "tune")
+"""Keys of a method's entry that are no keys of a run."""
+
+Model = TypeVar("Model", bound=BaseModel)
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table: a run but for its learning rate and seed.
+
+    rates: learning rates to tune over; empty where there is nothing to tune.
+    follows: label of the row whose best learning rate is taken over, in place of tuning.
+    """
+
+    label: str
+    config: RunConfig
+    rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+    follows: str | None = None
+
+    def trial(self, rate: float | None, seed: int) -> "Trial":
+        """The run with this learning rate and seed."""
+        changed = {"seed": seed} | ({} if rate is None else {TUNED: rate})
+        return Trial(self.label, self.config.model_copy(update=changed))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run.  key: the same for the same run, whatever folder it is in."""
+
+    label: str
+    config: RunConfig
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        settings = self.config.model_dump(mode="json", exclude={"output_dir"})
+        text = json.dumps([self.label, settings], sort_keys=True)
+        object.__setattr__(self, "key", hashlib.sha256(text.encode()).hexdigest()[:12])
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        trained = self.config.method != "zero_shot"
+        rate = f", learning rate {self.config.learning_rate:g}" if trained else ""
+        return f"{self.label}{rate}, seed {self.config.seed}"
+
+    @property
+    def file_name(self) -> str:
+        """Of its record."""
+        words = "".join(c if c.isalnum() or c in ".-" else "_" for c in self.label)
+        return f"{words[:60]}-{self.config.learning_rate:g}-{self.config.seed}-{self.key}.json"
+
+
+class Entry(BaseModel):
+    """One of `methods`: keys of a run, some of them lists.
+
+    name: what the row is called, in place of the method's name and what is special about it.
+    seeds: in place of the comparison's.
+    tune: `each` row its own learning rate, or the `first` one's for all rows of this entry.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str | None = None
+    seeds: Seeds | None = None
+    tune: Literal["each", "first"] = "each"
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """Keys of the run."""
+        return dict(self.model_extra or {})
+
+
+class Spec(BaseModel):
+    """A comparison.
+
+    run: keys that all runs share.  seeds: of each row.  keep_models: save what is trained too.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    methods: Annotated[tuple[Entry, ...], Field(min_length=1)]
+    run: dict[str, Any] = Field(default_factory=dict)
+    seeds: Seeds = (0, 1, 2)
+    output_dir: Path | None = None
+    note: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is written."""
+        return self.output_dir or Path("runs") / self.name
+
+    def variants(self) -> list[Variant]:
+        """The rows of the table.
+
+        Raises ValueError for a key or value that no run can have, or two rows of one name.
+        """
+        found = [variant for entry in self.methods for variant in self._variants(entry)]
+        labels = [variant.label for variant in found]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"two rows are called {label!r}: give each a name")
+        return found
+
+    def _variants(self, entry: Entry) -> Iterator[Variant]:
+        values = self.run | {"output_dir": str(self.folder / "work")} | entry.keys
+        rates = values.pop(TUNED, RunConfig.model_fields[TUNED].default)
+        listed = [key for key, value in values.items() if isinstance(value, list)]
+        first: str | None = None
+        for combination in itertools.product(*(values[key] for key in listed)):
+            chosen = dict(zip(listed, combination, strict=True))
+            options = rates if isinstance(rates, list) else [rates]
+            configs = [self._config(values | chosen | {TUNED: rate}) for rate in options]
+            label = _label(entry, configs[0], listed)
+            follows = first if entry.tune == "first" else None
+            first = first or label
+            tried = tuple(config.learning_rate for config in configs)
+            trains = configs[0].method != "zero_shot"
+            yield Variant(
+                label,
+                configs[0],
+                rates=tried if trains and follows is None else (),
+                seeds=(entry.seeds or self.seeds) if trains else (entry.seeds or self.seeds)[:1],
+                follows=follows,
+            )
+
+    def _config(self, values: dict[str, Any]) -> RunConfig:
+        for name in values:
+            if name not in RunConfig.model_fields:
+                raise ValueError(f"unknown key {name!r}{nearest(name, RunConfig.model_fields)}")
+        return _in_one_line(RunConfig, values)
+
+
+def _label(entry: Entry, config: RunConfig, listed: list[str]) -> str:
+    """The method, and what sets this row apart."""
+    base = entry.name or config.method
+    special = list(listed)
+    if entry.name is None:
+        shown = {"green": ("metric", "rho"), "full_at_budget": ("rho",), "lora": ("lora_targets",)}
+        defaults = RunConfig.model_fields
+        for key in shown.get(config.method, ()):
+            unusual = getattr(config, key) != defaults[key].default
+            if key not in special and (key == "rho" or unusual):
+                special.append(key)
+    words = [f"{key} {getattr(config, key)}" for key in special]
+    return ", ".join([base, *words])
+
+
+def read(path: Path, changes: dict[str, Any]) -> Spec:
+    """The comparison told in a YAML file; `changes` go over it, those of `run` key by key.
+
+    Raises ValueError, in one line, for what is no such file.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is no mapping of names to values")
+    run = {**(values.get("run") or {}), **changes.pop("run", {})}
+    values = {**values, **changes, "run": run}
+    for name in values:
+        if name not in Spec.model_fields:
+            raise ValueError(f"unknown key {name!r}{nearest(str(name), Spec.model_fields)}")
+    return _in_one_line(Spec, values)
+
+
+def _in_one_line(kind: type[Model], values: dict[str, Any]) -> Model:
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{name} is {first['input']!r}: {first['msg'].lower()}") from None

@@ -1,0 +1,108 @@
+"""One run of a comparison, and the record of it."""
+
+import hashlib
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from greentrainer import runs
+from greentrainer.bench.spec import Trial
+from greentrainer.config import RunConfig
+from greentrainer.hf.blocks import layout
+from greentrainer.methods import METHODS
+from greentrainer.runs import Material
+from greentrainer.tasks.encode import Encoded
+from greentrainer.training import Outcome
+
+Record = dict[str, Any]
+
+ELSEWHERE = {"block": None, "kind": "adapter"}
+"""The place of a tensor that the finished model no longer has."""
+
+
+def run(trial: Trial, provenance: dict[str, Any], path: Path, keep_model: bool = False) -> None:
+    """Do the run and write its record to `path`; one that fails is recorded as failed.
+
+    An interrupted run leaves no record, so that it is made again.
+    """
+    record: Record = {
+        "label": trial.label,
+        "key": trial.key,
+        "config": trial.config.model_dump(mode="json"),
+        "provenance": provenance | {"threads": torch.get_num_threads()},
+    }
+    try:
+        results = measure(trial.config, Console(), keep_model)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        failure = {"status": "failed", "error": reason}
+        if not isinstance(error, ValueError):  # a ValueError is a refusal and says all there is
+            failure["traceback"] = traceback.format_exc()
+        runs.write_json(path, record | failure)
+        return
+    if not results.pop("interrupted"):
+        runs.write_json(path, record | {"status": "done"} | results)
+
+
+def measure(config: RunConfig, console: Console, keep_model: bool) -> Record:
+    """Train as configured, and judge the result on validation and test examples."""
+    training = METHODS[config.method].trains
+    material = runs.prepare(config, console)
+    results: Record = {"data": fingerprint(material), "interrupted": False}
+    if training:
+        outcome, peak = runs.train(config, material, console)
+        results["interrupted"] = outcome.interrupted
+        if outcome.interrupted:
+            return results
+        material = replace(material, model=outcome.model)
+        results |= {"bill": runs.bill(config, outcome, peak), **course(outcome)}
+        if keep_model:
+            runs.save(config, material, outcome, results)
+    if material.validation:
+        results["validation"] = {"loss": runs.loss(material, material.validation, config)}
+    return results | {"test": runs.evaluate(material, config)}
+
+
+def course(outcome: Outcome) -> Record:
+    """What was trained when: tensors by their number in `tensors`, and the loss of each step."""
+    engine = outcome.engine
+    number = {name: i for i, name in enumerate(engine.graph.tensors)}
+    places = layout(engine.model)
+    return {
+        "losses": [round(loss, 5) for loss in outcome.losses],
+        "tensors": [{"name": name, **places.get(name, ELSEWHERE)} for name in number],
+        "selections": [
+            {
+                "batch": event["batch"],
+                "asked": event["asked"],
+                "seconds": event["seconds"],
+                "tensors": [number[name] for name in event["names"]],
+            }
+            for event in engine.history
+        ],
+    }
+
+
+def fingerprint(material: Material) -> Record:
+    """How many examples there are of each part, and a hash of all their tokens and labels."""
+    parts = {
+        "train": material.train,
+        "validation": material.validation,
+        "test": material.test,
+    }
+    return {
+        **{name: len(examples) for name, examples in parts.items()},
+        "sha256": _hash([one for examples in parts.values() for one in examples]),
+    }
+
+
+def _hash(examples: Sequence[Encoded]) -> str:
+    digest = hashlib.sha256()
+    for one in examples:
+        digest.update(repr((one.input_ids, one.labels)).encode())
+    return digest.hexdigest()[:16]
