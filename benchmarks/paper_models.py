@@ -53,9 +53,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "opt-1.3b": lambda: opt(2048, 24, 32),
     "opt-2.7b": lambda: opt(2560, 32, 32),
     "opt-6.7b": lambda: opt(4096, 32, 32),
-    "bloomz-3b": lambda: tf.BloomConfig(
-        hidden_size=2560, n_layer=30, n_head=32, vocab_size=250880
-    ),
+    "bloomz-3b": lambda: tf.BloomConfig(hidden_size=2560, n_layer=30, n_head=32, vocab_size=250880),
     "flan-t5-3b": flan_t5_xl,
 }
 LORA_TARGETS = {"opt": ["q_proj", "v_proj"], "bloom": ["query_key_value"], "t5": ["q", "v"]}
@@ -88,7 +86,9 @@ def adapted(model: nn.Module, method: str) -> nn.Module:
             task_type=task, num_virtual_tokens=VIRTUAL_TOKENS
         ),
         "prompt": lambda: peft.PromptTuningConfig(
-            task_type=task, num_virtual_tokens=VIRTUAL_TOKENS
+            task_type=task,
+            num_virtual_tokens=VIRTUAL_TOKENS,
+            token_dim=model.get_input_embeddings().embedding_dim,  # type: ignore[operator]
         ),
     }[method]()
     with torch.device("meta"):
