@@ -1,4 +1,4 @@
-"""The PFLOPs that the paper states: Huang et al., ICLR 2024 (arXiv 2309.13192), tables 1 to 4.
+"""The PFLOPs that the paper states: Huang et al., ICLR 2024 (arXiv 2309.13192).
 
 They are multiply-accumulates (10^15) of 5 epochs of training with batches of 4, every row padded to
 the same length.  `GT-0.5` there is green at rho 0.5 here.
