@@ -1,7 +1,8 @@
-"""Draws the README's tables and pictures from `benchmarks/results`: `python benchmarks/draw.py`.
+"""Draws the tables and pictures of README and docs from `benchmarks/results`.
 
-A table goes between the comments `<!-- table: NAME -->` and `<!-- end -->`; a picture is an SVG in
-`docs/figures`.  With `--check` nothing is written, and the exit code says whether it is current.
+Run `python benchmarks/draw.py`.  A table goes between the comments `<!-- table: NAME -->` and
+`<!-- end -->`; a picture is an SVG in `docs/figures`.  With `--check` nothing is written, and the
+exit code says whether all is current.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from provenance import RESULTS, ROOT
 
 Row = dict[str, Any]
 
-README = ROOT / "README.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FIGURES = ROOT / "docs" / "figures"
 
 
@@ -67,7 +68,40 @@ def _change(before: Row, after: Row, key: str) -> str:
     return f"{before[key]:.4g} before, {after[key]:.4g} after"
 
 
-TABLES: dict[str, Callable[[], str]] = {"engine": engine_table, "quickstart": quickstart_table}
+def paper_flops_table() -> str:
+    """Published PFLOPs beside ours, and beside what the paper's way of counting gives."""
+    rows = [row for row in rows_of("paper_flops") if row["published"] is not None]
+    head = [
+        "model",
+        "task",
+        "method",
+        "published",
+        "ours",
+        "deviation",
+        "published rule",
+        "deviation",
+    ]
+    body = [
+        [
+            row["model"],
+            row["task"],
+            row["method"] + (f" {row['rho']:g}" if row["rho"] else ""),
+            f"{row['published']:g}",
+            f"{row['ours']:.1f}",
+            f"{row['deviation']:+.1%}",
+            f"{row['published_rule']:.1f}",
+            f"{row['published_rule_deviation']:+.1%}",
+        ]
+        for row in rows
+    ]
+    return markdown(head, body)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "engine": engine_table,
+    "quickstart": quickstart_table,
+    "paper_flops": paper_flops_table,
+}
 
 
 def markdown(head: list[str], body: list[list[str]]) -> str:
@@ -118,11 +152,12 @@ def main() -> None:
     """Redraw, or check."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--check", action="store_true")
-    text = README.read_text(encoding="utf-8")
-    new = filled(text)
+    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    new = {page: filled(text) for page, text in texts.items()}
     if parser.parse_args().check:
-        sys.exit(new != text)
-    README.write_text(new, encoding="utf-8")
+        sys.exit(new != texts)
+    for page, text in new.items():
+        page.write_text(text, encoding="utf-8")
     quickstart_picture()
 
 
