@@ -13,7 +13,16 @@ Amount = Annotated[float, Field(ge=0)]
 
 
 MAY_DIFFER = frozenset(
-    {"resume", "output_dir", "save_every", "keep", "generate", "evaluate_every", "patience"}
+    {
+        "resume",
+        "output_dir",
+        "save_every",
+        "keep",
+        "generate",
+        "decoding",
+        "evaluate_every",
+        "patience",
+    }
 )
 """Keys that a resumed run may change."""
 
@@ -28,7 +37,8 @@ class RunConfig(BaseModel):
     selections: how often tensors are chosen, evenly spaced over the run.
     probe_batches: batches that importance is measured on at each selection.
     optimizer_state: what becomes of a frozen tensor's optimizer state.
-    generate: test examples for which a completion is generated and scored by ROUGE.
+    generate: test examples for which a completion is generated and scored.
+    decoding: how: greedy, or as in the paper (4 beams, repetition penalty 2.5, 64 tokens).
     lora_rank: train adapters of this rank on all linear layers, and choose among them.
     compile: compile the model block by block.
     evaluate_every, patience: steps between evaluations, and how many without a better held-out
@@ -60,6 +70,7 @@ class RunConfig(BaseModel):
     metric: Literal["first_order", "two_pass"] = "first_order"
     optimizer_state: Literal["keep", "drop", "offload"] = "keep"
     generate: Annotated[int, Field(ge=0)] = 32
+    decoding: Literal["greedy", "paper"] = "greedy"
     lora_rank: Count | None = None
     bf16: bool = False
     activation_checkpointing: bool = False

@@ -10,7 +10,7 @@ from torch import nn
 
 from greentrainer.tasks import Example
 from greentrainer.tasks.encode import IGNORED, Encoded, batches, collate, encode_all, encode_prompt
-from greentrainer.tasks.metrics import evaluating, generate, loss_per_token, rouge
+from greentrainer.tasks.metrics import Decoding, evaluating, generate, loss_per_token, rouge
 from tests.conformance.families import build
 from tests.tiny import EOS, PAD, characters, refusal
 
@@ -114,7 +114,7 @@ def test_a_measured_model_is_left_as_it_was(family: str) -> None:
     before, weights = flags(model), copy.deepcopy(model.state_dict())
     assert len(set(before)) == 2
     loss_per_token(model, batched(encoded_for(model), 2))
-    generate(model, TOKENIZER, ["why", "how so"], max_new_tokens=2)
+    generate(model, TOKENIZER, ["why", "how so"], Decoding(2))
     assert flags(model) == before
     assert all(torch.equal(weights[key], value) for key, value in model.state_dict().items())
     first, *others = [parameter.grad for parameter in model.parameters()]
@@ -202,23 +202,23 @@ def test_a_batch_writes_what_its_prompts_do_one_by_one(family: str) -> None:
     expected = [written(model, tokenizer, prompt) for prompt in prompts]
     assert len(set(expected)) > 2
     for size in (1, 2, 16):
-        assert generate(model, tokenizer, prompts, STEPS, size) == expected
+        assert generate(model, tokenizer, prompts, Decoding(STEPS), size) == expected
 
 
 def test_a_models_own_wishes_do_not_make_it_less_greedy() -> None:
     model = decided("llama")
     prompts = [encode_prompt(e, TOKENIZER, 48) for e in EXAMPLES]
-    expected = generate(model, TOKENIZER, prompts, STEPS)
+    expected = generate(model, TOKENIZER, prompts, Decoding(STEPS))
     wishes = {"do_sample": True, "temperature": 9.0, "top_k": 3, "top_p": 0.5, "num_beams": 3}
     limits = {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "min_length": 40}
     model.generation_config.update(**wishes, **limits)
-    assert generate(model, TOKENIZER, prompts, STEPS) == expected
+    assert generate(model, TOKENIZER, prompts, Decoding(STEPS)) == expected
 
 
 def test_a_text_is_tokenised_as_it_is() -> None:
     model = decided("gpt2")
     texts = ["how are you?", "why"]
-    assert generate(model, TOKENIZER, texts, STEPS) == [
+    assert generate(model, TOKENIZER, texts, Decoding(STEPS)) == [
         written(model, TOKENIZER, TOKENIZER(text).input_ids) for text in texts
     ]
     assert generate(model, TOKENIZER, []) == []
