@@ -3,10 +3,12 @@
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from inspect import signature
 from itertools import groupby
 from typing import Any
 
 import torch
+from transformers import GenerationMixin
 
 from greentrainer.tasks.modes import evaluating
 
@@ -59,8 +61,11 @@ def generate(
     A decoder-only model's prompts are padded on the left, an encoder's on the right; padding is
     masked, so a batch gives what its prompts give one by one, up to floating-point reordering.
     To match training give tokens (`encode_prompt`): a text is tokenised in one piece, uncut.
+    Raises ValueError for a prompt without a token.
     """
     ids = [_prompt_ids(tokenizer, prompt) for prompt in prompts]
+    if not all(ids):
+        raise ValueError("a prompt has no token: there is nothing to continue")
     texts = [""] * len(ids)
     with evaluating(model):
         for group in _groups([len(row) for row in ids], batch_size, _needs_equal_lengths(model)):
@@ -111,7 +116,8 @@ def _continue(
         **asdict(decoding),
         **_PLAIN,
     )
-    new = tokens if two_sided else tokens[:, inputs["input_ids"].shape[1] :]
+    given = 1 if two_sided else inputs["input_ids"].shape[1]  # a decoder begins with one token
+    new = tokens[:, given:]
     return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
 
 
@@ -180,7 +186,13 @@ def _prefixed(
         mask = torch.ones_like(stand_in)
         inputs["input_ids"] = torch.cat((stand_in, inputs["input_ids"]), dim=1)
         inputs["attention_mask"] = torch.cat((mask, inputs["attention_mask"]), dim=1)
-    return {**inputs, "past_key_values": model.get_prompt(len(prompts) * beams)}
+    return {**inputs, _cache_name(): model.get_prompt(len(prompts) * beams)}
+
+
+def _cache_name() -> str:
+    """What transformers calls keys and values of earlier tokens: once `past_key_values`."""
+    taken = signature(GenerationMixin.prepare_inputs_for_generation).parameters
+    return "cache" if "cache" in taken else "past_key_values"
 
 
 def _side_padded(
