@@ -4,6 +4,14 @@ from typing import Any
 
 from rich.table import Table
 
+QUALITY = (
+    ("held-out loss per token", "loss", 4),
+    ("ROUGE-L", "rougeL", 2),
+    ("exact match", "exact_match", 2),
+    ("accuracy among choices", "accuracy_likelihood", 2),
+)
+"""Rows of the table where a run has them: label, key of the figure, decimals."""
+
 
 def bill_table(summary: dict[str, Any]) -> Table:
     """What was spent beside what full fine-tuning would have, and the quality before and after."""
@@ -31,7 +39,7 @@ def bill_table(summary: dict[str, Any]) -> Table:
     table.add_section()
     table.add_row("", "before", "after", "")
     before, after = summary["before"], summary.get("after")
-    for label, key, digits in (("held-out loss per token", "loss", 4), ("ROUGE-L", "rougeL", 2)):
+    for label, key, digits in QUALITY:
         if key in before:
             later = f"{after[key]:.{digits}f}" if after else "interrupted"
             table.add_row(label, f"{before[key]:.{digits}f}", later, "")

@@ -31,6 +31,7 @@ TestLimit = Annotated[int | None, typer.Option(help="held-out examples used")]
 Selections = Annotated[int | None, typer.Option(help="how often tensors are chosen over the run")]
 ProbeBatches = Annotated[int | None, typer.Option(help="batches importance is measured on")]
 Generate = Annotated[int | None, typer.Option(help="held-out completions to generate and score")]
+DecodingName = Annotated[str | None, typer.Option("--decoding", help="greedy, or paper: 4 beams")]
 Accumulate = Annotated[int | None, typer.Option(help="batches an optimizer step")]
 Bf16 = Annotated[bool | None, typer.Option(help="compute in bfloat16 where that is safe")]
 Checkpointing = Annotated[bool | None, typer.Option(help="recompute activations to save memory")]
@@ -83,6 +84,7 @@ def train(
     selections: Selections = None,
     probe_batches: ProbeBatches = None,
     generate: Generate = None,
+    decoding: DecodingName = None,
     accumulate: Accumulate = None,
     bf16: Bf16 = None,
     activation_checkpointing: Checkpointing = None,
@@ -124,8 +126,9 @@ def evaluate(
     seed: Seed = None,
     test_limit: TestLimit = None,
     generate: Generate = None,
+    decoding: DecodingName = None,
 ) -> None:
-    """Held-out loss per completion token, and ROUGE of generated completions."""
+    """Held-out loss per completion token, and the task's scores of generated completions."""
     flags = dict(locals())
     console = _console()
     from greentrainer.config import read
@@ -136,7 +139,7 @@ def evaluate(
     result = runs.evaluate(runs.prepare(settings, console, training=False), settings)
     for name, value in result.items():
         if isinstance(value, float):
-            console.print(f"{name:8} {value:.4f}")
+            console.print(f"{name:19} {value:.4f}")
 
 
 Folder = Annotated[Path, typer.Argument(help="a folder")]

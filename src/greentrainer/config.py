@@ -35,7 +35,16 @@ Metric = Literal[
 ]
 
 MAY_DIFFER = frozenset(
-    {"resume", "output_dir", "save_every", "keep", "generate", "evaluate_every", "patience"}
+    {
+        "resume",
+        "output_dir",
+        "save_every",
+        "keep",
+        "generate",
+        "decoding",
+        "evaluate_every",
+        "patience",
+    }
 )
 """Keys that a resumed run may change."""
 
@@ -55,7 +64,8 @@ class RunConfig(BaseModel):
     probe_batches: batches that importance is measured on at each selection.
     metric: what tensors are chosen by: importance, or a control at the same cost.
     optimizer_state: what becomes of a frozen tensor's optimizer state.
-    generate: test examples for which a completion is generated and scored by ROUGE.
+    generate: test examples for which a completion is generated and scored.
+    decoding: how: greedy, or as in the paper (4 beams, repetition penalty 2.5, 64 tokens).
     lora_rank: of method lora; with green or full, train adapters of this rank on all linear layers,
         and choose among them.
     lora_targets: where method lora has its adapters.
@@ -94,6 +104,7 @@ class RunConfig(BaseModel):
     metric: Metric = "first_order"
     optimizer_state: Literal["keep", "drop", "offload"] = "keep"
     generate: Annotated[int, Field(ge=0)] = 32
+    decoding: Literal["greedy", "paper"] = "greedy"
     lora_rank: Count | None = None
     lora_targets: Literal["attention", "all-linear"] = "attention"
     virtual_tokens: Count = 20

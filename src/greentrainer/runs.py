@@ -1,8 +1,9 @@
 """One run, from configuration to folder: load, evaluate, train, evaluate again, save.
 
-The folder holds `config.yaml`, `ledger.jsonl`, `selections.jsonl`, `log.jsonl`, `metrics.json` and
-`model/`, an ordinary Hugging Face checkpoint, written when training ends, also when it is
-interrupted; and `checkpoints/`, if any were asked for or the run was interrupted.
+The folder holds `config.yaml`, `ledger.jsonl`, `selections.jsonl`, `log.jsonl`, `metrics.json`,
+`predictions.jsonl` (what the trained model answered) and `model/`, an ordinary Hugging Face
+checkpoint, written when training ends, also when it is interrupted; and `checkpoints/`, if any were
+asked for or the run was interrupted.
 """
 
 import ctypes
@@ -43,13 +44,16 @@ from greentrainer.tasks.base import Example, Task
 from greentrainer.tasks.encode import Encoded
 from greentrainer.training import CHECKPOINTS, Outcome, arguments_of, fit, steps_of
 
-ANSWER_TOKENS = 48
-"""Length of generated completions."""
+DECODINGS = {"greedy": metrics.GREEDY, "paper": metrics.PAPER}
+"""How completions are generated, by the configuration's name for it."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """A loaded model and the data of a run, tokenised."""
+    """A loaded model and the data of a run, tokenised.
+
+    scores: what the task's answers are judged by (names of `base.SCORES`).
+    """
 
     model: Any
     tokenizer: Any
@@ -57,6 +61,7 @@ class Material:
     validation: list[Encoded]
     test: list[Encoded]
     test_examples: list[Example]
+    scores: tuple[str, ...] = ("rouge",)
 
     @property
     def seq2seq(self) -> bool:
@@ -78,7 +83,7 @@ def prepare(config: RunConfig, console: Console, *, training: bool = True) -> Ma
         encode.encode_all(part, tokenizer, config.max_length, seq2seq)
         for part in (train, validation, test)
     ]
-    return Material(model, tokenizer, encoded[0], encoded[1], encoded[2], test)
+    return Material(model, tokenizer, encoded[0], encoded[1], encoded[2], test, task.scores)
 
 
 def training_examples(task: Task, config: RunConfig) -> tuple[list[Example], list[Example]]:
@@ -108,22 +113,17 @@ def loss(material: Material, examples: list[Encoded], config: RunConfig) -> floa
 
 
 def evaluate(material: Material, config: RunConfig) -> dict[str, Any]:
-    """Held-out loss per completion token, and ROUGE (x100) of `config.generate` completions."""
-    model, tokenizer = material.model, material.tokenizer
+    """Held-out loss per completion token, and scores of `config.generate` completions."""
     result: dict[str, Any] = {"loss": loss(material, material.test, config)}
-    asked = material.test_examples[: config.generate]
-    if asked:
-        seq2seq = material.seq2seq
-        room = 0 if seq2seq else min(ANSWER_TOKENS, config.max_length // 4)
-        prompts = [
-            encode.encode_prompt(example, tokenizer, config.max_length, seq2seq, room)
-            for example in asked
-        ]
-        texts = metrics.generate(model, tokenizer, prompts, ANSWER_TOKENS, batch_size=8)
-        texts = [text.strip().split("\n")[0] for text in texts]
-        result |= metrics.rouge(texts, [example.completion for example in asked])
-        result["predictions"] = texts
-    return result
+    return result | metrics.evaluate_answers(
+        material.model,
+        material.tokenizer,
+        material.test_examples,
+        material.scores,
+        DECODINGS[config.decoding],
+        max_length=config.max_length,
+        generated=config.generate,
+    )
 
 
 def execute(config: RunConfig, console: Console) -> dict[str, Any]:
@@ -141,6 +141,7 @@ def execute(config: RunConfig, console: Console) -> dict[str, Any]:
         return summary
     console.print("evaluating the trained model")
     summary["after"] = evaluate(material, config)
+    _write_predictions(folder / "predictions.jsonl", material, summary["after"])
     write_json(folder / "metrics.json", summary)
     console.print(f"saved to {folder}")
     return summary
@@ -283,6 +284,16 @@ def _save_model(material: Material, folder: Path) -> None:
         os.replace(folder, old)
     os.replace(part, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_predictions(path: Path, material: Material, result: dict[str, Any]) -> None:
+    """What the model answered, beside what it was asked; one object a line."""
+    texts = result.get("predictions", [])
+    rows = [
+        {"prompt": one.prompt + one.cue, "references": list(one.answers), "prediction": text}
+        for one, text in zip(material.test_examples, texts, strict=False)  # the first are asked
+    ]
+    _write_lines(path, rows)
 
 
 def _write_lines(path: Path, rows: Sequence[Any]) -> None:

@@ -58,10 +58,18 @@ def test_train_leaves_a_folder_with_a_model_and_its_bill(
         "selections.jsonl",
         "log.jsonl",
         "metrics.json",
+        "predictions.jsonl",
         "model",
     }
     assert {path.name for path in run.iterdir()} == names
-    bill = json.loads((run / "metrics.json").read_text())["bill"]
+    summary = json.loads((run / "metrics.json").read_text())
+    lines = (run / "predictions.jsonl").read_text().splitlines()
+    answered = [json.loads(line) for line in lines]
+    assert [row["prediction"] for row in answered] == summary["after"]["predictions"]
+    assert all(row["prompt"].startswith("add ") for row in answered)
+    assert all(row["references"][0].startswith("it is ") for row in answered)
+    assert len(answered) == 2
+    bill = summary["bill"]
     assert 0.97 * 0.6 <= bill["rho_spent"] <= 0.6
     trained: Any = tf.AutoModelForCausalLM.from_pretrained(run / "model")
     base: Any = tf.AutoModelForCausalLM.from_pretrained(model)
@@ -94,7 +102,11 @@ def test_evaluate_measures_what_was_trained(
 ) -> None:
     typed = ["evaluate", model, "--task", data, "--max-length", 32, "--generate", 2]
     assert command(monkeypatch, *typed) == 0
-    assert "loss" in capsys.readouterr().out
+    greedy = capsys.readouterr().out
+    assert "loss" in greedy
+    assert "rougeL" in greedy
+    assert command(monkeypatch, *typed, "--decoding", "paper") == 0
+    assert "rougeL" in capsys.readouterr().out
 
 
 def test_a_dry_run_shows_the_configuration_and_one_example(

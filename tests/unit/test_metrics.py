@@ -1,17 +1,28 @@
-"""Held-out loss, ROUGE and generation, each against a plain computation of the same thing."""
+"""Held-out loss, choices and whole evaluations, each against a plain computation of the same."""
 
 import copy
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from greentrainer.tasks import Example
+from greentrainer.tasks import Example, metrics
 from greentrainer.tasks.encode import IGNORED, Encoded, batches, collate, encode_all, encode_prompt
-from greentrainer.tasks.metrics import evaluating, generate, loss_per_token, rouge
+from greentrainer.tasks.metrics import (
+    Decoding,
+    Normalisation,
+    choice_accuracy,
+    evaluate_answers,
+    evaluating,
+    generate,
+    loss_per_token,
+    rouge,
+    token_f1,
+)
 from tests.conformance.families import build
+from tests.decided import VIRTUAL, decided, wrapped
 from tests.tiny import EOS, PAD, characters, refusal
 
 TOKENIZER = characters()
@@ -24,18 +35,6 @@ EXAMPLES = [
 ]
 DECODERS = ["llama", "gpt2", "opt", "bloom", "gemma3", "mistral"]
 TWO_SIDED = ["t5", "flan-t5", "bart"]
-STEPS = 12
-
-
-def decided(family: str) -> Any:
-    """A model sure of what it writes: reordering a float32 sum changes no token."""
-    model: Any = build(family)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(8)
-    model.generation_config.forced_eos_token_id = None  # bart's, an id of its own vocabulary
-    return model.eval()
 
 
 def encoded_for(model: Any) -> list[Encoded]:
@@ -114,7 +113,7 @@ def test_a_measured_model_is_left_as_it_was(family: str) -> None:
     before, weights = flags(model), copy.deepcopy(model.state_dict())
     assert len(set(before)) == 2
     loss_per_token(model, batched(encoded_for(model), 2))
-    generate(model, TOKENIZER, ["why", "how so"], max_new_tokens=2)
+    generate(model, TOKENIZER, ["why", "how so"], Decoding(2))
     assert flags(model) == before
     assert all(torch.equal(weights[key], value) for key, value in model.state_dict().items())
     first, *others = [parameter.grad for parameter in model.parameters()]
@@ -138,87 +137,132 @@ def test_flags_come_back_after_an_error() -> None:
     assert torch.is_grad_enabled()
 
 
-F1 = {
-    # 3 of 3 and of 6 words, 2 of 2 and of 5 pairs, 3 in order
-    ("the cat sat", "the cat sat on the mat"): (200 / 3, 400 / 7, 200 / 3),
-    # same words, no pair, one in order
-    ("b a", "a b"): (100.0, 0.0, 50.0),
-    # stems: run, quick dog; case and punctuation do not count
-    ("Running dogs!", "run dog"): (100.0, 100.0, 100.0),
-    # repeated words count as often as both have them: 1 of 3 and of 2
-    ("the the the", "the cat"): (40.0, 0.0, 40.0),
-    ("", "anything at all"): (0.0, 0.0, 0.0),
-    ("no match here", "something else"): (0.0, 0.0, 0.0),
-}
+@pytest.mark.parametrize("adapter", ["prompt", "prefix"])
+@pytest.mark.parametrize("family", ["llama", "opt", "t5"])
+@pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")
+def test_loss_under_virtual_tokens_is_the_models_own(family: str, adapter: str) -> None:
+    model = wrapped(family, adapter)
+    [batch] = batched(encoded_for(model), len(EXAMPLES))
+    with torch.no_grad():
+        own, logits = model(**batch).loss.item(), model(**batch).logits
+    more = VIRTUAL if adapter == "prompt" and family != "t5" else 0
+    assert logits.shape[1] == batch["labels"].shape[1] + more
+    assert loss_per_token(model, [batch]) == pytest.approx(own, rel=1e-6)
 
 
-@pytest.mark.parametrize("pair", F1)
-def test_rouge_of_one_pair_is_as_by_hand(pair: tuple[str, str]) -> None:
-    assert list(rouge([pair[0]], [pair[1]]).values()) == pytest.approx(F1[pair])
+CHOSEN = [
+    replace(example, completion=choices[i % len(choices)], choices=choices)
+    for i, (example, choices) in enumerate(
+        [
+            (EXAMPLES[0], ("yes", "no")),
+            (EXAMPLES[1], ("1", "2", "3")),
+            (EXAMPLES[2], ("a very long answer indeed", "b")),
+            (EXAMPLES[3], ("true", "false", "perhaps", "who knows")),
+            (EXAMPLES[4], ("no", "yes, it does")),
+            (EXAMPLES[2], ("red", "green", "blue")),
+        ]
+    )
+]
 
 
-def test_rouge_is_the_mean_over_pairs() -> None:
-    means = [sum(column) / len(F1) for column in zip(*F1.values(), strict=True)]
-    scores = rouge([p for p, _ in F1], [r for _, r in F1])
-    assert list(scores) == ["rouge1", "rouge2", "rougeL"]
-    assert list(scores.values()) == pytest.approx(means)
+def choice_scores(model: Any, example: Example, normalisation: str) -> list[float]:
+    """Sum or mean of log p of each choice's tokens, one after the other and unpadded."""
+    found = []
+    for choice in example.choices:
+        one = encode_all([replace(example, completion=choice)], TOKENIZER, 48, two_sided(model))
+        count = sum(label != IGNORED for label in one[0].labels)
+        found.append(-one_by_one(model, one) * (count if normalisation == "sum" else 1))
+    return found
 
 
-def test_of_several_references_the_best_counts_for_each_score() -> None:
-    """One reference has the words, the other has fewer of them but a pair."""
-    scores = rouge(["a b c d"], [["d c b a", "a b x y"]])
-    assert list(scores.values()) == pytest.approx([100.0, 100 / 3, 50.0])
+def two_sided(model: Any) -> bool:
+    return bool(model.config.is_encoder_decoder)
 
 
-@pytest.mark.parametrize(("predictions", "references"), [(["a"], ["a", "b"]), ([], [])])
-def test_rouge_of_unlike_numbers_is_refused(predictions: list[str], references: list[str]) -> None:
-    with refusal(f"{len(predictions)} predictions for {len(references)} references"):
-        rouge(predictions, references)
-
-
-def written(model: Any, tokenizer: Any, prompt: Sequence[int]) -> str:
-    """Greedy decoding by a plain loop: the whole sequence anew for each token, no padding."""
-    two_sided = model.config.is_encoder_decoder
-    tokens = [model.config.decoder_start_token_id] if two_sided else list(prompt)
-    new: list[int] = []
-    while len(new) < STEPS and tokenizer.eos_token_id not in new:
-        inputs = {"input_ids": torch.tensor([list(prompt) if two_sided else tokens])}
-        if two_sided:
-            inputs["decoder_input_ids"] = torch.tensor([tokens])
-        with torch.no_grad():
-            new.append(int(model(**inputs).logits[0, -1].argmax()))
-        tokens.append(new[-1])
-    return str(tokenizer.decode(new, skip_special_tokens=True)).strip()
-
-
-@pytest.mark.parametrize("family", DECODERS + TWO_SIDED)
-def test_a_batch_writes_what_its_prompts_do_one_by_one(family: str) -> None:
+@pytest.mark.parametrize("normalisation", ["sum", "mean"])
+@pytest.mark.parametrize("family", ["llama", "opt", "t5", "bart"])
+def test_accuracy_is_the_share_whose_choice_is_likeliest(
+    family: str, normalisation: Normalisation
+) -> None:
     model = decided(family)
-    two_sided = model.config.is_encoder_decoder
-    free = [written(model, TOKENIZER, encode_prompt(e, TOKENIZER, 48, two_sided)) for e in EXAMPLES]
-    end = free[0][len(free[0]) // 2 : len(free[0]) // 2 + 1] or "</s>"
-    tokenizer = characters(eos_token=end)  # so that texts end at different times
-    prompts = [encode_prompt(e, tokenizer, 48, two_sided) for e in EXAMPLES]
-    expected = [written(model, tokenizer, prompt) for prompt in prompts]
-    assert len(set(expected)) > 2
-    for size in (1, 2, 16):
-        assert generate(model, tokenizer, prompts, STEPS, size) == expected
+    with torch.no_grad():
+        scores = [choice_scores(model, example, normalisation) for example in CHOSEN]
+    picked = [e.choices[s.index(max(s))] for e, s in zip(CHOSEN, scores, strict=True)]
+    hits = sum(choice == e.completion for choice, e in zip(picked, CHOSEN, strict=True))
+    right = [replace(e, completion=choice) for e, choice in zip(CHOSEN, picked, strict=True)]
+    for size in (1, 3, 64):
+        options = (48, size, normalisation)
+        assert choice_accuracy(model, TOKENIZER, CHOSEN, *options) == 100 * hits / len(CHOSEN)
+        assert choice_accuracy(model, TOKENIZER, right, *options) == 100
 
 
-def test_a_models_own_wishes_do_not_make_it_less_greedy() -> None:
+def test_the_mean_does_not_favour_the_short() -> None:
+    """With every token equally likely the sum takes the shortest, the mean the first of equals."""
     model = decided("llama")
-    prompts = [encode_prompt(e, TOKENIZER, 48) for e in EXAMPLES]
-    expected = generate(model, TOKENIZER, prompts, STEPS)
-    wishes = {"do_sample": True, "temperature": 9.0, "top_k": 3, "top_p": 0.5, "num_beams": 3}
-    limits = {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "min_length": 40}
-    model.generation_config.update(**wishes, **limits)
-    assert generate(model, TOKENIZER, prompts, STEPS) == expected
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    examples = [Example("why", "long answer", choices=("long answer", "no", "on"))]
+    assert choice_accuracy(model, TOKENIZER, examples, 48, normalisation="mean") == 100
+    assert choice_accuracy(model, TOKENIZER, examples, 48) == 0
+    for first, second in (("no", "on"), ("on", "no")):
+        tied = [Example("why", first, choices=(first, second))]
+        assert choice_accuracy(model, TOKENIZER, tied, 48) == 100
 
 
-def test_a_text_is_tokenised_as_it_is() -> None:
-    model = decided("gpt2")
-    texts = ["how are you?", "why"]
-    assert generate(model, TOKENIZER, texts, STEPS) == [
-        written(model, TOKENIZER, TOKENIZER(text).input_ids) for text in texts
+def test_examples_without_choices_are_refused() -> None:
+    for examples in ([], EXAMPLES, [*CHOSEN, EXAMPLES[0]]):
+        with refusal("needs examples, and choices"):
+            choice_accuracy(build("llama"), TOKENIZER, examples, 48)
+
+
+def test_a_model_that_was_asked_about_choices_is_left_as_it_was() -> None:
+    model = half_frozen("opt")
+    before = flags(model)
+    choice_accuracy(model, TOKENIZER, CHOSEN, 48)
+    assert flags(model) == before
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_an_evaluation_is_the_scores_of_what_is_written(family: str) -> None:
+    model = decided(family)
+    room = 0 if two_sided(model) else 12  # a quarter of the window
+    prompts = [encode_prompt(e, TOKENIZER, 48, two_sided(model), room) for e in CHOSEN[:3]]
+    texts = generate(model, TOKENIZER, prompts, Decoding(16))
+    lines = [text.split("\n")[0].strip() for text in texts]
+    asked = [replace(e, references=(line, "x")) for e, line in zip(CHOSEN, lines, strict=False)]
+    asked[1] = replace(asked[1], references=("x y",))
+    asked += CHOSEN[3:]
+    options: dict[str, Any] = {"max_length": 48, "generated": 3}
+    scores = ("rouge", "exact", "choice")
+    found = evaluate_answers(model, TOKENIZER, asked, scores, Decoding(16), **options)
+    likelihood = choice_accuracy(model, TOKENIZER, CHOSEN, 48)
+    assert found.pop("predictions") == lines
+    assert found.pop("accuracy_likelihood") == likelihood
+    assert found.pop("exact_match") == pytest.approx(200 / 3)
+    assert found.pop("accuracy_generation") == pytest.approx(200 / 3)
+    assert found.pop("f1") == token_f1(lines, [e.answers for e in asked[:3]])
+    assert found == rouge(lines, [e.answers for e in asked[:3]])
+
+
+def test_an_evaluation_without_texts() -> None:
+    model = decided("llama")
+    options: dict[str, Any] = {"max_length": 48, "generated": 0}
+    assert evaluate_answers(model, TOKENIZER, EXAMPLES, ("rouge", "exact"), **options) == {}
+    found = evaluate_answers(model, TOKENIZER, CHOSEN, ("choice",), **options)
+    assert list(found) == ["accuracy_likelihood"]
+
+
+def test_an_answer_is_its_first_line_unless_a_right_one_has_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics, "generate", lambda *_: ["one \ntwo", "one\ntwo", "one\ntwo"])
+    examples = [
+        Example("a", "one\n"),
+        Example("a", "one\ntwo"),
+        Example("a", "one", references=("one", "one\ntwo")),
     ]
-    assert generate(model, TOKENIZER, []) == []
+    found = evaluate_answers(
+        decided("llama"), TOKENIZER, examples, ("exact",), max_length=48, batch_size=8
+    )
+    assert found["predictions"] == ["one", "one\ntwo", "one\ntwo"]
+    assert found["exact_match"] == 100

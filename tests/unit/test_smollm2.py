@@ -17,7 +17,7 @@ from greentrainer.hf import models
 from greentrainer.hf.models import CACHE_VARIABLE, MANIFEST, damage, load, rebuilt_smollm2
 from greentrainer.tasks import Example
 from greentrainer.tasks.encode import collate, encode_all
-from greentrainer.tasks.metrics import generate, loss_per_token
+from greentrainer.tasks.metrics import Decoding, generate, loss_per_token
 from tests.tiny import cut, refusal
 
 
@@ -188,7 +188,7 @@ def test_weights_are_those_of_the_file(real: tuple[Any, Any]) -> None:
 
 def test_the_real_model_knows_english(real: tuple[Any, Any]) -> None:
     model, tokenizer = real
-    assert "Paris" in generate(model, tokenizer, ["The capital of France is"], 8)[0]
+    assert "Paris" in generate(model, tokenizer, ["The capital of France is"], Decoding(8))[0]
     text = Example("The opposite of hot is", " cold. The opposite of big is small.")
     batch = collate(encode_all([text], tokenizer, 64), tokenizer.pad_token_id)
     assert loss_per_token(model, [batch]) < 2.5  # ln 49152 = 10.8 without knowledge

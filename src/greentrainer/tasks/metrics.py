@@ -1,49 +1,39 @@
-"""How good a model is: held-out loss per token, and ROUGE of what it writes.
+"""How good a model is: held-out loss per token, its choices, and scores of what it writes.
 
 Everything here leaves the model as it found it: each module's training flag (dropout that was
 switched off stays off), gradients, and the tokenizer.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
-from rouge_score.rouge_scorer import RougeScorer
-from torch import nn
 from torch.nn import functional
 
-from greentrainer.tasks.encode import IGNORED
+from greentrainer.tasks.base import Example
+from greentrainer.tasks.encode import IGNORED, Encoded, collate, encode, encode_prompt
+from greentrainer.tasks.generation import GREEDY, PAPER, Decoding, Prompt, generate, pad_id
+from greentrainer.tasks.modes import evaluating
+from greentrainer.tasks.scores import ROUGE, accuracy, exact_match, rouge, token_f1
 
-Prompt = str | Sequence[int]
-"""A text, or the tokens that `encode_prompt` made of an example."""
+__all__ = [
+    "GREEDY",
+    "PAPER",
+    "ROUGE",
+    "Decoding",
+    "Prompt",
+    "choice_accuracy",
+    "evaluate_answers",
+    "evaluating",
+    "exact_match",
+    "generate",
+    "loss_per_token",
+    "rouge",
+    "token_f1",
+]
 
-ROUGE = ("rouge1", "rouge2", "rougeL")
-
-_GREEDY = {
-    "do_sample": False,
-    "num_beams": 1,
-    "temperature": 1.0,
-    "top_k": 50,
-    "top_p": 1.0,
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "min_length": 0,
-}
-"""Undoes what a model's own generation config may ask for."""
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; each module's own training flag comes back after."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
+Normalisation = Literal["sum", "mean"]
 
 
 def loss_per_token(model: Any, batches: Iterable[dict[str, torch.Tensor]]) -> float:
@@ -53,103 +43,169 @@ def loss_per_token(model: Any, batches: Iterable[dict[str, torch.Tensor]]) -> fl
     Raises ValueError if no token has a label.
     """
     total, count = 0.0, 0
-    device = next(model.parameters()).device
     with evaluating(model):
         for batch in batches:
-            losses = _token_losses(model, {k: v.to(device) for k, v in batch.items()})
+            losses, labelled = _token_losses(model, batch)
             total += losses.double().sum().item()
-            count += losses.numel()
+            count += int(labelled.sum())
     if count == 0:
         raise ValueError("no token has a label: there is nothing to measure the loss on")
     return total / count
 
 
-def _token_losses(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Negative log-likelihood of each labelled token, (labelled tokens,)."""
+def _token_losses(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Negative log-likelihood of each label, 0 where there is none, and where there is one.
+
+    Both (B, T), without a decoder-only model's first position, which nothing predicts.
+    """
+    device = next(model.parameters()).device
+    batch = {key: value.to(device) for key, value in batch.items()}
     labels = batch["labels"]
     if model.config.is_encoder_decoder:
         logits = model(**batch).logits  # the labels make the decoder's inputs
     else:
         inputs = {key: value for key, value in batch.items() if key != "labels"}
-        logits, labels = model(**inputs).logits[:, :-1], labels[:, 1:]
+        # PEFT's virtual tokens have logits too, in front of the others
+        logits = model(**inputs).logits[:, -labels.shape[1] : -1]
+        labels = labels[:, 1:]
     labelled = labels != IGNORED
-    return functional.cross_entropy(logits[labelled].float(), labels[labelled], reduction="none")
+    losses = torch.zeros(labels.shape, device=device)
+    losses[labelled] = functional.cross_entropy(
+        logits[labelled].float(), labels[labelled], reduction="none"
+    )
+    return losses, labelled
 
 
-def rouge(
-    predictions: Sequence[str], references: Sequence[str | Sequence[str]]
-) -> dict[str, float]:
-    """Mean F1 x 100 of ROUGE-1, -2 and -L, with Porter stemming (Google's `rouge_score`).
-
-    A reference may be several texts: the best one counts, for each of the three by itself.
-    Raises ValueError for different numbers of predictions and references, or none.
-    """
-    if len(predictions) != len(references) or not predictions:
-        raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
-    scorer = RougeScorer(list(ROUGE), use_stemmer=True)
-    scores = [
-        scorer.score_multi([targets] if isinstance(targets, str) else list(targets), prediction)
-        for prediction, targets in zip(predictions, references, strict=True)
-    ]
-    return {key: 100 * sum(s[key].fmeasure for s in scores) / len(scores) for key in ROUGE}
-
-
-def generate(
+def choice_accuracy(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[Prompt],
-    max_new_tokens: int = 64,
+    examples: Sequence[Example],
+    max_length: int,
     batch_size: int = 16,
-) -> list[str]:
-    """What the model writes after each prompt, greedily; the new text only, without specials.
+    normalisation: Normalisation = "sum",
+) -> float:
+    """Share x 100 of examples whose completion is, of their choices, the model's likeliest.
 
-    A decoder-only model's prompts are padded on the left, an encoder's on the right; padding is
-    masked, so a batch gives what its prompts give one by one, up to floating-point reordering.
-    To match training give tokens (`encode_prompt`): a text is tokenised in one piece, uncut.
+    A choice's likelihood is that of its tokens after the prompt, encoded as in training, the end of
+    sequence included: the sum of their log-probabilities, or their mean, which does not favour the
+    short.  Of equal ones the first is taken.  Raises ValueError if an example has no choices, or if
+    there is no example.
     """
-    ids = [_prompt_ids(tokenizer, prompt) for prompt in prompts]
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    texts = [""] * len(ids)
+    if not examples or not all(example.choices for example in examples):
+        raise ValueError("accuracy among choices needs examples, and choices for each of them")
+    two_sided = model.config.is_encoder_decoder
+    encoded = [
+        encode(_choosing(example, choice), tokenizer, max_length, two_sided, row)
+        for row, example in enumerate(examples, 1)
+        for choice in example.choices
+    ]
+    scores = iter(_log_likelihoods(model, encoded, pad_id(tokenizer), batch_size, normalisation))
+    right = [_likeliest(example, scores) == example.completion for example in examples]
+    return 100 * sum(right) / len(right)
+
+
+def _choosing(example: Example, choice: str) -> Example:
+    """The example as if `choice` were right."""
+    said = example.messages and (
+        *example.messages[:-1],
+        replace(example.messages[-1], content=choice),
+    )
+    return replace(example, completion=choice, messages=said)
+
+
+def _likeliest(example: Example, scores: Iterator[float]) -> str:
+    """The choice with the highest of the next scores, one for each choice."""
+    own = [next(scores) for _ in example.choices]
+    return example.choices[own.index(max(own))]
+
+
+def _log_likelihoods(
+    model: Any,
+    encoded: Sequence[Encoded],
+    pad: int,
+    batch_size: int,
+    normalisation: Normalisation,
+) -> list[float]:
+    """Log-likelihood of the labels of each, in the order given; batches hold like lengths."""
+    order = sorted(range(len(encoded)), key=lambda i: encoded[i].length)
+    found = [0.0] * len(encoded)
     with evaluating(model):
         for start in range(0, len(order), batch_size):
             group = order[start : start + batch_size]
-            written = _continue(model, tokenizer, [ids[i] for i in group], max_new_tokens)
-            for i, text in zip(group, written, strict=True):
-                texts[i] = text
-    return texts
+            batch = collate([encoded[i] for i in group], pad, multiple=1)
+            losses, labelled = _token_losses(model, batch)
+            totals = -losses.double().sum(dim=1)
+            if normalisation == "mean":
+                totals /= labelled.sum(dim=1)
+            for i, total in zip(group, totals.tolist(), strict=True):
+                found[i] = total
+    return found
 
 
-def _prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
-    return list(tokenizer(prompt).input_ids if isinstance(prompt, str) else prompt)
+def evaluate_answers(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    scores: Sequence[str],
+    decoding: Decoding = GREEDY,
+    *,
+    max_length: int,
+    generated: int | None = None,
+    batch_size: int = 8,
+) -> dict[str, Any]:
+    """The scores, x 100, of a model's answers, and under `predictions` its texts.
+
+    scores: names of `base.SCORES`: rouge gives rouge1, rouge2 and rougeL; exact gives exact_match
+        and f1; choice gives accuracy_likelihood and accuracy_generation.
+    generated: of how many examples, from the first, an answer is written (all if None); accuracy by
+        likelihood is over all.  With 0 the scores of texts, and the texts, are left out.
+    max_length: window of prompt and answer together, or of an encoder.
+
+    An answer ends with its first line, unless a right answer of the example has several.
+    """
+    result: dict[str, Any] = {}
+    if "choice" in scores:
+        result["accuracy_likelihood"] = choice_accuracy(
+            model, tokenizer, examples, max_length, batch_size
+        )
+    asked = examples[:generated]
+    if asked:
+        texts = _answers(model, tokenizer, asked, decoding, max_length, batch_size)
+        result |= _text_scores(texts, asked, scores)
+        result["predictions"] = texts
+    return result
 
 
-def _continue(
-    model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int
+def _answers(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    decoding: Decoding,
+    max_length: int,
+    batch_size: int,
 ) -> list[str]:
-    """The text written after each of a batch of prompts."""
+    """What the model writes for each example; a quarter of a small window is for the answer."""
     two_sided = model.config.is_encoder_decoder
-    inputs = _side_padded(prompts, tokenizer.pad_token_id, left=not two_sided)
-    device = next(model.parameters()).device
-    tokens = model.generate(
-        **{key: value.to(device) for key, value in inputs.items()},
-        max_new_tokens=max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        **_GREEDY,
-    )
-    new = tokens if two_sided else tokens[:, inputs["input_ids"].shape[1] :]
-    return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+    room = 0 if two_sided else min(decoding.max_new_tokens, max_length // 4)
+    prompts = [encode_prompt(one, tokenizer, max_length, two_sided, room) for one in examples]
+    texts = generate(model, tokenizer, prompts, decoding, batch_size)
+    return [_lines(text, one) for text, one in zip(texts, examples, strict=True)]
 
 
-def _side_padded(rows: list[list[int]], pad_id: int, left: bool) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask`, (B, T), padded on one side."""
-    width = max(len(row) for row in rows)
+def _lines(text: str, example: Example) -> str:
+    several = any("\n" in answer.strip() for answer in example.answers)
+    return text if several else text.split("\n")[0].strip()
 
-    def pad(row: list[int], fill: int) -> list[int]:
-        padding = [fill] * (width - len(row))
-        return padding + row if left else row + padding
 
-    return {
-        "input_ids": torch.tensor([pad(row, pad_id) for row in rows]),
-        "attention_mask": torch.tensor([pad([1] * len(row), 0) for row in rows]),
-    }
+def _text_scores(
+    texts: Sequence[str], examples: Sequence[Example], scores: Sequence[str]
+) -> dict[str, float]:
+    answers = [example.answers for example in examples]
+    result: dict[str, float] = {}
+    if "rouge" in scores:
+        result |= rouge(texts, answers)
+    if "exact" in scores:
+        result |= {"exact_match": exact_match(texts, answers), "f1": token_f1(texts, answers)}
+    if "choice" in scores:
+        result["accuracy_generation"] = accuracy(texts, answers)
+    return result
