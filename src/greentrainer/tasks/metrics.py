@@ -13,7 +13,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from torch import nn
 from torch.nn import functional
 
-from greentrainer.tasks.encode import IGNORED
+from greentrainer.tasks.encode import IGNORED, pad_id
 
 Prompt = str | Sequence[int]
 """A text, or the tokens that `encode_prompt` made of an example."""
@@ -128,12 +128,12 @@ def _continue(
 ) -> list[str]:
     """The text written after each of a batch of prompts."""
     two_sided = model.config.is_encoder_decoder
-    inputs = _side_padded(prompts, tokenizer.pad_token_id, left=not two_sided)
+    inputs = _side_padded(prompts, pad_id(tokenizer), left=not two_sided)
     device = next(model.parameters()).device
     tokens = model.generate(
         **{key: value.to(device) for key, value in inputs.items()},
         max_new_tokens=max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=pad_id(tokenizer),
         eos_token_id=tokenizer.eos_token_id,
         **_GREEDY,
     )
