@@ -28,7 +28,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.text import Text
 
 from greentrainer import tasks
 from greentrainer.config import RunConfig
@@ -36,7 +35,7 @@ from greentrainer.engine import AdaptiveBackprop
 from greentrainer.hf import models
 from greentrainer.hf.checkpoint import last_whole
 from greentrainer.meters import PeakMemory
-from greentrainer.tasks import encode, metrics
+from greentrainer.tasks import encode, metrics, show
 from greentrainer.tasks.base import Example
 from greentrainer.tasks.encode import Encoded
 from greentrainer.training import CHECKPOINTS, Outcome, arguments_of, fit, steps_of
@@ -66,7 +65,7 @@ def prepare(config: RunConfig, console: Console, *, training: bool = True) -> Ma
     """Load model and task, and tokenise the examples; only those held out if not training."""
     model, tokenizer = models.load(config.model, notify=console.print)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    task = tasks.load(config.task, seed=config.seed)
+    task = load_task(config, tokenizer)
     train = _sample(task.examples("train"), config.train_limit, config.seed) if training else []
     test = _sample(task.examples("test"), config.test_limit, config.seed)
     console.print(f"{task.name}: {len(train)} examples to train on, {len(test)} held out")
@@ -77,9 +76,24 @@ def prepare(config: RunConfig, console: Console, *, training: bool = True) -> Ma
     return Material(model, tokenizer, encoded[0], encoded[1], test)
 
 
+def load_task(config: RunConfig, tokenizer: Any) -> tasks.Task:
+    """The task that a run is on."""
+    return tasks.load(
+        config.task,
+        data_dir=config.data_dir,
+        prompt_format=config.prompt_format,
+        eos=tokenizer.eos_token,
+        prompt=config.prompt_column,
+        completion=config.completion_column,
+        messages=config.messages_column,
+        test_path=config.test_path,
+        seed=config.seed,
+    )
+
+
 def evaluation_batches(material: Material, config: RunConfig) -> list[Batch]:
     """The held-out examples, padded."""
-    collate = encode.Collator(int(material.tokenizer.pad_token_id), max_length=config.max_length)
+    collate = encode.Collator(encode.pad_id(material.tokenizer), max_length=config.max_length)
     order = encode.batches(material.test, config.batch_size)
     return [collate([material.test[i] for i in rows]) for rows in order]
 
@@ -143,17 +157,22 @@ def rehearse(config: RunConfig, console: Console) -> None:
     console.print(config.yaml(), markup=False)
     arguments_of(config, examples=1)  # raises what would be raised later
     material = prepare(config, console)
-    first = material.train[0]
-    text = Text()
-    beside = [encode.IGNORED] * len(first.input_ids) if material.seq2seq else first.labels
-    for token, label in zip(first.input_ids, beside, strict=True):
-        style = "bold green" if label != encode.IGNORED else "dim"
-        text.append(material.tokenizer.decode([token]), style)
-    labelled = sum(label != encode.IGNORED for label in first.labels)
-    console.print(f"example of {len(first.input_ids)} tokens, {labelled} labelled (in green):")
-    console.print(text)
-    if material.seq2seq:
-        console.print(Text(material.tokenizer.decode(list(first.labels)), "bold green"))
+    console.print(show.marked(material.train[0], material.tokenizer, material.seq2seq))
+
+
+def preview(config: RunConfig, split: str, count: int, console: Console) -> None:
+    """Print what a task holds: its splits, `count` tokenised examples, and how long they are."""
+    model, tokenizer = models.load_tokenizer(config.model, notify=console.print)
+    seq2seq = bool(model.is_encoder_decoder)
+    task = load_task(config, tokenizer)
+    console.print(task.describe(), markup=False)
+    examples = task.examples(split)
+    for example in _sample(examples, count, config.seed):
+        encoded = encode.encode(example, tokenizer, config.max_length, seq2seq)
+        console.print(show.marked(encoded, tokenizer, seq2seq), "")
+    found = show.lengths(examples, tokenizer, config.max_length, seq2seq)
+    console.print(f"{split}, {found.line()}", markup=False)
+    console.print(show.histogram(found))
 
 
 def train(

@@ -147,7 +147,7 @@ def fit(
             model,
             arguments,
             data_collator=Rows(
-                encode.Collator(tokenizer.pad_token_id, max_length=config.max_length)
+                encode.Collator(encode.pad_id(tokenizer), max_length=config.max_length)
             ),
             train_dataset=list(train),
             eval_dataset=list(test),
