@@ -235,8 +235,11 @@ def _finish(summary: dict[str, Any]) -> None:
 
 
 def _console() -> Any:
+    from huggingface_hub.utils import logging as hub_logging
     from rich.console import Console
     from transformers.utils import logging
+
+    hub_logging.set_verbosity_error()  # its retries; what fails in the end is an error of one line
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()

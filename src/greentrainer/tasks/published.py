@@ -8,6 +8,9 @@ Splits are the source's own.  Rows without a label are no rows.  Then, in this o
 * One split only: it is cut by hash into train, validation and test (80/10/10).
 * No train: validation is train.  No test: validation is test.
 * No validation: a tenth of train is held out by hash.
+
+A prompt is in one split only: what test also has is left out of the others, and what validation
+also has out of train (SciTLDR's train and dev share an abstract).
 """
 
 import re
@@ -140,12 +143,23 @@ def settle(own: Mapping[str, Part], where: str) -> dict[str, Part]:
         return {name: Part(parts[name], f"of {only.origin}, by hash") for name in parts}
     train = own.get("train") or own["validation"]
     test = own.get("test") or own["validation"]
-    validation = own.get("validation")
-    if validation is None or validation in (train, test):
+    train = _without(train, test, "test")
+    if not own.keys() >= set(SPLITS):  # the validation split has another use, or there is none
         parts = cut(train.examples, {"validation": _HELD_OUT}, 0, where)
         validation = Part(parts["validation"], f"held out of {train.origin}, by hash")
         train = replace(train, examples=parts["train"])
+    else:
+        validation = _without(own["validation"], test, "test")
+        train = _without(train, validation, "validation")
     return {"train": train, "validation": validation, "test": test}
+
+
+def _without(part: Part, other: Part, name: str) -> Part:
+    """The part less the prompts that the other, a split of that name, has too."""
+    prompts = {example.prompt for example in other.examples}
+    kept = [example for example in part.examples if example.prompt not in prompts]
+    shared = len(part.examples) - len(kept)
+    return Part(kept, f"{part.origin}, less {shared} also in {name}") if shared else part
 
 
 def split_files(folder: Path, dataset: Dataset) -> dict[str, list[Path]]:

@@ -6,8 +6,8 @@ from greentrainer.tasks.tables import Row
 
 
 def example(row: Row, form: Form) -> Example:
-    """The abstract's sentences in one text; several summaries may be right."""
-    return summary(" ".join(row.texts("source")), row.texts("target"), form)
+    """The abstract's sentences (some are empty) in one text; several summaries may be right."""
+    return summary(" ".join(row.texts("source", blanks=True)), row.texts("target"), form)
 
 
 SCITLDR = Dataset("scitldr", "allenai/scitldr", ("rouge",), example, config="Abstract")

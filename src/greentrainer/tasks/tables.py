@@ -42,13 +42,18 @@ class Row:
         key = self.key(*names)
         return checked(self.values[key], f"{self.where}: {key!r}")
 
-    def texts(self, *names: str) -> tuple[str, ...]:
-        """The texts of a column that holds one or a list (in CSV: a JSON list), at least one."""
+    def texts(self, *names: str, blanks: bool = False) -> tuple[str, ...]:
+        """The texts of a column that holds one or a list (in CSV: a JSON list), at least one.
+
+        blanks: whether empty items of a list are passed over; else they raise ValueError.
+        """
         key = self.key(*names)
         value, where = self.values[key], f"{self.where}: {key!r}"
         value = _json_list(value) if self.cells and isinstance(value, str) else value
         if not isinstance(value, list):
             return (checked(value, where),)
+        if blanks:
+            value = [text for text in value if not isinstance(text, str) or text.strip()]
         if not value:
             raise ValueError(f"{where} is an empty list")
         return tuple(checked(text, f"{where}, item {i}") for i, text in enumerate(value, 1))
