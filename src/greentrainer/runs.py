@@ -169,7 +169,7 @@ def preview(config: RunConfig, split: str, count: int, console: Console) -> None
     examples = task.examples(split)
     for example in _sample(examples, count, config.seed):
         encoded = encode.encode(example, tokenizer, config.max_length, seq2seq)
-        console.print(show.marked(encoded, tokenizer, seq2seq), "")
+        console.print(show.marked(encoded, tokenizer, seq2seq), end="\n\n")
     found = show.lengths(examples, tokenizer, config.max_length, seq2seq)
     console.print(f"{split}, {found.line()}", markup=False)
     console.print(show.histogram(found))
