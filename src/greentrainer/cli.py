@@ -16,8 +16,11 @@ app = typer.Typer(
 
 Model = Annotated[str | None, typer.Option(help="smollm2-135m, a folder, or a hub id")]
 Task = Annotated[
-    str | None, typer.Option(help="pydoc, or a JSONL file with 'prompt' and 'completion'")
+    str | None,
+    typer.Option(help="pydoc, scitldr, dialogsum, piqa, webquestions, your own file, or a hub id"),
 ]
+DataDir = Annotated[Path | None, typer.Option(help="folder with a published data set's files")]
+PromptFormat = Annotated[str | None, typer.Option(help="plain, paper or source")]
 Method = Annotated[str | None, typer.Option(help="green or full")]
 Rho = Annotated[float | None, typer.Option(help="share of full fine-tuning's FLOPs to spend")]
 Epochs = Annotated[int | None, typer.Option(help="passes over the training data")]
@@ -71,6 +74,8 @@ def train(
     config: Annotated[Path | None, typer.Option(help="a YAML file; flags override it")] = None,
     model: Model = None,
     task: Task = None,
+    data_dir: DataDir = None,
+    prompt_format: PromptFormat = None,
     method: Method = None,
     rho: Rho = None,
     epochs: Epochs = None,
@@ -121,6 +126,8 @@ def train(
 def evaluate(
     model: Annotated[str, typer.Argument(help="smollm2-135m, a folder, or a hub id")],
     task: Task = None,
+    data_dir: DataDir = None,
+    prompt_format: PromptFormat = None,
     batch_size: BatchSize = None,
     max_length: MaxLength = None,
     seed: Seed = None,
@@ -140,6 +147,28 @@ def evaluate(
     for name, value in result.items():
         if isinstance(value, float):
             console.print(f"{name:19} {value:.4f}")
+
+
+@app.command()
+def data(
+    task: Annotated[str, typer.Argument(help="a task's name, your own file, or a hub id")],
+    model: Model = None,
+    data_dir: DataDir = None,
+    prompt_format: PromptFormat = None,
+    split: Annotated[str, typer.Option(help="train, validation or test")] = "train",
+    count: Annotated[int, typer.Option(min=0, help="examples shown")] = 3,
+    max_length: MaxLength = None,
+    set_: Set = None,
+) -> None:
+    """Show a task as a model reads it: a few examples with the loss mask, and their lengths."""
+    flags = {k: v for k, v in locals().items() if k not in ("split", "count", "set_")}
+    from greentrainer.config import read, settings
+
+    asked = read(None, flags | settings(set_ or []))
+    console = _console()
+    from greentrainer import runs
+
+    runs.preview(asked, split, count, console)
 
 
 Folder = Annotated[Path, typer.Argument(help="a folder")]
@@ -209,8 +238,11 @@ def _finish(summary: dict[str, Any]) -> None:
 
 
 def _console() -> Any:
+    from huggingface_hub.utils import logging as hub_logging
     from rich.console import Console
     from transformers.utils import logging
+
+    hub_logging.set_verbosity_error()  # its retries; what fails in the end is an error of one line
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -52,7 +52,12 @@ MAY_DIFFER = frozenset(
 class RunConfig(BaseModel):
     """A fine-tuning run.
 
-    task: `pydoc`, or the path of a JSONL file with `prompt` and `completion`.
+    task: pydoc, scitldr, dialogsum, piqa, webquestions, or one's own JSONL, JSON, CSV or Parquet
+        file, or a hub id.
+    data_dir: folder with the files of a published data set; from the hub when None.
+    prompt_format: of a published data set: natural text, the paper's, or the bare source.
+    prompt_column, completion_column, messages_column: of one's own file.
+    test_path: one's own file to test on; some rows are held out when None.
     method: one of `greentrainer.methods`.
     rho: share of full fine-tuning's FLOPs (methods green and full_at_budget).
     data_seed: of which examples are used where there are limits.
@@ -83,6 +88,12 @@ class RunConfig(BaseModel):
 
     model: str = "smollm2-135m"
     task: str = "pydoc"
+    data_dir: Path | None = None
+    prompt_format: Literal["plain", "paper", "source"] = "plain"
+    prompt_column: str = "prompt"
+    completion_column: str = "completion"
+    messages_column: str | None = None
+    test_path: str | None = None
     method: MethodName = "green"
     rho: Share = 0.5
     epochs: Count = 1

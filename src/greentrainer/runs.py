@@ -30,7 +30,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.text import Text
 
 from greentrainer import tasks
 from greentrainer.config import RunConfig
@@ -39,7 +38,7 @@ from greentrainer.hf import models
 from greentrainer.hf.checkpoint import last_whole
 from greentrainer.meters import PeakMemory
 from greentrainer.methods import METHODS
-from greentrainer.tasks import encode, metrics
+from greentrainer.tasks import encode, metrics, show
 from greentrainer.tasks.base import Example, Task
 from greentrainer.tasks.encode import Encoded
 from greentrainer.training import CHECKPOINTS, Outcome, arguments_of, fit, steps_of
@@ -73,7 +72,7 @@ def prepare(config: RunConfig, console: Console, *, training: bool = True) -> Ma
     """Load model and task, and tokenise the examples; only those held out if not training."""
     model, tokenizer = models.load(config.model, notify=console.print)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    task = tasks.load(config.task, seed=config.data_seed)
+    task = load_task(config, tokenizer)
     train, validation = training_examples(task, config) if training else ([], [])
     test = _sample(task.examples("test"), config.test_limit, config.data_seed)
     held = f" and {len(validation)} to choose by" if validation else ""
@@ -84,6 +83,21 @@ def prepare(config: RunConfig, console: Console, *, training: bool = True) -> Ma
         for part in (train, validation, test)
     ]
     return Material(model, tokenizer, encoded[0], encoded[1], encoded[2], test, task.scores)
+
+
+def load_task(config: RunConfig, tokenizer: Any) -> Task:
+    """The task that a run is on."""
+    return tasks.load(
+        config.task,
+        data_dir=config.data_dir,
+        prompt_format=config.prompt_format,
+        eos=tokenizer.eos_token,
+        prompt=config.prompt_column,
+        completion=config.completion_column,
+        messages=config.messages_column,
+        test_path=config.test_path,
+        seed=config.data_seed,
+    )
 
 
 def training_examples(task: Task, config: RunConfig) -> tuple[list[Example], list[Example]]:
@@ -103,7 +117,7 @@ def training_examples(task: Task, config: RunConfig) -> tuple[list[Example], lis
 
 def loss(material: Material, examples: list[Encoded], config: RunConfig) -> float:
     """Loss per completion token."""
-    pad = int(material.tokenizer.pad_token_id)
+    pad = encode.pad_id(material.tokenizer)
     order = encode.batches(examples, config.batch_size)
     padded = (
         encode.collate([examples[i] for i in rows], pad, config.pad_multiple, config.max_length)
@@ -166,17 +180,22 @@ def rehearse(config: RunConfig, console: Console) -> None:
     console.print(config.yaml(), markup=False)
     arguments_of(config, examples=1)  # raises what would be raised later
     material = prepare(config, console)
-    first = material.train[0]
-    text = Text()
-    beside = [encode.IGNORED] * len(first.input_ids) if material.seq2seq else first.labels
-    for token, label in zip(first.input_ids, beside, strict=True):
-        style = "bold green" if label != encode.IGNORED else "dim"
-        text.append(material.tokenizer.decode([token]), style)
-    labelled = sum(label != encode.IGNORED for label in first.labels)
-    console.print(f"example of {len(first.input_ids)} tokens, {labelled} labelled (in green):")
-    console.print(text)
-    if material.seq2seq:
-        console.print(Text(material.tokenizer.decode(list(first.labels)), "bold green"))
+    console.print(show.marked(material.train[0], material.tokenizer, material.seq2seq))
+
+
+def preview(config: RunConfig, split: str, count: int, console: Console) -> None:
+    """Print what a task holds: its splits, `count` tokenised examples, and how long they are."""
+    model, tokenizer = models.load_tokenizer(config.model, notify=console.print)
+    seq2seq = bool(model.is_encoder_decoder)
+    task = load_task(config, tokenizer)
+    console.print(task.describe(), markup=False)
+    examples = task.examples(split)
+    for example in _sample(examples, count, config.seed):
+        encoded = encode.encode(example, tokenizer, config.max_length, seq2seq)
+        console.print(show.marked(encoded, tokenizer, seq2seq), end="\n\n")
+    found = show.lengths(examples, tokenizer, config.max_length, seq2seq)
+    console.print(f"{split}, {found.line()}", markup=False)
+    console.print(show.histogram(found))
 
 
 def train(

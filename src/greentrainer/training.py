@@ -120,7 +120,7 @@ def fit(
     if not train:
         raise ValueError("there is no example to train on")
     method = METHODS[config.method]
-    collate = encode.Collator(tokenizer.pad_token_id, config.pad_multiple, config.max_length)
+    collate = encode.Collator(encode.pad_id(tokenizer), config.pad_multiple, config.max_length)
     graphs = graphs_of(model)
     torch.manual_seed(config.seed)
     adapted = method.adapt(model, config)

@@ -73,8 +73,23 @@ def load(
         _refuse_quantised(config)
         network = _network(source, config, dtype, options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-        _settle_padding(network, tokenizer)
+        _settle_tokenizer(tokenizer)
+        if network.generation_config.pad_token_id is None:
+            network.generation_config.pad_token_id = tokenizer.pad_token_id
     return network, tokenizer
+
+
+def load_tokenizer(model: str, *, notify: Notify = logger.warning) -> tuple[Any, Any]:
+    """A model's configuration and its tokenizer, without the weights; as `load` otherwise."""
+    if model.lower() in ALIASES:
+        model = str(rebuilt_smollm2(notify))
+    source, local = _locate(model)
+    options = {"trust_remote_code": False, "local_files_only": local}
+    with _in_one_line(model, local):
+        config = transformers.AutoConfig.from_pretrained(source, **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+        _settle_tokenizer(tokenizer)
+    return config, tokenizer
 
 
 def _locate(model: str) -> tuple[str, bool]:
@@ -145,13 +160,11 @@ def _network(source: str, config: Any, dtype: torch.dtype, options: dict[str, bo
     return network
 
 
-def _settle_padding(network: Any, tokenizer: Any) -> None:
+def _settle_tokenizer(tokenizer: Any) -> None:
     if tokenizer.eos_token_id is None:
         raise ValueError("its tokenizer has no end-of-sequence token: set its eos_token")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if network.generation_config.pad_token_id is None:
-        network.generation_config.pad_token_id = tokenizer.pad_token_id
 
 
 @contextmanager

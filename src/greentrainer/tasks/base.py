@@ -28,8 +28,8 @@ class Example:
     references: every right answer, for scoring; the completion alone if empty.
     choices: completions to choose among, where the task is a choice.
     ends: whether an end-of-sequence token follows the completion.
-    messages: of a chat, in place of prompt and cue; the loss covers what the assistant says, and
-        the completion is its last message.
+    messages: of a chat, read in place of prompt and cue (the prompt only tells the turns before the
+        last); the loss covers what the assistant says, and the completion is its last message.
     """
 
     prompt: str

@@ -5,7 +5,8 @@ A decoder-only model reads one sequence
     specials | prompt (cut at its end) | cue | completion | end of sequence
     -100 ................................... | labels .................... |
 
-and an encoder-decoder reads `specials prompt cue specials` and is to write the completion.
+and an encoder-decoder reads `specials prompt cue specials` and is to write the completion.  A chat
+stands in place of prompt and cue, with labels on all that the assistant says (see `segments`).
 
 Each of the three texts is tokenised by itself.  So the boundary between what is given and what is
 asked falls between two tokens, the same in training and in generation, whatever the texts are; and
@@ -16,11 +17,14 @@ it is cut at its end (the head of a function or an article says most); cue and c
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 
+from greentrainer.tasks import segments
 from greentrainer.tasks.base import Example
+from greentrainer.tasks.segments import Parts, Segment
 
 IGNORED = -100
 """Label of a position that the loss does not cover (PyTorch's convention)."""
@@ -55,16 +59,17 @@ def encode(
     """Tokens and labels of `example` within a window of `max_length` tokens.
 
     An encoder-decoder has that window on each side.  The completion ends with the tokenizer's
-    end-of-sequence token, on which there is a label too.  Raises ValueError, naming `row`, if
-    completion and cue leave no room for the prompt.
+    end-of-sequence token, on which there is a label too, unless `example.ends` is false.  Raises
+    ValueError, naming `row`, if completion and cue leave no room for the prompt, or if the
+    tokenizer has no chat template that writes the example's messages.
     """
-    completion = _completion_ids(example, tokenizer, is_encoder_decoder)
+    parts = _parts(example, tokenizer, is_encoder_decoder, row)
     if is_encoder_decoder:
-        _check_room(max_length - len(completion), "completion", max_length, row)
-        prompt = encode_prompt(example, tokenizer, max_length, True, row=row)
-        return Encoded(prompt, completion)
-    prompt = encode_prompt(example, tokenizer, max_length, False, len(completion), row)
-    return Encoded(prompt + completion, (IGNORED,) * len(prompt) + completion)
+        _check_room(len(parts.asked) - max_length, "completion", max_length, row)
+        return Encoded(_ids(_given(example, parts, max_length, 0, row)), parts.asked)
+    given = _given(example, parts, max_length, len(parts.asked), row)
+    labels = [s.ids if s.trained else (IGNORED,) * len(s.ids) for s in given]
+    return Encoded(_ids(given) + parts.asked, (*chain(*labels), *parts.asked))
 
 
 def encode_all(
@@ -85,43 +90,58 @@ def encode_prompt(
     reserved: int = 0,
     row: int | None = None,
 ) -> tuple[int, ...]:
-    """What a model is given before it writes: prompt, cut to the window, and cue.
+    """What a model is given before it writes: prompt, cut to the window, and cue; or a chat so far.
 
     reserved: positions of the window kept free for the completion.
     Raises ValueError, naming `row`, if the cue and `reserved` leave no room for the prompt.
     """
-    before, after = _specials(tokenizer)
-    cue = _ids(tokenizer, example.cue) + (after if is_encoder_decoder else ())
-    room = max_length - reserved - len(before) - len(cue)
-    _check_room(room - 1, "completion with its cue" if reserved else "cue", max_length, row)
-    return before + _ids(tokenizer, example.prompt)[:room] + cue
+    parts = _parts(example, tokenizer, is_encoder_decoder, row)
+    return _ids(_given(example, parts, max_length, reserved, row))
 
 
-def _completion_ids(example: Example, tokenizer: Any, is_encoder_decoder: bool) -> tuple[int, ...]:
-    """The completion and the end of sequence; special tokens too where a decoder is trained so."""
-    ids = _ids(tokenizer, example.completion)
-    before, after = _specials(tokenizer) if is_encoder_decoder else ((), ())
-    return before + ids + (after or (tokenizer.eos_token_id,))
+def pad_id(tokenizer: Any) -> int:
+    """What to pad with: the padding token, or else the end of sequence (padding is masked).
+
+    Raises ValueError for a tokenizer that has neither.
+    """
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise ValueError("the tokenizer has no padding and no end-of-sequence token: set its eos_token")
 
 
-def _check_room(room: int, what: str, max_length: int, row: int | None) -> None:
-    if room < 0:
-        place = "" if row is None else f"row {row}: "
+def _parts(example: Example, tokenizer: Any, is_encoder_decoder: bool, row: int | None) -> Parts:
+    try:
+        return segments.parts(example, tokenizer, is_encoder_decoder)
+    except ValueError as error:
+        raise ValueError(f"{_place(row)}{error}") from error
+
+
+def _given(
+    example: Example, parts: Parts, max_length: int, reserved: int, row: int | None
+) -> list[Segment]:
+    """What stands before the completion, cut to the window less `reserved`."""
+    given, over = segments.fitted(parts.given, max_length - reserved)
+    fixed = "chat without what may be cut" if example.messages else "cue"
+    what = "completion with its cue" if reserved and not example.messages else fixed
+    _check_room(over, what, max_length, row)
+    return given
+
+
+def _check_room(over: int, what: str, max_length: int, row: int | None) -> None:
+    if over > 0:
         raise ValueError(
-            f"{place}{what} is {-room} tokens too long for a window of {max_length}: "
+            f"{_place(row)}{what} is {over} tokens too long for a window of {max_length}: "
             "raise max_length, or shorten the row"
         )
 
 
-def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:
-    return tuple(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+def _place(row: int | None) -> str:
+    return "" if row is None else f"row {row}: "
 
 
-def _specials(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Tokens that the tokenizer puts before and after a text, such as BOS and EOS."""
-    bare, full = _ids(tokenizer, "a"), tuple(tokenizer("a").input_ids)
-    start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
-    return full[:start], full[start + len(bare) :]
+def _ids(given: Sequence[Segment]) -> tuple[int, ...]:
+    return tuple(chain.from_iterable(segment.ids for segment in given))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import GenerationMixin
 
+from greentrainer.tasks.encode import pad_id
 from greentrainer.tasks.modes import evaluating
 
 Prompt = str | Sequence[int]
@@ -73,12 +74,6 @@ def generate(
             for i, text in zip(group, written, strict=True):
                 texts[i] = text
     return texts
-
-
-def pad_id(tokenizer: Any) -> int:
-    """The token to pad with: end of sequence where the tokenizer has none for it."""
-    own = tokenizer.pad_token_id
-    return int(tokenizer.eos_token_id if own is None else own)
 
 
 def _groups(lengths: Sequence[int], size: int, equal: bool) -> Iterator[list[int]]:

@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional
 
 from greentrainer.tasks.base import Example
-from greentrainer.tasks.encode import IGNORED, Encoded, collate, encode, encode_prompt
-from greentrainer.tasks.generation import GREEDY, PAPER, Decoding, Prompt, generate, pad_id
+from greentrainer.tasks.encode import IGNORED, Encoded, collate, encode, encode_prompt, pad_id
+from greentrainer.tasks.generation import GREEDY, PAPER, Decoding, Prompt, generate
 from greentrainer.tasks.modes import evaluating
 from greentrainer.tasks.scores import ROUGE, accuracy, exact_match, rouge, token_f1
 
