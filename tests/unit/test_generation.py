@@ -166,7 +166,7 @@ def test_as_many_beams_as_tokens_find_the_likeliest_text() -> None:
 
 
 def test_the_papers_settings() -> None:
-    assert PAPER == Decoding(64, 4, 2.5, length_penalty=1.0)
+    assert Decoding(64, 4, 2.5, length_penalty=1.0) == PAPER
 
 
 def test_a_models_own_wishes_do_not_move_its_beams() -> None:
