@@ -15,6 +15,7 @@ import transformers as tf
 import yaml
 
 from greentrainer import cli
+from greentrainer.tasks import metrics
 from tests.tiny import saved
 
 FLAGS = ["--batch-size", "4", "--max-length", "32", "--generate", "2", "--selections", "1",
@@ -105,8 +106,22 @@ def test_evaluate_measures_what_was_trained(
     greedy = capsys.readouterr().out
     assert "loss" in greedy
     assert "rougeL" in greedy
-    assert command(monkeypatch, *typed, "--decoding", "paper") == 0
-    assert "rougeL" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("flags", "beams"), [([], 1), (["--decoding", "paper"], 4)])
+def test_evaluate_writes_as_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, model: Path, data: Path, flags: list[str], beams: int
+) -> None:
+    asked: list[int] = []
+
+    def generate(_: Any, __: Any, prompts: list[Any], decoding: metrics.Decoding, *___: Any) -> Any:
+        asked.append(decoding.num_beams)
+        return [""] * len(prompts)
+
+    monkeypatch.setattr(metrics, "generate", generate)
+    typed = ["evaluate", model, "--task", data, "--max-length", 32, "--generate", 2]
+    assert command(monkeypatch, *typed, *flags) == 0
+    assert asked == [beams]
 
 
 def test_a_dry_run_shows_the_configuration_and_one_example(

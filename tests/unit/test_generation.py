@@ -166,12 +166,14 @@ def test_as_many_beams_as_tokens_find_the_likeliest_text() -> None:
 
 
 def test_the_papers_settings() -> None:
-    assert (PAPER.max_new_tokens, PAPER.num_beams, PAPER.repetition_penalty) == (64, 4, 2.5)
+    assert Decoding(64, 4, 2.5, length_penalty=1.0) == PAPER
 
 
 def test_a_models_own_wishes_do_not_move_its_beams() -> None:
-    model = decided("llama")
-    decoding = replace(PAPER, max_new_tokens=STEPS)
-    expected = generate(model, TOKENIZER, prompts_for(model), decoding)
-    model.generation_config.update(length_penalty=-5.0, early_stopping=True, num_beams=2)
-    assert generate(model, TOKENIZER, prompts_for(model), decoding) == expected
+    model, tokenizer = soft("llama"), characters(eos_token="*")  # which some beams write
+    prompts, decoding = prompts_for(model, tokenizer), replace(PAPER, max_new_tokens=STEPS)
+    expected = generate(model, tokenizer, prompts, decoding)
+    assert generate(model, tokenizer, prompts, replace(decoding, length_penalty=-5)) != expected
+    for wish in ({"early_stopping": True}, {"length_penalty": -5.0}, {"num_beams": 2}):
+        model.generation_config.update(**wish)
+        assert generate(model, tokenizer, prompts, decoding) == expected
