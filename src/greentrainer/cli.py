@@ -171,6 +171,39 @@ def data(
     runs.preview(asked, split, count, console)
 
 
+@app.command()
+def compare(
+    spec: Annotated[Path, typer.Argument(help="a YAML file: name, run, seeds and methods")],
+    output_dir: Annotated[Path | None, typer.Option(help="default: runs/NAME")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE of a key of all runs")
+    ] = None,
+    retry: Annotated[bool, typer.Option(help="make failed runs again")] = False,
+    keep_models: Annotated[bool, typer.Option(help="save every trained model")] = False,
+    draw: Annotated[bool, typer.Option(help="only draw what is recorded")] = False,
+    dry_run: Annotated[bool, typer.Option(help="print the rows, and what is recorded")] = False,
+) -> None:
+    """Run methods side by side on one task; print the table, and draw it as a page."""
+    console = _console()
+    from greentrainer.bench.spec import read
+    from greentrainer.bench.study import Study
+    from greentrainer.config import settings
+
+    changes: dict[str, Any] = {"run": settings(set_ or [])}
+    asked = read(spec, changes | ({"output_dir": output_dir} if output_dir else {}))
+    study = Study(asked, console, retry, keep_models)
+    if dry_run:
+        for line in study.plan():
+            console.print(line)
+        return
+    results = study.results() if draw else study.execute()
+    from greentrainer.report import write
+
+    written = write(results, asked.folder)
+    console.print(written.text, soft_wrap=False)
+    console.print(f"records in {asked.folder / 'runs'}, page in {written.page}")
+
+
 Folder = Annotated[Path, typer.Argument(help="a folder")]
 BaseModel = Annotated[str, typer.Argument(help="the model that training began with")]
 
@@ -242,8 +275,8 @@ def _console() -> Any:
     from rich.console import Console
     from transformers.utils import logging
 
-    hub_logging.set_verbosity_error()  # its retries; what fails in the end is an error of one line
-
+    # its retries; what fails in the end is an error of one line
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     return Console(highlight=False, soft_wrap=True)
