@@ -235,11 +235,12 @@ def _finish(summary: dict[str, Any]) -> None:
 
 
 def _console() -> Any:
-    from huggingface_hub.utils import logging as hub_logging
+    import logging as standard
+
     from rich.console import Console
     from transformers.utils import logging
 
-    hub_logging.set_verbosity_error()  # its retries; what fails in the end is an error of one line
+    standard.getLogger("huggingface_hub").setLevel(standard.ERROR)  # silent while it tries again
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
