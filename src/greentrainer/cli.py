@@ -271,12 +271,13 @@ def _finish(summary: dict[str, Any]) -> None:
 
 
 def _console() -> Any:
-    from huggingface_hub.utils import logging as hub_logging
+    import logging as standard
+
     from rich.console import Console
     from transformers.utils import logging
 
-    # its retries; what fails in the end is an error of one line
-    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    standard.getLogger("huggingface_hub").setLevel(standard.ERROR)  # silent while it tries again
+
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     return Console(highlight=False, soft_wrap=True)

@@ -156,6 +156,7 @@ def test_only_what_may_be_cut_is_cut_the_oldest_first(given_: list[Segment], roo
     losses = [len(a.ids) - len(b.ids) for a, b in zip(given_, kept, strict=True)]
     assert all(a.ids[: len(b.ids)] == b.ids for a, b in zip(given_, kept, strict=True))
     assert all(not loss or a.cuttable for a, loss in zip(given_, losses, strict=True))
+    assert all(b.ids or not a.ids for a, b in zip(given_, kept, strict=True))  # one is left
     total = sum(len(segment.ids) for segment in given_)
     assert sum(losses) + over == max(0, total - room)
     losing = [i for i, loss in enumerate(losses) if loss]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greentrainer.tasks import Example, PromptFormat, load
+from greentrainer.tasks.holdout import cut
 from greentrainer.tasks.published import Part, settle
 from tests.tiny import refusal
 
@@ -205,6 +206,15 @@ def test_a_prompt_is_in_one_split_and_none_is_invented(own: dict[str, list[str]]
     sides = [{e.prompt for e in parts[split].examples} for split in SPLITS]
     assert sum(map(len, sides)) == len(set.union(*sides))
     assert set.union(*sides) == {p for prompts in own.values() for p in prompts}
+
+
+@given(st.sets(st.text(), min_size=4), st.lists(st.floats(0.01, 0.99), min_size=2, max_size=3))
+def test_no_side_of_a_cut_is_empty(prompts: set[str], shares: list[float]) -> None:
+    examples = [Example(prompt, "c") for prompt in sorted(prompts)]
+    parts = cut(examples, {f"s{i}": share for i, share in enumerate(shares)}, 0, "here")
+    assert all(parts.values())
+    assert sorted(e.prompt for side in parts.values() for e in side) == sorted(prompts)
+    assert len(parts["s0"]) <= max(1, round(shares[0] * len(prompts)))
 
 
 def test_labels_must_be_as_many_as_rows(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """How examples look to a model: their tokens with the loss mask, and how long they are."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count as count_from
 from statistics import median
 from typing import Any
 
@@ -77,15 +79,15 @@ def lengths(
 
 def histogram(found: Lengths) -> Text:
     """A bar for each range of lengths; what lies beyond the window is red."""
-    step = max(1, -(-max(found.whole) // _BARS))
-    counts = [0] * (1 + (max(found.whole) - 1) // step)
-    for length in found.whole:
-        counts[(length - 1) // step] += 1
+    longest = max(found.whole)
+    steps = (digit * 10**power for power in count_from(0) for digit in (1, 2, 5))
+    step = next(step for step in steps if longest <= step * _BARS)
+    counts = Counter((length - 1) // step for length in found.whole)
     text = Text()
-    for i, count in enumerate(counts):
-        low, high = i * step + 1, (i + 1) * step
+    for i in range(min(counts), max(counts) + 1):
+        count, low, high = counts[i], i * step + 1, (i + 1) * step
         text.append(f"{low:6}-{high:<6} ")
-        bar = "█" * -(-count * _WIDTH // max(counts))
+        bar = "█" * -(-count * _WIDTH // max(counts.values()))
         text.append(bar, "red" if low > found.window else "green")
         text.append(f" {count:,}\n")
     text.rstrip()
