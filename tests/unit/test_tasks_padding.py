@@ -7,7 +7,7 @@ import torch
 
 from greentrainer.tasks import Example
 from greentrainer.tasks.encode import Collator, encode_all, encode_prompt, pad_id
-from greentrainer.tasks.metrics import generate, loss_per_token
+from greentrainer.tasks.metrics import Decoding, generate, loss_per_token
 from tests.conformance.families import build
 from tests.tiny import EOS, characters
 
@@ -25,7 +25,7 @@ def test_padding_with_the_end_changes_no_result(family: str) -> None:
         batch = Collator(pad_id(tokenizer), 8)(encoded)
         losses.append(loss_per_token(model, [batch]))
         prompts = [encode_prompt(example, tokenizer, 40, two_sided) for example in EXAMPLES]
-        texts.append(generate(model, tokenizer, prompts, 6))
+        texts.append(generate(model, tokenizer, prompts, Decoding(6)))
     assert batch["input_ids"][1, -1] == EOS
     assert not torch.equal(batch["attention_mask"][1], torch.ones_like(batch["input_ids"][1]))
     assert losses[0] == losses[1]

@@ -1,17 +1,41 @@
-"""Prefix tuning (Li and Liang, ACL 2021), by PEFT: keys and values put before each layer's own."""
+"""Prefix tuning (Li and Liang, ACL 2021), by PEFT: keys and values put before each layer's own.
+
+They start as the keys and values that the model itself computes for words drawn from its
+vocabulary, which that paper found to be far better than random numbers where data is scarce.
+"""
 
 from typing import Any
+
+import torch
 
 from greentrainer.config import RunConfig
 from greentrainer.methods.adapters import peft, task_type
 from greentrainer.methods.base import Method
+from greentrainer.tasks.modes import evaluating
 
 
 def _adapt(model: Any, config: RunConfig) -> Any:
     prefix = peft().PrefixTuningConfig(
         task_type=task_type(model), num_virtual_tokens=config.virtual_tokens
     )
-    return peft().get_peft_model(model, prefix)
+    if model.config.is_encoder_decoder:
+        return peft().get_peft_model(model, prefix)
+    start = _of_words(model, config.virtual_tokens)
+    wrapped = peft().get_peft_model(model, prefix)
+    with torch.no_grad():
+        wrapped.prompt_encoder[wrapped.active_adapter].embedding.weight.copy_(start)
+    return wrapped
+
+
+def _of_words(model: Any, count: int) -> torch.Tensor:
+    """Keys and values of `count` words, (count, layers * 2 * heads * dimension), as PEFT has them."""
+    words = torch.randint(model.config.vocab_size, (1, count), device=model.device)
+    with evaluating(model):
+        cache = model(input_ids=words, use_cache=True).past_key_values
+    pairs = [
+        half[0].transpose(0, 1) for layer in cache.layers for half in (layer.keys, layer.values)
+    ]
+    return torch.stack(pairs, dim=1).reshape(count, -1)
 
 
 PREFIX = Method("prefix", "keys and values before each layer's own", adapt=_adapt)
