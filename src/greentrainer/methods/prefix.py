@@ -28,7 +28,7 @@ def _adapt(model: Any, config: RunConfig) -> Any:
 
 
 def _of_words(model: Any, count: int) -> torch.Tensor:
-    """Keys and values of `count` words, (count, layers * 2 * heads * dimension), as PEFT has them."""
+    """Keys and values of words, (count, layers * 2 * heads * dimension), as PEFT has them."""
     words = torch.randint(model.config.vocab_size, (1, count), device=model.device)
     with evaluating(model):
         cache = model(input_ids=words, use_cache=True).past_key_values
