@@ -200,7 +200,9 @@ def compare(
     from greentrainer.report import write
 
     written = write(results, asked.folder)
-    console.print(written.text, soft_wrap=False)
+    console.print(written.table, soft_wrap=False)
+    for line in [*written.unfinished, *results["verdicts"]]:
+        console.print(line, markup=False)
     console.print(f"records in {asked.folder / 'runs'}, page in {written.page}")
 
 

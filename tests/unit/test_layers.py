@@ -12,7 +12,7 @@ import greentrainer
 ROOT = Path(greentrainer.__file__).parent
 LAYERS = [
     {"graph"},
-    {"types", "meters", "config", "interrupt", "bill"},
+    {"types", "meters", "config", "interrupt", "bill", "report"},
     {"cost", "importance", "snapshot", "select", "freeze", "ledger", "pace", "tasks", "processes"},
     {"graphs"},
     {"observer", "steering"},
@@ -57,7 +57,13 @@ def test_imports_point_down(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["greentrainer.types", "greentrainer.select", "greentrainer.cli", "greentrainer.config"],
+    [
+        "greentrainer.types",
+        "greentrainer.select",
+        "greentrainer.cli",
+        "greentrainer.config",
+        "greentrainer.report",
+    ],
 )
 def test_needs_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -55,14 +55,20 @@ class Variant:
 
 @dataclass(frozen=True)
 class Trial:
-    """One run.  key: the same for the same run, whatever folder it is in."""
+    """One run.
+
+    key: the same for the same run, whatever folder it is in; defaults do not enter it, so that a
+        release with more keys knows the run again.
+    """
 
     label: str
     config: RunConfig
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
-        settings = self.config.model_dump(mode="json", exclude={"output_dir"})
+        settings = self.config.model_dump(
+            mode="json", exclude={"output_dir"}, exclude_defaults=True
+        )
         text = json.dumps([self.label, settings], sort_keys=True)
         object.__setattr__(self, "key", hashlib.sha256(text.encode()).hexdigest()[:12])
 

@@ -20,7 +20,12 @@ SCORES = (
 
 
 def summarise(name: str, labels: Sequence[str], records: list[Record], note: str = "") -> Record:
-    """The content of `results.json`."""
+    """The content of `results.json`.
+
+    layouts: lists of tensors, by a name that records refer to.
+    """
+    layouts: dict[str, Any] = {}
+    records = [_with_layout(record, layouts) for record in records]
     rows = [row_of(label, [r for r in records if r["label"] == label]) for label in labels]
     _add_shares(rows)
     return {
@@ -29,8 +34,19 @@ def summarise(name: str, labels: Sequence[str], records: list[Record], note: str
         "data": _common([r["data"] for r in records if r["status"] == "done"]),
         "rows": rows,
         "verdicts": verdicts(rows),
+        "layouts": layouts,
         "records": records,
     }
+
+
+def _with_layout(record: Record, layouts: dict[str, Any]) -> Record:
+    """The record with its list of tensors, the same in most records, put into `layouts`."""
+    if "tensors" not in record:
+        return record
+    known = [name for name, tensors in layouts.items() if tensors == record["tensors"]]
+    name = known[0] if known else f"layout {len(layouts) + 1}"
+    layouts[name] = record["tensors"]
+    return {k: v for k, v in record.items() if k != "tensors"} | {"layout": name}
 
 
 def row_of(label: str, records: Sequence[Record]) -> Row:
