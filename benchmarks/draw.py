@@ -10,9 +10,13 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from provenance import RESULTS, ROOT
+
+from greentrainer.report.compare import choices, plot_of
+from greentrainer.report.tables import lines, markdown
 
 Row = dict[str, Any]
 
@@ -97,17 +101,30 @@ def paper_flops_table() -> str:
     return markdown(head, body)
 
 
+def comparison(name: str) -> str:
+    """The rows of a comparison, and which of them is best at each budget."""
+    results = json.loads((RESULTS / f"{name}.json").read_text())
+    head, body = lines(results["rows"])
+    said = "\n".join(f"- {line}" for line in results["verdicts"])
+    return f"{markdown(head, body)}\n\n{said}"
+
+
+def comparison_pictures(name: str) -> None:
+    """Cost against quality, and what green chose at rho 0.5."""
+    results = json.loads((RESULTS / f"{name}.json").read_text())
+    (FIGURES / f"{name}.svg").write_text(plot_of(results), encoding="utf-8")
+    chosen = next(one for one in choices(results) if one.label == "green, rho 0.5")
+    for kind, picture in (("frequency", chosen.frequency_map), ("masks", chosen.mask_map)):
+        (FIGURES / f"{name}-{kind}.svg").write_text(picture, encoding="utf-8")
+
+
+STUDIES = ("scitldr", "webquestions")
 TABLES: dict[str, Callable[[], str]] = {
     "engine": engine_table,
     "quickstart": quickstart_table,
     "paper_flops": paper_flops_table,
+    **{name: partial(comparison, name) for name in STUDIES},
 }
-
-
-def markdown(head: list[str], body: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def filled(text: str) -> str:
@@ -159,6 +176,8 @@ def main() -> None:
     for page, text in new.items():
         page.write_text(text, encoding="utf-8")
     quickstart_picture()
+    for name in STUDIES:
+        comparison_pictures(name)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 Tables and plots elsewhere are drawn from `benchmarks/results/NAME.json`, never typed.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from greentrainer.bench.provenance import provenance
+from greentrainer.bench.summary import written
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -46,7 +46,7 @@ def write(
         "rows": rows,
         "checks": checks,
     }
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.write_text(written(result) + "\n")
     for title, lines in ((name, rows), ("checks", checks)):
         _print(title, lines)
     return path

@@ -289,7 +289,7 @@ def release_memory() -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file in one step."""
-    _write_text(path, json.dumps(value, indent=2) + "\n")
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def _save_model(material: Material, folder: Path) -> None:
@@ -316,10 +316,11 @@ def _write_predictions(path: Path, material: Material, result: dict[str, Any]) -
 
 
 def _write_lines(path: Path, rows: Sequence[Any]) -> None:
-    _write_text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
+    write_text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one step."""
     part = path.with_name(f"{path.name}.part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)

@@ -19,8 +19,8 @@ from rich.console import Console
 from greentrainer.bench import trial as trials
 from greentrainer.bench.provenance import provenance
 from greentrainer.bench.spec import Spec, Trial, Variant
-from greentrainer.bench.summary import Record, summarise
-from greentrainer.runs import write_json
+from greentrainer.bench.summary import Record, summarise, written
+from greentrainer.runs import write_json, write_text
 
 RECORDS = "runs"
 RESULTS = "results.json"
@@ -66,7 +66,7 @@ class Study:
         variants = self.spec.variants()
         records = [record for variant in variants for record in self._records_of(variant)]
         result = summarise(self.spec.name, [v.label for v in variants], records, self.spec.note)
-        write_json(self.spec.folder / RESULTS, result)
+        write_text(self.spec.folder / RESULTS, written(result) + "\n")
         return result
 
     @property

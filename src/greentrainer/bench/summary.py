@@ -5,6 +5,8 @@ Shares of FLOPs are of plain full fine-tuning of the same data; shares of second
 the row whose method is `full`, if there is one.
 """
 
+import json
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -47,6 +49,12 @@ def _with_layout(record: Record, layouts: dict[str, Any]) -> Record:
     name = known[0] if known else f"layout {len(layouts) + 1}"
     layouts[name] = record["tensors"]
     return {k: v for k, v in record.items() if k != "tensors"} | {"layout": name}
+
+
+def written(results: Mapping[str, Any]) -> str:
+    """JSON for people and diffs: indented, but lists of numbers on one line."""
+    text = json.dumps(results, indent=1)
+    return re.sub(r"\[\s+([-+.\deE,\s]+?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
 
 
 def row_of(label: str, records: Sequence[Record]) -> Row:

@@ -75,6 +75,7 @@ def frequency_map(
     ax = figure.subplots()
     image = ax.imshow(values, aspect="auto", cmap="cividis", vmin=0, vmax=1)
     ax.set(yticks=range(len(kinds)), yticklabels=kinds, xlabel="block (input to output)")
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     ax.tick_params(labelsize=7)
     ax.set_title(title, fontsize=9, loc="left")
     bar = figure.colorbar(image, ax=ax, shrink=0.9)
@@ -95,6 +96,7 @@ def mask_map(count: int, masks: Sequence[Mask], batches: int, title: str) -> Fig
     for mask in masks[1:]:
         ax.axvline(mask.start, color=INK, lw=0.5, ls=":")
     ax.set(xlim=(0, batches), ylim=(count, -1), xlabel="batch", ylabel="tensor, loss to input")
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     ax.tick_params(labelsize=7)
     ax.set_title(title, fontsize=9, loc="left")
     return figure
