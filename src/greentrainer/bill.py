@@ -16,11 +16,12 @@ QUALITY = (
 def bill_table(summary: dict[str, Any]) -> Table:
     """What was spent beside what full fine-tuning would have, and the quality before and after."""
     bill, full = summary["bill"], summary.get("full_fine_tuning")
-    table = Table(title=f"the bill at rho {bill['rho']:g}", title_justify="left")
-    for column in ("", "green", "full fine-tuning", "share"):
+    budget = f" at rho {bill['rho']:g}" if bill["rho"] < 1 else ""
+    table = Table(title=f"the bill of {bill['method']}{budget}", title_justify="left")
+    for column in ("", bill["method"], "full fine-tuning", "share"):
         table.add_column(column, justify="left" if not column else "right")
-    spent, reference = bill["spent_flops"], bill["full_flops"]
-    table.add_row("FLOPs", _tera(spent), _tera(reference), f"{bill['rho_spent']:.1%}")
+    spent, reference = bill["spent_flops"], _reference(bill)
+    table.add_row("FLOPs", _tera(spent), _tera(reference), f"{spent / reference:.1%}")
     table.add_row("  of them probes", _tera(bill["probe_flops"]), "-", f"{bill['probe_share']:.1%}")
     seconds = bill["train_seconds"] + bill["probe_seconds"] + bill["select_seconds"]
     if full:
@@ -44,6 +45,11 @@ def bill_table(summary: dict[str, Any]) -> Table:
             later = f"{after[key]:.{digits}f}" if after else "interrupted"
             table.add_row(label, f"{before[key]:.{digits}f}", later, "")
     return table
+
+
+def _reference(bill: dict[str, Any]) -> float:
+    """Full fine-tuning of the bare model on the run's data, or on what an interrupted run saw."""
+    return float(bill["full_flops" if bill["interrupted"] else "plain_full_flops"])
 
 
 def _tera(flops: float) -> str:

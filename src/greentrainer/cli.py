@@ -21,7 +21,10 @@ Task = Annotated[
 ]
 DataDir = Annotated[Path | None, typer.Option(help="folder with a published data set's files")]
 PromptFormat = Annotated[str | None, typer.Option(help="plain, paper or source")]
-Method = Annotated[str | None, typer.Option(help="green or full")]
+Method = Annotated[
+    str | None,
+    typer.Option(help="green, full, full_at_budget, lora, prefix, top2, bitfit, lisa, ..."),
+]
 Rho = Annotated[float | None, typer.Option(help="share of full fine-tuning's FLOPs to spend")]
 Epochs = Annotated[int | None, typer.Option(help="passes over the training data")]
 LearningRate = Annotated[float | None, typer.Option(help="peak learning rate of AdamW")]

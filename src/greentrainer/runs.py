@@ -141,7 +141,12 @@ def evaluate(material: Material, config: RunConfig) -> dict[str, Any]:
 
 
 def execute(config: RunConfig, console: Console) -> dict[str, Any]:
-    """Do the whole run and write its folder; returns the summary in `metrics.json`."""
+    """Do the whole run and write its folder; returns the summary in `metrics.json`.
+
+    Raises ValueError for a method that trains nothing.
+    """
+    if not METHODS[config.method].trains:
+        raise ValueError(f"{config.method} trains nothing: use greentrainer evaluate")
     _open_folder(config)
     material = prepare(config, console)
     console.print("evaluating the model as it is")
