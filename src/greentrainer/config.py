@@ -2,11 +2,12 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+Model = TypeVar("Model", bound=BaseModel)
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0)]
@@ -158,17 +159,20 @@ def read(path: Path | None, flags: dict[str, Any]) -> RunConfig:
     Raises ValueError of one line for a file that is no YAML mapping, an unknown key (with the
     nearest known one) or a value that does not fit.
     """
-    values = _read_yaml(path) if path else {}
+    values = read_mapping(path) if path else {}
     given = {name: value for name, value in flags.items() if value is not None}
     if isinstance(values.get("training"), dict) and isinstance(given.get("training"), dict):
         given["training"] = values["training"] | given["training"]
-    values |= given
-    known = RunConfig.model_fields
+    return validated(RunConfig, values | given)
+
+
+def validated(kind: type[Model], values: dict[str, Any]) -> Model:
+    """The values as a model that forbids other keys.  Raises ValueError, in one line."""
     for name in values:
-        if name not in known:
-            raise ValueError(f"unknown key {name!r}{nearest(str(name), known)}")
+        if name not in kind.model_fields:
+            raise ValueError(f"unknown key {name!r}{nearest(str(name), kind.model_fields)}")
     try:
-        return RunConfig(**values)
+        return kind(**values)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
@@ -205,11 +209,12 @@ def settings(pairs: list[str]) -> dict[str, Any]:
     return found
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """What a YAML file holds.  Raises ValueError, in one line, for what is no mapping."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).replace("\n", " ")
+        reason = " ".join(str(error).split())
         raise ValueError(f"cannot read the configuration {path}: {reason}") from None
     if not isinstance(values, dict):
         raise ValueError(f"the configuration {path} is no mapping of names to values")

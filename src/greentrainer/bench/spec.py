@@ -18,18 +18,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from greentrainer.config import RunConfig, nearest
+from greentrainer.config import RunConfig, read_mapping, validated
 
 TUNED = "learning_rate"
 OWN = ("name", "seeds", "tune")
 """Keys of a method's entry that are no keys of a run."""
 
-Model = TypeVar("Model", bound=BaseModel)
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
@@ -146,7 +144,7 @@ class Spec(BaseModel):
         for combination in itertools.product(*(values[key] for key in listed)):
             chosen = dict(zip(listed, combination, strict=True))
             options = rates if isinstance(rates, list) else [rates]
-            configs = [self._config(values | chosen | {TUNED: rate}) for rate in options]
+            configs = [validated(RunConfig, values | chosen | {TUNED: rate}) for rate in options]
             label = _label(entry, configs[0], listed)
             follows = first if entry.tune == "first" else None
             first = first or label
@@ -159,12 +157,6 @@ class Spec(BaseModel):
                 seeds=(entry.seeds or self.seeds) if trains else (entry.seeds or self.seeds)[:1],
                 follows=follows,
             )
-
-    def _config(self, values: dict[str, Any]) -> RunConfig:
-        for name in values:
-            if name not in RunConfig.model_fields:
-                raise ValueError(f"unknown key {name!r}{nearest(name, RunConfig.model_fields)}")
-        return _in_one_line(RunConfig, values)
 
 
 def _label(entry: Entry, config: RunConfig, listed: list[str]) -> str:
@@ -187,24 +179,8 @@ def read(path: Path, changes: dict[str, Any]) -> Spec:
 
     Raises ValueError, in one line, for what is no such file.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"cannot read {path}: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} is no mapping of names to values")
-    run = {**(values.get("run") or {}), **changes.pop("run", {})}
-    values = {**values, **changes, "run": run}
-    for name in values:
-        if name not in Spec.model_fields:
-            raise ValueError(f"unknown key {name!r}{nearest(str(name), Spec.model_fields)}")
-    return _in_one_line(Spec, values)
-
-
-def _in_one_line(kind: type[Model], values: dict[str, Any]) -> Model:
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{name} is {first['input']!r}: {first['msg'].lower()}") from None
+    values = read_mapping(path)
+    run = values.get("run") or {}
+    if not isinstance(run, dict):
+        raise ValueError(f"run in {path} is no mapping of names to values")
+    return validated(Spec, {**values, **changes, "run": run | changes.get("run", {})})
