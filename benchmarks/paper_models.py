@@ -70,11 +70,11 @@ def hollow(config: Any) -> nn.Module:
     return model
 
 
-def adapted(model: nn.Module, method: str) -> nn.Module:
-    """The model frozen, with the adapters of lora, prefix or prompt (the paper's settings)."""
+def adapter(model: nn.Module, method: str) -> Any:
+    """PEFT's configuration of lora, prefix or prompt for this model (the paper's settings)."""
     config: Any = model.config
     task = "SEQ_2_SEQ_LM" if config.is_encoder_decoder else "CAUSAL_LM"
-    settings = {
+    return {
         "lora": lambda: peft.LoraConfig(
             task_type=task,
             r=8,
@@ -91,8 +91,12 @@ def adapted(model: nn.Module, method: str) -> nn.Module:
             token_dim=model.get_input_embeddings().embedding_dim,  # type: ignore[operator]
         ),
     }[method]()
+
+
+def adapted(model: nn.Module, method: str) -> nn.Module:
+    """The hollow model frozen, with the adapters of lora, prefix or prompt."""
     with torch.device("meta"):
-        wrapped: nn.Module = peft.get_peft_model(model, settings)
+        wrapped: nn.Module = peft.get_peft_model(model, adapter(model, method))
     return wrapped
 
 
