@@ -38,7 +38,8 @@ class Study:
     def execute(self) -> dict[str, Any]:
         """Make every run that has no record yet; returns what is in `results.json`.
 
-        Learning rates are tuned with the first seed, then the best one is run with the others.
+        Learning rates are tuned with the first seed, then the best one is run with the others, one
+        seed after the other for all rows, so that the table is level whenever it is looked at.
         """
         variants = self.spec.variants()
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -46,10 +47,10 @@ class Study:
             for rate in variant.rates or (None,):
                 if variant.follows is None:
                     self._make(variant.trial(rate, variant.seeds[0]))
-        for variant in variants:
-            best = self._best(variant, variants)
-            for seed in variant.seeds:
-                self._make(variant.trial(best, seed))
+        for place in range(max(len(variant.seeds) for variant in variants)):
+            for variant in variants:
+                for seed in variant.seeds[place : place + 1]:
+                    self._make(variant.trial(self._best(variant, variants), seed))
         return self.results()
 
     def plan(self) -> Iterator[str]:
