@@ -6,6 +6,8 @@ be usual for a family (query and value); `lora_targets: all-linear` is the stron
 
 from typing import Any
 
+from transformers.pytorch_utils import Conv1D
+
 from greentrainer.config import RunConfig
 from greentrainer.methods.adapters import peft, task_type
 from greentrainer.methods.base import Method
@@ -22,6 +24,7 @@ def wrapped(model: Any, rank: int, targets: str | None, alpha: int, dropout: flo
         target_modules=targets,
         lora_dropout=dropout,
         task_type=task_type(model),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
     return peft().get_peft_model(model, lora)
 
