@@ -108,9 +108,7 @@ def test_a_record_is_a_plain_file_whatever_its_row_is_called(label: str) -> None
     trial = Trial(label, RunConfig())
     name = trial.file_name
     assert Path(name).name == name
-    assert set(name) <= set(
-        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
-    )
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
     assert len(name.encode()) < 120
     assert name.endswith(f"-0-{trial.key}.json")
     assert name != Trial(f"{label}!", RunConfig()).file_name
@@ -141,7 +139,10 @@ MISTAKES = [
     ("name: a\nmethods: [{seed: 3}]", "'seeds'"),
     ("name: a\nmethods: [{tune: most}]", "methods.0.tune is 'most'"),
     ("name: a\nmethods: [{method: full}, {method: full}]", "two rows are called 'full'"),
-    ("name: a\nmethods: [{method: green, rho: [0.5, 0.50]}]", "two rows are called 'green, rho 0.5"),
+    (
+        "name: a\nmethods: [{method: green, rho: [0.5, 0.50]}]",
+        "two rows are called 'green, rho 0.5",
+    ),
     ("- a", "is no mapping of names to values"),
     ("", "is no mapping of names to values"),
     ("{a: [", "cannot read"),

@@ -17,6 +17,16 @@ def peft() -> Any:
         raise ValueError("adapters need peft: pip install 'greentrainer[lora]'") from None
 
 
+def adapted(model: Any, config: Any) -> Any:
+    """The model with the adapter that this configuration of PEFT describes.
+
+    Raises ValueError for a model that has one.
+    """
+    if isinstance(model, peft().PeftModel):
+        raise ValueError("the model has an adapter already: start from its base model")
+    return peft().get_peft_model(model, config)
+
+
 def task_type(model: Any) -> str:
     """PEFT's name for what the model does."""
     return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
