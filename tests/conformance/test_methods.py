@@ -1,4 +1,4 @@
-"""Every method on every kind of model: what it says it trains is trained, and billed, to the bit."""
+"""Every method on every kind of model: what it says it trains is trained, and billed."""
 
 import sys
 from dataclasses import dataclass
@@ -222,7 +222,7 @@ def test_without_peft_an_adapter_is_refused_in_one_line(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "peft", None)
     for method in ("lora", "prefix", "prompt"):
         with pytest.raises(ValueError, match=r"^adapters need peft: pip install .*\[lora\]'$"):
-            METHODS[method].adapt(build("llama"), RunConfig(method=method))  # type: ignore[arg-type]
+            METHODS[method].adapt(build("llama"), RunConfig(method=method))
 
 
 def test_blocks_are_needed_where_blocks_are_trained() -> None:

@@ -90,7 +90,7 @@ def test_every_method_has_its_row_and_a_refused_one_says_why(whole: Path) -> Non
         assert "failures" not in row(found, label)
     (reason,) = row(found, "starved")["failures"]
     assert reason.startswith("rho is 0.05: choose it between 0.")
-    shares = {label: row(found, label).get("flops / full") for label in LABELS}
+    shares: dict[str, Any] = {label: row(found, label).get("flops / full") for label in LABELS}
     assert shares["zero_shot"] is None
     assert shares["full"] == 1.0
     assert 0.3 < shares["full_at_budget, rho 0.5"] <= 0.5
@@ -195,7 +195,7 @@ def _read_to(child: subprocess.Popen[str], words: str) -> None:
 
 
 def test_a_killed_run_is_recorded_and_an_interrupted_one_is_made_again(tmp_path: Path) -> None:
-    entries = [
+    entries: list[dict[str, Any]] = [
         {"name": "killed", "method": "full", "epochs": 12},
         {"method": "zero_shot"},
         {"name": "interrupted", "method": "full", "epochs": 12},

@@ -150,7 +150,7 @@ def rows_of(*told: tuple[str, float, float, tuple[float, ...]]) -> list[dict[str
     """Label, share of FLOPs, and the losses of as many seeds."""
     return [
         row_of(label, [record(label, x, seed=i, cost=bill(label, share))
-                       for i, x in enumerate((loss + d for d in around))])
+                       for i, x in enumerate(loss + d for d in around)])
         for label, share, loss, around in told
     ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The yardstick of every bill: what plain full fine-tuning of a run's data executes, step by step."""
+"""The yardstick of every bill: what plain full fine-tuning of a run's data executes."""
 
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,7 @@ def examples(count: int = ROWS) -> list[Encoded]:
 
 
 def config_of(folder: Path, **changes: Any) -> RunConfig:
-    settings = {
+    settings: dict[str, Any] = {
         "method": "full", "epochs": 2, "batch_size": 4, "accumulate": 2, "max_length": 32,
         "pad_multiple": 16, "output_dir": folder, "seed": 5,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""A folder that holds an adapter and no model, as PEFT saves it: the base it names, and both together.
+"""A folder that holds an adapter and no model, as PEFT saves it.
 
 Virtual tokens stay beside the model.  Low-rank adapters are added to its weights, which leaves an
 ordinary model.
@@ -52,7 +52,7 @@ def put_on(model: Any, folder: Path) -> Any:
 
     Raises ValueError where PEFT is missing, or the adapter is for another model.
     """
-    try:  # for inference: PEFT would start a prompt anew otherwise, with whatever tokenizer it names
+    try:  # for inference: for training PEFT starts a prompt anew, with whatever tokenizer it names
         adapted = peft().PeftModel.from_pretrained(model, folder)
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
