@@ -159,6 +159,7 @@ def test_a_text_must_fit_the_models_table_of_positions(
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     typed = ["train", "--model", saved(tmp_path / "base", family), "--task", path, *FLAGS,
              "--output-dir", tmp_path / "run"]  # fmt: skip
+    capsys.readouterr()
     assert command(monkeypatch, *typed, *words) == 2
     error = capsys.readouterr().err
     assert f"set max_length to {most} or less" in error
