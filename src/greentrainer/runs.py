@@ -36,11 +36,13 @@ from greentrainer.config import RunConfig
 from greentrainer.engine import AdaptiveBackprop
 from greentrainer.hf import models
 from greentrainer.hf.checkpoint import last_whole
+from greentrainer.hf.positions import require_room
 from greentrainer.meters import PeakMemory
 from greentrainer.methods import METHODS
 from greentrainer.tasks import encode, metrics, show
 from greentrainer.tasks.base import Example, Task
 from greentrainer.tasks.encode import Encoded
+from greentrainer.tasks.generation import virtual_config
 from greentrainer.training import CHECKPOINTS, Outcome, arguments_of, fit, steps_of
 
 DECODINGS = {"greedy": metrics.GREEDY, "paper": metrics.PAPER}
@@ -72,6 +74,7 @@ def prepare(config: RunConfig, console: Console, *, training: bool = True) -> Ma
     """Load model and task, and tokenise the examples; only those held out if not training."""
     model, tokenizer = models.load(config.model, notify=console.print)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
+    _require_room(config, model)
     task = load_task(config, tokenizer)
     train, validation = training_examples(task, config) if training else ([], [])
     test = _sample(task.examples("test"), config.test_limit, config.data_seed)
@@ -83,6 +86,12 @@ def prepare(config: RunConfig, console: Console, *, training: bool = True) -> Ma
         for part in (train, validation, test)
     ]
     return Material(model, tokenizer, encoded[0], encoded[1], encoded[2], test, task.scores)
+
+
+def _require_room(config: RunConfig, model: Any) -> None:
+    own = virtual_config(model)
+    added = config.virtual_tokens if METHODS[config.method].virtual else 0
+    require_room(model, config.max_length, own.num_virtual_tokens if own else added)
 
 
 def load_task(config: RunConfig, tokenizer: Any) -> Task:

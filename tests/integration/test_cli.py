@@ -155,6 +155,9 @@ WRONG = [
     (["--model", "./nowhere"], "no folder './nowhere'"),
     (["--config", "none.yaml"], "cannot read the configuration none.yaml"),
     (["--epochs", "many"], "epochs"),
+    (["--set", "validation_limit=999"], "validation_limit is 999 and there are"),
+    (["--set", "virtual_tokens=0"], "virtual_tokens is 0"),
+    (["--method", "lorra"], "method is 'lorra'"),
     (["--learning-rate", "1e30"], "lower the learning rate"),
 ]
 

@@ -15,6 +15,7 @@ validation loss is run with all seeds.  Any other list makes a row for each of i
 import hashlib
 import itertools
 import json
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,8 @@ class Trial:
     @property
     def file_name(self) -> str:
         """Of its record."""
-        words = "".join(c if c.isalnum() or c in ".-" else "_" for c in self.label)
+        plain = string.ascii_letters + string.digits + ".-"
+        words = "".join(c if c in plain else "_" for c in self.label)
         return f"{words[:60]}-{self.config.learning_rate:g}-{self.config.seed}-{self.key}.json"
 
 
@@ -112,7 +114,7 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     methods: Annotated[tuple[Entry, ...], Field(min_length=1)]
     run: dict[str, Any] = Field(default_factory=dict)
     seeds: Seeds = (0, 1, 2)
@@ -140,6 +142,9 @@ class Spec(BaseModel):
         values = self.run | {"output_dir": str(self.folder / "work")} | entry.keys
         rates = values.pop(TUNED, RunConfig.model_fields[TUNED].default)
         listed = [key for key, value in values.items() if isinstance(value, list)]
+        for key, value in {TUNED: rates, **values}.items():
+            if value == []:
+                raise ValueError(f"{key} is an empty list: give it a value, or leave it out")
         first: str | None = None
         for combination in itertools.product(*(values[key] for key in listed)):
             chosen = dict(zip(listed, combination, strict=True))
@@ -148,13 +153,20 @@ class Spec(BaseModel):
             label = _label(entry, configs[0], listed)
             follows = first if entry.tune == "first" else None
             first = first or label
-            tried = tuple(config.learning_rate for config in configs)
+            tried = tuple(dict.fromkeys(config.learning_rate for config in configs))
+            seeds = tuple(dict.fromkeys(entry.seeds or self.seeds))
             trains = configs[0].method != "zero_shot"
+            tuned = trains and follows is None
+            if tuned and len(tried) > 1 and not configs[0].validation_limit:
+                raise ValueError(
+                    f"{label}: learning rates are chosen by the loss on held-back examples: set "
+                    "validation_limit, or give one learning_rate"
+                )
             yield Variant(
                 label,
                 configs[0],
-                rates=tried if trains and follows is None else (),
-                seeds=(entry.seeds or self.seeds) if trains else (entry.seeds or self.seeds)[:1],
+                rates=tried if tuned else (),
+                seeds=seeds if trains else seeds[:1],
                 follows=follows,
             )
 
@@ -162,7 +174,7 @@ class Spec(BaseModel):
 def _label(entry: Entry, config: RunConfig, listed: list[str]) -> str:
     """The method, and what sets this row apart."""
     base = entry.name or config.method
-    special = list(listed)
+    special = [key for key in listed if key != "method" or entry.name is not None]
     if entry.name is None:
         shown = {"green": ("metric", "rho"), "full_at_budget": ("rho",), "lora": ("lora_targets",)}
         defaults = RunConfig.model_fields
@@ -182,5 +194,5 @@ def read(path: Path, changes: dict[str, Any]) -> Spec:
     values = read_mapping(path)
     run = values.get("run") or {}
     if not isinstance(run, dict):
-        raise ValueError(f"run in {path} is no mapping of names to values")
+        raise ValueError(f"run is {run!r}: give it a mapping of names to values")
     return validated(Spec, {**values, **changes, "run": run | changes.get("run", {})})

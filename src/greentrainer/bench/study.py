@@ -8,10 +8,12 @@ import json
 import multiprocessing
 import shutil
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -140,7 +142,7 @@ class Study:
 def _in_own_process(trial: Trial, path: Path, keep_model: bool) -> None:
     """Make the run in a fresh process; one that dies is recorded as failed.
 
-    Raises KeyboardInterrupt, once the run has stopped, if it was interrupted.
+    Raises KeyboardInterrupt, once the run has stopped, if either process was interrupted.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["greentrainer.bench.trial"])
@@ -150,7 +152,8 @@ def _in_own_process(trial: Trial, path: Path, keep_model: bool) -> None:
     try:
         process.join()
     except KeyboardInterrupt:
-        process.join()  # it was told as well, and stops after the step in hand
+        process.terminate()  # at once: a run without a record is made again from its start
+        process.join()
         raise
     if path.exists():
         return
@@ -179,5 +182,16 @@ def _run(trial: Trial, where: dict[str, Any], path: Path, keep_model: bool) -> N
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    trials.run(trial, where, path, keep_model)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
+    try:
+        trials.run(trial, where, path, keep_model)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    """At the first signal; after Ctrl-C a second one comes from the process that waits."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    raise KeyboardInterrupt

@@ -34,6 +34,8 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
 
+from greentrainer.hf import adapters
+
 Notify = Callable[[str], None]
 
 SMOLLM2 = "smollm2-135m"
@@ -56,7 +58,8 @@ def load(
 ) -> tuple[Any, Any]:
     """A model and its tokenizer: decoder-only or encoder-decoder, as its configuration says.
 
-    model: `smollm2-135m`, a folder that `save_pretrained` wrote, or a hub id.
+    model: `smollm2-135m`, a folder that `save_pretrained` wrote, or a hub id.  A folder with an
+        adapter of PEFT is loaded with the model that it names.
     dtype: of the weights.
     notify: told when a model is rebuilt or a cache was damaged.
 
@@ -66,6 +69,10 @@ def load(
     """
     if model.lower() in ALIASES:
         model = str(rebuilt_smollm2(notify))
+    folder = Path(model).expanduser()
+    if adapters.is_adapter(folder):
+        network, tokenizer = load(adapters.base_of(folder), dtype=dtype, notify=notify)
+        return adapters.put_on(network, folder), tokenizer
     source, local = _locate(model)
     options = {"trust_remote_code": False, "local_files_only": local}
     with _in_one_line(model, local):
@@ -83,6 +90,8 @@ def load_tokenizer(model: str, *, notify: Notify = logger.warning) -> tuple[Any,
     """A model's configuration and its tokenizer, without the weights; as `load` otherwise."""
     if model.lower() in ALIASES:
         model = str(rebuilt_smollm2(notify))
+    if adapters.is_adapter(Path(model).expanduser()):
+        return load_tokenizer(adapters.base_of(Path(model).expanduser()), notify=notify)
     source, local = _locate(model)
     options = {"trust_remote_code": False, "local_files_only": local}
     with _in_one_line(model, local):
@@ -97,7 +106,7 @@ def _locate(model: str) -> tuple[str, bool]:
     path = Path(model).expanduser()
     if path.is_dir():
         _check_folder(path)
-        return str(path), True
+        return str(path.resolve()), True  # an adapter notes where its base is
     if path.exists():
         raise ValueError(f"{model} is a file: give the folder that save_pretrained wrote")
     if model.count("/") > 1 or not model or model[0] in "./~\\":

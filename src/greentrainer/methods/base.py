@@ -43,6 +43,7 @@ class Method:
     shortened: full fine-tuning's steps are cut to those that `rho` pays for, their learning rate
         schedule compressed.
     trains: zero-shot does not.
+    virtual: puts the run's `virtual_tokens` before each text.
     interval: optimizer steps between two choices, from those of the whole run; by default choices
         are made as often as the configuration says.
     """
@@ -55,6 +56,7 @@ class Method:
     budgeted: bool = False
     shortened: bool = False
     trains: bool = True
+    virtual: bool = False
     interval: Callable[[int], int] | None = None
 
 

@@ -6,8 +6,10 @@ be usual for a family (query and value); `lora_targets: all-linear` is the stron
 
 from typing import Any
 
+from transformers.pytorch_utils import Conv1D
+
 from greentrainer.config import RunConfig
-from greentrainer.methods.adapters import peft, task_type
+from greentrainer.methods.adapters import adapted, peft, task_type
 from greentrainer.methods.base import Method
 
 RANK = 8
@@ -22,8 +24,9 @@ def wrapped(model: Any, rank: int, targets: str | None, alpha: int, dropout: flo
         target_modules=targets,
         lora_dropout=dropout,
         task_type=task_type(model),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
-    return peft().get_peft_model(model, lora)
+    return adapted(model, lora)
 
 
 def if_asked(model: Any, config: RunConfig) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from greentrainer.config import RunConfig
-from greentrainer.methods.adapters import peft, task_type
+from greentrainer.methods.adapters import adapted, peft, task_type
 from greentrainer.methods.base import Method
 from greentrainer.tasks.modes import evaluating
 
@@ -19,9 +19,9 @@ def _adapt(model: Any, config: RunConfig) -> Any:
         task_type=task_type(model), num_virtual_tokens=config.virtual_tokens
     )
     if model.config.is_encoder_decoder:
-        return peft().get_peft_model(model, prefix)
+        return adapted(model, prefix)
     start = _of_words(model, config.virtual_tokens)
-    wrapped = peft().get_peft_model(model, prefix)
+    wrapped = adapted(model, prefix)
     with torch.no_grad():
         wrapped.prompt_encoder[wrapped.active_adapter].embedding.weight.copy_(start)
     return wrapped
@@ -38,4 +38,4 @@ def _of_words(model: Any, count: int) -> torch.Tensor:
     return torch.stack(pairs, dim=1).reshape(count, -1)
 
 
-PREFIX = Method("prefix", "keys and values before each layer's own", adapt=_adapt)
+PREFIX = Method("prefix", "keys and values before each layer's own", adapt=_adapt, virtual=True)

@@ -7,7 +7,7 @@ than random numbers.
 from typing import Any
 
 from greentrainer.config import RunConfig
-from greentrainer.methods.adapters import peft, task_type
+from greentrainer.methods.adapters import adapted, peft, task_type
 from greentrainer.methods.base import Method
 
 
@@ -17,7 +17,7 @@ def _adapt(model: Any, config: RunConfig) -> Any:
         num_virtual_tokens=config.virtual_tokens,
         prompt_tuning_init="SAMPLE_VOCAB",
     )
-    return peft().get_peft_model(model, prompt)
+    return adapted(model, prompt)
 
 
-PROMPT = Method("prompt", "embeddings before those of the text", adapt=_adapt)
+PROMPT = Method("prompt", "embeddings before those of the text", adapt=_adapt, virtual=True)

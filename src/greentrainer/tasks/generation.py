@@ -87,7 +87,7 @@ def _groups(lengths: Sequence[int], size: int, equal: bool) -> Iterator[list[int
 
 def _needs_equal_lengths(model: Any) -> bool:
     """Whether padding would move a prefix out of a sliding attention window."""
-    config = _virtual(model)
+    config = virtual_config(model)
     if config is None or not _is_prefix(config):
         return False
     return getattr(model.config, "sliding_window", None) is not None
@@ -127,7 +127,7 @@ def _inputs(
     front of the padding, further from a short prompt than they were in training.
     """
     two_sided = model.config.is_encoder_decoder
-    config = _virtual(model)
+    config = virtual_config(model)
     if config is None or (two_sided and not _is_prefix(config)):
         return model, _side_padded(prompts, not two_sided, device)
     if _is_prefix(config):
@@ -135,7 +135,7 @@ def _inputs(
     return model.get_base_model(), _prompted(model, prompts, device)
 
 
-def _virtual(model: Any) -> Any | None:
+def virtual_config(model: Any) -> Any | None:
     """PEFT's configuration of a model with virtual tokens, None of any other model."""
     if "peft" not in sys.modules:  # then there is no such model
         return None

@@ -11,9 +11,17 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional
 
+from greentrainer.hf.positions import limit
 from greentrainer.tasks.base import Example
 from greentrainer.tasks.encode import IGNORED, Encoded, collate, encode, encode_prompt, pad_id
-from greentrainer.tasks.generation import GREEDY, PAPER, Decoding, Prompt, generate
+from greentrainer.tasks.generation import (
+    GREEDY,
+    PAPER,
+    Decoding,
+    Prompt,
+    generate,
+    virtual_config,
+)
 from greentrainer.tasks.modes import evaluating
 from greentrainer.tasks.scores import ROUGE, accuracy, exact_match, rouge, token_f1
 
@@ -188,8 +196,19 @@ def _answers(
     two_sided = model.config.is_encoder_decoder
     room = 0 if two_sided else min(decoding.max_new_tokens, max_length // 4)
     prompts = [encode_prompt(one, tokenizer, max_length, two_sided, room) for one in examples]
+    decoding = _within_positions(decoding, model, 0 if two_sided else max_length - room)
     texts = generate(model, tokenizer, prompts, decoding, batch_size)
     return [_lines(text, one) for text, one in zip(texts, examples, strict=True)]
+
+
+def _within_positions(decoding: Decoding, model: Any, given: int) -> Decoding:
+    """As asked for, but ended where the model knows no further position."""
+    most = limit(model)
+    if most is None:
+        return decoding
+    virtual = virtual_config(model)
+    left = most - given - (virtual.num_virtual_tokens if virtual else 0)
+    return replace(decoding, max_new_tokens=min(decoding.max_new_tokens, left))
 
 
 def _lines(text: str, example: Example) -> str:

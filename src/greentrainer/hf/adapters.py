@@ -1,0 +1,65 @@
+"""A folder that holds an adapter and no model, as PEFT saves it.
+
+Virtual tokens stay beside the model.  Low-rank adapters are added to its weights, which leaves an
+ordinary model.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from greentrainer.methods.adapters import peft
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether the folder holds an adapter in place of a model."""
+    return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def base_of(folder: Path) -> str:
+    """The model that an adapter belongs to: a folder or a hub id.
+
+    Raises ValueError, in one line, if the adapter names none, one that is gone or is an adapter
+    itself, or has no weights that can be read without running code.
+    """
+    try:
+        named = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        base = named["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base = None
+    if not (isinstance(base, str) and base):
+        raise ValueError(f"{folder / CONFIG} names no base model (base_model_name_or_path)")
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(
+            f"{folder} holds no {WEIGHTS}: save the adapter again with save_pretrained "
+            "(pickled weights are not read, they can run code)"
+        )
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise ValueError(
+            f"the base model of the adapter in {folder} is gone from {base}: put it back, or "
+            f"change base_model_name_or_path in {CONFIG}"
+        )
+    if is_adapter(Path(base).expanduser()):
+        raise ValueError(f"the adapter in {folder} belongs to another adapter, {base}: merge that")
+    return base
+
+
+def put_on(model: Any, folder: Path) -> Any:
+    """The model with the adapter in `folder`; virtual tokens can be trained further.
+
+    Raises ValueError where PEFT is missing, or the adapter is for another model.
+    """
+    try:  # for inference: for training PEFT starts a prompt anew, with whatever tokenizer it names
+        adapted = peft().PeftModel.from_pretrained(model, folder)
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"the adapter in {folder} does not fit its base model: {reason}"
+        ) from error
+    if not adapted.active_peft_config.is_prompt_learning:
+        return adapted.merge_and_unload().requires_grad_(True)
+    adapted.prompt_encoder.requires_grad_(True)
+    return adapted
