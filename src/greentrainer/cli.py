@@ -197,7 +197,7 @@ def compare(
     study = Study(asked, console, retry, keep_models)
     if dry_run:
         for line in study.plan():
-            console.print(line)
+            console.print(line, markup=False)
         return
     results = study.results() if draw else study.execute()
     from greentrainer.report import write
@@ -206,7 +206,7 @@ def compare(
     console.print(written.table, soft_wrap=False)
     for line in [*written.unfinished, *results["verdicts"]]:
         console.print(line, markup=False)
-    console.print(f"records in {asked.folder / 'runs'}, page in {written.page}")
+    console.print(f"records in {asked.folder / 'runs'}, page in {written.page}", markup=False)
 
 
 Folder = Annotated[Path, typer.Argument(help="a folder")]

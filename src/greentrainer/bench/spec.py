@@ -26,8 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from greentrainer.config import RunConfig, read_mapping, validated
 
 TUNED = "learning_rate"
-OWN = ("name", "seeds", "tune")
-"""Keys of a method's entry that are no keys of a run."""
+PLACES = ("output_dir", "data_dir")
+"""Where a run's files are: no part of what it is."""
+OWN = {"seed": "seeds", "output_dir": "output_dir of the comparison"}
+"""Keys of a run that the comparison sets, and what to give in their place."""
 
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
@@ -56,8 +58,8 @@ class Variant:
 class Trial:
     """One run.
 
-    key: the same for the same run, whatever folder it is in; defaults do not enter it, so that a
-        release with more keys knows the run again.
+    key: the same for the same run, wherever its files are; defaults do not enter it, so that a
+        release with more keys knows the run again.  The label does: renamed rows are run again.
     """
 
     label: str
@@ -65,9 +67,7 @@ class Trial:
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
-        settings = self.config.model_dump(
-            mode="json", exclude={"output_dir"}, exclude_defaults=True
-        )
+        settings = self.config.model_dump(mode="json", exclude=set(PLACES), exclude_defaults=True)
         text = json.dumps([self.label, settings], sort_keys=True)
         object.__setattr__(self, "key", hashlib.sha256(text.encode()).hexdigest()[:12])
 
@@ -109,7 +109,7 @@ class Entry(BaseModel):
 class Spec(BaseModel):
     """A comparison.
 
-    run: keys that all runs share.  seeds: of each row.  keep_models: save what is trained too.
+    run: keys that all runs share.  seeds: of each row.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -138,8 +138,18 @@ class Spec(BaseModel):
                 raise ValueError(f"two rows are called {label!r}: give each a name")
         return found
 
+    def _values(self, entry: Entry) -> dict[str, Any]:
+        """Keys of a run as the comparison and the entry have them, some of them lists."""
+        values = self.run | entry.keys
+        for name, instead in OWN.items():
+            if name in values:
+                raise ValueError(f"{name} is no key of a single run here: give {instead}")
+        if "training" in values:
+            values["training"] = self.run.get("training", {}) | entry.keys.get("training", {})
+        return values | {"output_dir": str(self.folder / "work")}
+
     def _variants(self, entry: Entry) -> Iterator[Variant]:
-        values = self.run | {"output_dir": str(self.folder / "work")} | entry.keys
+        values = self._values(entry)
         rates = values.pop(TUNED, RunConfig.model_fields[TUNED].default)
         listed = [key for key, value in values.items() if isinstance(value, list)]
         for key, value in {TUNED: rates, **values}.items():

@@ -17,10 +17,11 @@ from types import FrameType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from greentrainer.bench import trial as trials
 from greentrainer.bench.provenance import provenance
-from greentrainer.bench.spec import Spec, Trial, Variant
+from greentrainer.bench.spec import PLACES, Spec, Trial, Variant
 from greentrainer.bench.summary import Record, summarise, written
 from greentrainer.runs import write_json, write_text
 
@@ -68,7 +69,10 @@ class Study:
         """All records of this comparison, with the rows of its table."""
         variants = self.spec.variants()
         records = [record for variant in variants for record in self._records_of(variant)]
-        result = summarise(self.spec.name, [v.label for v in variants], records, self.spec.note)
+        rates = {variant.label: self._best(variant, variants) for variant in variants}
+        published = [_without_places(record) for record in records]
+        result = summarise(self.spec.name, rates, published, self.spec.note)
+        self.spec.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.spec.folder / RESULTS, written(result) + "\n")
         return result
 
@@ -87,7 +91,7 @@ class Study:
         judged = [
             (record["validation"]["loss"], rate)
             for rate, record in zip(variant.rates, tried, strict=True)
-            if record and record["status"] == "done"
+            if record and "validation" in record
         ]
         return min(judged)[1] if judged else variant.rates[0]
 
@@ -96,7 +100,7 @@ class Study:
         record = self._record(trial)
         if record and (record["status"] == "done" or not self.retry):
             return
-        self.console.rule(trial.title)
+        self.console.rule(escape(trial.title))
         path = self._folder / trial.file_name
         path.unlink(missing_ok=True)
         work = trial.config.output_dir / trial.key
@@ -112,7 +116,9 @@ class Study:
     def _say(self, path: Path) -> None:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["status"] == "failed":
-            self.console.print(f"failed, and recorded: {record['error']}", style="bold red")
+            self.console.print(
+                f"failed, and recorded: {record['error']}", style="bold red", markup=False
+            )
             return
         share = record.get("bill", {}).get("share_of_plain_full", 0.0)
         self.console.print(f"held-out loss {record['test']['loss']:.4f} at {share:.1%} of full")
@@ -137,6 +143,12 @@ class Study:
         except (OSError, ValueError, KeyError, TypeError, AssertionError):
             raise ValueError(f"{path} is no record of this run: delete it") from None
         return record
+
+
+def _without_places(record: Record) -> Record:
+    """The record without the folders of the machine it was made on."""
+    config = {key: value for key, value in record["config"].items() if key not in PLACES}
+    return {key: value for key, value in record.items() if key != "traceback"} | {"config": config}
 
 
 def _in_own_process(trial: Trial, path: Path, keep_model: bool) -> None:

@@ -11,29 +11,37 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from greentrainer.report.tables import SCORES
+
 Record = dict[str, Any]
 Row = dict[str, Any]
 
-SCORES = (
-    "rouge1", "rouge2", "rougeL", "exact_match", "f1",
-    "accuracy_likelihood", "accuracy_generation",
+DATA_KEYS = (
+    "model", "task", "prompt_format", "prompt_column", "completion_column", "messages_column",
+    "test_path", "max_length", "train_limit", "validation_limit", "test_limit", "data_seed",
 )  # fmt: skip
-"""What a test may be scored by beside its loss, all in per cent, higher is better."""
+"""What of a configuration says which data a run is on."""
 
 
-def summarise(name: str, labels: Sequence[str], records: list[Record], note: str = "") -> Record:
+def summarise(
+    name: str, rates: Mapping[str, float | None], records: list[Record], note: str = ""
+) -> Record:
     """The content of `results.json`.
 
+    rates: the learning rate of each row, None for one that has none to choose.
     layouts: lists of tensors, by a name that records refer to.
     """
     layouts: dict[str, Any] = {}
     records = [_with_layout(record, layouts) for record in records]
-    rows = [row_of(label, [r for r in records if r["label"] == label]) for label in labels]
+    rows = [
+        row_of(label, [r for r in records if r["label"] == label], rate)
+        for label, rate in rates.items()
+    ]
     _add_shares(rows)
     return {
         "name": name,
         "note": note,
-        "data": _common([r["data"] for r in records if r["status"] == "done"]),
+        "data": data_of([r for r in records if r["status"] == "done"]),
         "rows": rows,
         "verdicts": verdicts(rows),
         "layouts": layouts,
@@ -54,48 +62,37 @@ def _with_layout(record: Record, layouts: dict[str, Any]) -> Record:
 def written(results: Mapping[str, Any]) -> str:
     """JSON for people and diffs: indented, but lists of numbers on one line."""
     text = json.dumps(results, indent=1)
-    return re.sub(r"\[\s+([-+.\deE,\s]+?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
+    numbers = r"\[\n([-+.\deE,\s]+?)\n *\]"  # a line's end is never inside a text
+    return re.sub(numbers, lambda match: f"[{' '.join(match[1].split())}]", text)
 
 
-def row_of(label: str, records: Sequence[Record]) -> Row:
+def row_of(label: str, records: Sequence[Record], rate: float | None) -> Row:
     """One row of the table."""
-    done = [record for record in records if record["status"] == "done"]
-    failed = [record for record in records if record["status"] != "done"]
-    row: Row = {"label": label, "method": records[0]["config"]["method"] if records else None}
+    row: Row = {"label": label}
+    if records:
+        row |= {key: records[0]["config"][key] for key in ("method", "rho", "metric")}
+    own = [r for r in records if rate is None or r["config"]["learning_rate"] == rate]
+    done = [record for record in own if record["status"] == "done"]
+    failed = [record for record in own if record["status"] != "done"]
     if failed:
         row["failures"] = sorted({record["error"] for record in failed})
+        row["seeds failed"] = sorted(record["config"]["seed"] for record in failed)
     if not done:
         return row
-    rate = chosen_rate(done)
-    final = [r for r in done if r["config"]["learning_rate"] == rate]
-    trained = "bill" in final[0]
-    row["seeds"] = sorted(r["config"]["seed"] for r in final)
-    if trained:
-        row["learning_rate"] = rate
-        row["tuned over"] = sorted({r["config"]["learning_rate"] for r in done})
-    row |= _spread("loss", [r["test"]["loss"] for r in final])
+    row["seeds"] = sorted(record["config"]["seed"] for record in done)
+    row |= _spread("loss", [r["test"]["loss"] for r in done])
     for score in SCORES:
-        row |= _spread(score, [r["test"][score] for r in final if score in r["test"]])
-    return row | (_costs([r["bill"] for r in final]) if trained else {})
+        row |= _spread(score, [r["test"][score] for r in done if score in r["test"]])
+    trained = "bill" in done[0]
+    return row | (_tuning(records, rate) | _costs([r["bill"] for r in done]) if trained else {})
 
 
-def chosen_rate(done: Sequence[Record]) -> float:
-    """The learning rate with the lowest validation loss under the first seed.
-
-    Without validation, the one that has most seeds.
-    """
-    rates: dict[float, list[Record]] = {}
-    for record in done:
-        rates.setdefault(record["config"]["learning_rate"], []).append(record)
-    first = min(record["config"]["seed"] for record in done)
-
-    def rank(rate: float) -> tuple[int, float]:
-        own = rates[rate]
-        judged = [r["validation"]["loss"] for r in own if r["config"]["seed"] == first
-                  and "validation" in r]  # fmt: skip
-        return -len(own), judged[0] if judged else 0.0
-
-    return min(rates, key=rank)
+def _tuning(records: Sequence[Record], rate: float | None) -> Row:
+    """The learning rate, those it was chosen from, and whether it is the least or greatest."""
+    own = records[0]["config"]["learning_rate"] if rate is None else rate
+    tried = sorted({r["config"]["learning_rate"] for r in records if "validation" in r})
+    edge = len(tried) > 1 and own in (tried[0], tried[-1])
+    return {"learning_rate": own, "tuned over": tried, "at the edge of its grid": edge}
 
 
 def seconds_of(bill: Mapping[str, Any], selects: bool) -> float:
@@ -145,16 +142,20 @@ def _spread(name: str, values: Sequence[float]) -> Row:
     return {name: statistics.mean(values), f"{name} sd": deviation}
 
 
-def _common(data: Sequence[Record]) -> Record | None:
-    """What all runs were trained and tested on.  Raises ValueError if it was not the same."""
-    if not data:
-        return None
-    if any(one != data[0] for one in data):
-        raise ValueError(
-            "some runs of this comparison were made on other data than others: "
-            "delete their records, or compare into another folder"
-        )
-    return data[0]
+def data_of(done: Iterable[Record]) -> list[Record]:
+    """What runs were trained and tested on, one entry unless rows differ in that by design.
+
+    Raises ValueError if runs that should have had the same data had not.
+    """
+    found: dict[str, Record] = {}
+    for record in done:
+        asked = json.dumps([record["config"].get(key) for key in DATA_KEYS])
+        if found.setdefault(asked, record["data"]) != record["data"]:
+            raise ValueError(
+                "some runs of this comparison were made on other data than others: "
+                "delete their records, or compare into another folder"
+            )
+    return list(found.values())
 
 
 def verdicts(
@@ -162,11 +163,13 @@ def verdicts(
 ) -> list[str]:
     """Which row has the lowest held-out loss at each budget, and which are as good within noise.
 
-    Noise: twice the standard error of the difference, from the two rows' seeds.
+    Noise: twice the standard error of the difference, from the two rows' seeds; a row with one seed
+    is taken to scatter as the other does.
     """
+    finished = [row for row in rows if "loss" in row]
     found = []
     for budget in budgets:
-        able = [row for row in rows if row.get("flops / full", 2.0) <= budget + 0.005]
+        able = [row for row in finished if row.get("flops / full", 0.0) <= budget + 0.005]
         if not able:
             continue
         best = min(able, key=lambda row: float(row["loss"]))
@@ -177,8 +180,10 @@ def verdicts(
 
 
 def _within_noise(row: Row, best: Row) -> bool:
-    pair = (row, best)
-    if any(one["loss sd"] is None for one in pair):
+    known = [one["loss sd"] for one in (row, best) if one["loss sd"] is not None]
+    if not known:
         return False
-    error = sum(one["loss sd"] ** 2 / len(one["seeds"]) for one in pair) ** 0.5
+    scatter = {id(one): one["loss sd"] if one["loss sd"] is not None else known[0]
+               for one in (row, best)}  # fmt: skip
+    error = sum(scatter[id(one)] ** 2 / len(one["seeds"]) for one in (row, best)) ** 0.5
     return bool(row["loss"] - best["loss"] <= 2 * error)

@@ -66,7 +66,7 @@ def plot_of(results: Results) -> str:
 
 def choices(results: Results) -> list[Choice]:
     """How the rows that choose tensors chose."""
-    chosen = [row for row in results["rows"] if row["method"] == "green" and "loss" in row]
+    chosen = [row for row in results["rows"] if "loss" in row and row["method"] == "green"]
     return [choice(row["label"], records_of(results, row), results["layouts"]) for row in chosen]
 
 

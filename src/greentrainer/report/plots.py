@@ -48,8 +48,9 @@ def cost_quality(rows: Sequence[Row], zero_shot: float | None) -> Figure:
             )  # fmt: skip
             place = (6, 6 if number % 2 else -12)
             ax.annotate(row["label"], (row[key], row["loss"]), place, textcoords="offset points",
-                        fontsize=7, color=INK)  # fmt: skip
-        ax.set(xlabel=f"{what}, share of full fine-tuning", xlim=(0, 1.25))
+                        fontsize=7, color=INK, parse_math=False)  # fmt: skip
+        right = max([1.25, *(1.2 * row[key] for row in rows if key in row)])
+        ax.set(xlabel=f"{what}, share of full fine-tuning", xlim=(0, right))
         ax.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
@@ -60,7 +61,7 @@ def cost_quality(rows: Sequence[Row], zero_shot: float | None) -> Figure:
 
 
 def _style(row: Row) -> tuple[str, str]:
-    if row["method"] == "green" and "metric" in row["label"]:
+    if row["method"] == "green" and row["metric"] not in ("first_order", "two_pass"):
         return CONTROL
     return STYLES.get(row["method"], (INK, "o"))
 
@@ -77,7 +78,7 @@ def frequency_map(
     ax.set(yticks=range(len(kinds)), yticklabels=kinds, xlabel="block (input to output)")
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     ax.tick_params(labelsize=7)
-    ax.set_title(title, fontsize=9, loc="left")
+    ax.set_title(title, fontsize=9, loc="left", parse_math=False)
     bar = figure.colorbar(image, ax=ax, shrink=0.9)
     bar.ax.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
     bar.set_label("of batches", fontsize=7)
@@ -98,7 +99,7 @@ def mask_map(count: int, masks: Sequence[Mask], batches: int, title: str) -> Fig
     ax.set(xlim=(0, batches), ylim=(count, -1), xlabel="batch", ylabel="tensor, loss to input")
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     ax.tick_params(labelsize=7)
-    ax.set_title(title, fontsize=9, loc="left")
+    ax.set_title(title, fontsize=9, loc="left", parse_math=False)
     return figure
 
 

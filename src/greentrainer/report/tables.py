@@ -36,14 +36,26 @@ def _line(row: Row, scores: Sequence[str], width: int) -> list[str]:
         return [row["label"], reason, *[""] * (width - 2)]
     return [
         row["label"],
-        f"{row['learning_rate']:g}" if "learning_rate" in row else "",
+        _rate(row),
         spread(row, "loss", 3),
         *(spread(row, key, 1) if key in row else "" for key in scores),
         f"{row['flops'] / 1e12:.2f}" if "flops" in row else "0",
         *(_share(row, key) for key in ("flops / full", "seconds / full", "memory / full")),
         _choosing(row),
-        str(len(row["seeds"])),
+        _seeds(row),
     ]
+
+
+def _rate(row: Row) -> str:
+    """The learning rate, with a star if a better one may lie beyond those tried."""
+    if "learning_rate" not in row:
+        return ""
+    return f"{row['learning_rate']:g}{'*' if row['at the edge of its grid'] else ''}"
+
+
+def _seeds(row: Row) -> str:
+    failed = len(row.get("seeds failed", ()))
+    return f"{len(row['seeds'])}{f' ({failed} failed)' if failed else ''}"
 
 
 def spread(row: Row, key: str, digits: int) -> str:
@@ -87,11 +99,11 @@ def terminal(rows: Sequence[Row]) -> Table:
 
 
 def unfinished(rows: Sequence[Row]) -> list[str]:
-    """Rows without a result, and why."""
+    """Rows without a result or with failed runs, and why."""
     return [
         f"{row['label']}: {'; '.join(row.get('failures', ['not run yet']))}"
         for row in rows
-        if "loss" not in row
+        if "loss" not in row or "failures" in row
     ]
 
 
