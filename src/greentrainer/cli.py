@@ -137,16 +137,17 @@ def evaluate(
     test_limit: TestLimit = None,
     generate: Generate = None,
     decoding: DecodingName = None,
+    set_: Set = None,
 ) -> None:
     """Held-out loss per completion token, and the task's scores of generated completions."""
-    flags = dict(locals())
+    flags = {k: v for k, v in locals().items() if k != "set_"}
     console = _console()
-    from greentrainer.config import read
+    from greentrainer.config import read, settings
 
-    settings = read(None, flags)
+    asked = read(None, flags | settings(set_ or []))
     from greentrainer import runs
 
-    result = runs.evaluate(runs.prepare(settings, console, training=False), settings)
+    result = runs.evaluate(runs.prepare(asked, console, training=False), asked)
     for name, value in result.items():
         if isinstance(value, float):
             console.print(f"{name:19} {value:.4f}")

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import Sampler
 
 from greentrainer.config import RunConfig
-from greentrainer.graphs import GraphCache, hollow
+from greentrainer.graphs import GraphCache
 from greentrainer.tasks import encode
 from greentrainer.tasks.encode import Encoded
 
@@ -43,10 +43,12 @@ class EpochOrder(Sampler[int]):
 
 
 def graphs_of(model: nn.Module) -> GraphCache:
-    """Cost graphs of a model with everything trained, from a hollow copy that later changes to the
-    model do not reach."""
-    bare = hollow(model)
-    return GraphCache(bare, bare.parameters(), None)
+    """Cost graphs of a model with everything trained.
+
+    To be read before adapters are put into the model or it is told to recompute activations.
+    """
+    model.train()
+    return GraphCache(model, model.parameters(), None)
 
 
 def step_flops(

@@ -115,8 +115,10 @@ def training_examples(task: Task, config: RunConfig) -> tuple[list[Example], lis
     Raises ValueError if nothing is left to train on.
     """
     held = config.validation_limit
-    limit = None if config.train_limit is None else config.train_limit + held
-    given = _sample(task.examples("train"), limit, config.data_seed)
+    examples = task.examples("train")
+    whole = len(examples) if held else None  # held back of all of them, in random order
+    limit = whole if config.train_limit is None else config.train_limit + held
+    given = _sample(examples, limit, config.data_seed)
     if held >= len(given):
         raise ValueError(
             f"validation_limit is {held} and there are {len(given)} examples to train on: lower it"
@@ -238,7 +240,7 @@ def train(
             material.model,
             material.tokenizer,
             material.train,
-            material.test,
+            material.validation or material.test,
             report=report,
             stopping=stopping,
             max_steps=max_steps,
@@ -282,9 +284,25 @@ def bill(config: RunConfig, outcome: Outcome, peak_bytes: int) -> dict[str, Any]
         "wall_seconds": outcome.wall_seconds,
         "processor_seconds": outcome.processor_seconds,
         "trace_seconds": engine.graphs.seconds,
-        "plain_full_flops": outcome.plain_flops,
-        "share_of_plain_full": engine.ledger.spent_flops / outcome.plain_flops,
+        "plain_full_flops": sum(outcome.plain_steps),
+        "share_of_plain_full": engine.ledger.spent_flops / sum(outcome.plain_steps),
         **engine.ledger.summary(),
+        **_reference(outcome, METHODS[config.method].budgeted),
+    }
+
+
+def _reference(outcome: Outcome, budgeted: bool) -> dict[str, Any]:
+    """Plain full fine-tuning of the steps made, in place of the model's that was really trained.
+
+    rho_spent: what `rho` bounds, where it bounds anything.
+    """
+    ledger = outcome.engine.ledger
+    full = sum(outcome.plain_steps[: outcome.steps])
+    return {
+        "full_flops": full,
+        "full_macs": full // 2,
+        "saved_flops": full - ledger.spent_flops,
+        "rho_spent": ledger.rho_spent if budgeted else ledger.spent_flops / full,
     }
 
 
@@ -342,9 +360,9 @@ def write_text(path: Path, text: str) -> None:
 
 def _sample(examples: list[Example], limit: int | None, seed: int) -> list[Example]:
     """A random `limit` of the examples, the same each time."""
-    if limit is None or limit >= len(examples):
+    if limit is None:
         return list(examples)
-    return random.Random(seed).sample(examples, limit)
+    return random.Random(seed).sample(examples, min(limit, len(examples)))
 
 
 def _progress(console: Console) -> Progress:

@@ -42,7 +42,7 @@ class Outcome:
     """What came of a run.
 
     steps: made, of `planned` ones.  losses: of each step of this process's life.
-    plain_flops: what plain full fine-tuning of all the data of the run would execute.
+    plain_steps: FLOPs of plain full fine-tuning, for each step that all the data of the run makes.
     wall_seconds, processor_seconds: of all of it, set-up and tracing included.
     """
 
@@ -52,7 +52,7 @@ class Outcome:
     planned: int
     losses: tuple[float, ...]
     interrupted: bool
-    plain_flops: int
+    plain_steps: tuple[int, ...]
     log: tuple[Mapping[str, Any], ...] = ()
     wall_seconds: float = 0.0
     processor_seconds: float = 0.0
@@ -105,13 +105,15 @@ def fit(
     model: Any,
     tokenizer: Any,
     train: Sequence[Encoded],
-    test: Sequence[Encoded],
+    judge: Sequence[Encoded],
     *,
     report: Report = lambda _step, _loss, _engine: None,
     stopping: Callable[[], None] = lambda: None,
     max_steps: int = -1,
 ) -> Outcome:
     """Train `model` in place, as the configured method does.
+
+    judge: examples that evaluations during training are on.
 
     Stops at Ctrl-C after the step in hand, with the model whole; `stopping` is called when it is
     asked to.  max_steps: end after so many.  Raises ValueError for nothing to train on, an
@@ -121,14 +123,14 @@ def fit(
         raise ValueError("there is no example to train on")
     method = METHODS[config.method]
     collate = encode.Collator(encode.pad_id(tokenizer), config.pad_multiple, config.max_length)
-    graphs = graphs_of(model)
+    own = method.adapts(config) or method.shortened or config.activation_checkpointing
+    plain = step_flops(config, graphs_of(model), train, collate) if own else []
     torch.manual_seed(config.seed)
     adapted = method.adapt(model, config)
     if config.compile:
         compile_blocks(adapted)
     if method.shortened and max_steps < 0:
-        whole = step_flops(config, graphs, train, collate)
-        max_steps = affordable_steps(whole, config.rho)
+        max_steps = affordable_steps(plain, config.rho)
     arguments = arguments_of(config, len(train), max_steps)
     if arguments.world_size > 1:
         raise ValueError(
@@ -144,7 +146,7 @@ def fit(
             arguments,
             data_collator=Rows(collate),
             train_dataset=list(train),
-            eval_dataset=list(test),
+            eval_dataset=list(judge),
             callbacks=[watch, *patience],
             green=green_of(config, method, adapted, len(train), max_steps),
             order=EpochOrder(train, config.batch_size, config.seed),
@@ -158,8 +160,6 @@ def fit(
             trainer.train(resume_from_checkpoint=again)
         except ImportError as error:  # an optimizer or a logger that is not installed
             raise ValueError(" ".join(str(error).split())[:300]) from error
-    if adapted is model and not method.shortened:
-        graphs = trainer.engine.graphs  # has met these batches
     state = trainer.state
     return Outcome(
         engine=trainer.engine,
@@ -168,7 +168,7 @@ def fit(
         planned=state.max_steps,
         losses=tuple(watch.losses),
         interrupted=stop.made and state.global_step < state.max_steps,
-        plain_flops=sum(step_flops(config, graphs, train, collate)),
+        plain_steps=tuple(plain or step_flops(config, trainer.engine.graphs, train, collate)),
         log=tuple(state.log_history),
     )
 

@@ -1,7 +1,7 @@
 """From records to rows and verdicts, against arithmetic done otherwise."""
 
+import json
 from fractions import Fraction
-from itertools import product
 from statistics import NormalDist
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greentrainer.bench.summary import chosen_rate, row_of, seconds_of, summarise, verdicts
+from greentrainer.bench.summary import Record, Row, row_of, seconds_of, summarise, verdicts, written
 from tests.tiny import refusal
 
 DATA = {"train": 8, "validation": 2, "test": 4, "sha256": "abc"}
@@ -38,20 +38,29 @@ def record(
     judged = {} if validation is None else {"validation": {"loss": validation}}
     return {
         "label": label, "status": "done", "data": DATA, "test": {"loss": loss},
-        "config": {"method": method, "learning_rate": rate, "seed": seed},
+        "config": config_of(method, rate, seed),
         "bill": cost or bill(method), **judged, **more,
     }  # fmt: skip
 
 
 def failed(label: str = "full", error: str = "no room", rate: float = 1e-4) -> dict[str, Any]:
-    config = {"method": label, "learning_rate": rate, "seed": 0}
+    config = config_of(label, rate, 7)
     return {"label": label, "status": "failed", "error": error, "config": config}
+
+
+def config_of(method: str, rate: float, seed: int) -> dict[str, Any]:
+    told = {"method": method, "learning_rate": rate, "seed": seed}
+    return {**told, "rho": 0.5, "metric": "first_order"}
+
+
+def row(label: str, records: list[Record], rate: float = 1e-4) -> Row:
+    return row_of(label, records, rate)
 
 
 @given(st.lists(st.integers(1, 9999), min_size=1, max_size=6))
 def test_a_row_has_mean_and_sample_deviation(thousandths: list[int]) -> None:
     losses = [Fraction(n, 1000) for n in thousandths]
-    found = row_of("full", [record(loss=float(x), seed=i) for i, x in enumerate(losses)])
+    found = row("full", [record(loss=float(x), seed=i) for i, x in enumerate(losses)])
     count = len(losses)
     mean = sum(losses) / count
     assert found["loss"] == pytest.approx(float(mean), rel=1e-12)
@@ -65,7 +74,7 @@ def test_a_row_has_mean_and_sample_deviation(thousandths: list[int]) -> None:
 
 def test_scores_are_there_where_the_task_has_them() -> None:
     tests = [{"loss": 2.0, "rouge1": 30.0, "f1": 0.0}, {"loss": 2.0, "rouge1": 34.0, "f1": 1.0}]
-    found = row_of("full", [record(seed=i, test=test) for i, test in enumerate(tests)])
+    found = row("full", [record(seed=i, test=test) for i, test in enumerate(tests)])
     assert (found["rouge1"], found["f1"]) == (32.0, 0.5)
     assert found["rouge1 sd"] == pytest.approx(8**0.5)
     assert "rougeL" not in found
@@ -79,7 +88,7 @@ def test_costs_are_medians_and_those_of_a_method_that_selects_hold_all_of_it() -
         for i, (share, seconds) in enumerate(zip(shares, (14.0, 4.0, 24.0), strict=True))
     ]
     rows = [record("green", cost=one, seed=i) for i, one in enumerate(bills)]
-    found = row_of("green", rows)
+    found = row("green", rows)
     assert found["flops / full"] == 0.49
     assert found["flops"] == 490
     assert (found["seconds, lowest"], found["seconds"], found["seconds, highest"]) == (10, 20, 30)
@@ -87,7 +96,7 @@ def test_costs_are_medians_and_those_of_a_method_that_selects_hold_all_of_it() -
     assert found["tracing / seconds"] == 3 / 20
     assert found["probe flops / spent"] == pytest.approx(0.1)
     assert seconds_of(bills[0], selects=False) == 14.0
-    fixed = row_of("top2", [record("top2", cost=bill("top2", seconds=14.0, **extra))])
+    fixed = row("top2", [record("top2", cost=bill("top2", seconds=14.0, **extra))])
     assert fixed["seconds"] == 14.0
     assert fixed["tracing / seconds"] == 0.0
 
@@ -99,57 +108,45 @@ def test_shares_of_time_and_memory_are_of_full_fine_tuning() -> None:
         record("zero_shot") | {"bill": None},
     ]
     del records[2]["bill"]
-    rows = summarise("a", ["full", "top2", "zero_shot"], records)["rows"]
+    rows = summarise("a", {"full": 1e-4, "top2": 1e-4, "zero_shot": None}, records)["rows"]
     assert [row.get("seconds / full") for row in rows] == [1.0, 0.6, None]
     assert [row.get("memory / full") for row in rows] == [1.0, 0.75, None]
     assert "flops" not in rows[2]
     assert "learning_rate" not in rows[2]
-    alone = summarise("a", ["top2"], [records[1]])["rows"]
+    alone = summarise("a", {"top2": 1e-4}, [records[1]])["rows"]
     assert "seconds / full" not in alone[0]
 
 
-def test_the_rate_is_chosen_on_validation_and_judged_on_the_test() -> None:
+def test_a_row_is_judged_at_its_rate_alone() -> None:
     tried = [
         record(rate=1e-4, validation=2.0, loss=1.0),
         record(rate=2e-4, validation=1.8, loss=1.9),
         record(rate=4e-4, validation=1.9, loss=0.5),
     ]
-    assert chosen_rate(tried) == 2e-4
-    found = row_of("full", tried)
+    found = row("full", tried, 2e-4)
     assert (found["learning_rate"], found["loss"]) == (2e-4, 1.9)
     assert found["tuned over"] == [1e-4, 2e-4, 4e-4]
-
-
-@given(st.permutations([(r, s) for r, s in product((1e-4, 2e-4, 4e-4), (3, 5))]), st.data())
-def test_the_order_of_records_chooses_nothing(order: list[tuple[float, int]], data: Any) -> None:
-    values = st.integers(1, 50).map(float)
-    losses = {key: data.draw(values) for key in sorted(order)}
-    under_the_first = {losses[rate, 3]: rate for rate in (1e-4, 2e-4, 4e-4)}
-    tried = [record(rate=r, seed=s, validation=losses[r, s]) for r, s in order]
-    found = chosen_rate(tried)
-    assert losses[found, 3] == min(under_the_first)
-
-
-def test_the_rate_that_was_run_with_all_seeds_stays_chosen() -> None:
-    """The seeds of the chosen rate were run; what was only tried is no longer compared."""
-    tried = [record(rate=1e-4, validation=2.0, seed=seed) for seed in (0, 1, 2)]
-    assert chosen_rate([*tried, record(rate=2e-4, validation=1.0)]) == 1e-4
+    edges = [row("full", tried, rate)["at the edge of its grid"] for rate in (1e-4, 2e-4, 4e-4)]
+    assert edges == [True, False, True]
+    assert not row("full", tried[:1])["at the edge of its grid"]
 
 
 def test_what_failed_is_told_and_does_not_count() -> None:
-    found = row_of("full", [record(loss=2.0), failed(), failed(error="a"), failed(rate=2e-4)])
+    found = row("full", [record(loss=2.0), failed(), failed(error="a"), failed(rate=2e-4)])
     assert found["failures"] == ["a", "no room"]
+    assert found["seeds failed"] == [7, 7]
     assert (found["loss"], found["seeds"]) == (2.0, [0])
-    assert row_of("lora", [failed("lora")]) == {
-        "label": "lora", "method": "lora", "failures": ["no room"],
+    assert row("lora", [failed("lora")]) == {
+        "label": "lora", "method": "lora", "rho": 0.5, "metric": "first_order",
+        "failures": ["no room"], "seeds failed": [7],
     }  # fmt: skip
-    assert row_of("lora", []) == {"label": "lora", "method": None}
+    assert row("lora", []) == {"label": "lora"}
 
 
 def rows_of(*told: tuple[str, float, float, tuple[float, ...]]) -> list[dict[str, Any]]:
     """Label, share of FLOPs, and the losses of as many seeds."""
     return [
-        row_of(label, [record(label, x, seed=i, cost=bill(label, share))
+        row(label, [record(label, x, seed=i, cost=bill(label, share))
                        for i, x in enumerate(loss + d for d in around)])
         for label, share, loss, around in told
     ]  # fmt: skip
@@ -164,7 +161,7 @@ def test_the_best_of_each_budget_and_what_is_as_good() -> None:
         ("cheap", 0.44, 2.50, narrow),
         ("slightly over", 0.604, 2.05, narrow),
     )
-    rows.append({"label": "zero_shot", "method": "zero_shot", "loss": 1.0})
+    rows.append({"label": "zero_shot", "loss": 9.0, "loss sd": None, "seeds": [0]})
     found = verdicts(rows)
     assert found == [
         "at 45% of full fine-tuning's FLOPs: cheap (2.5000)",
@@ -173,7 +170,8 @@ def test_the_best_of_each_budget_and_what_is_as_good() -> None:
         "at 70% of full fine-tuning's FLOPs: slightly over (2.0500), within noise of it green",
         "at 100% of full fine-tuning's FLOPs: full (2.0000), within noise of it green",
     ]
-    assert verdicts([rows[-1]]) == []
+    assert verdicts([rows[-1]])[0] == "at 45% of full fine-tuning's FLOPs: zero_shot (9.0000)"
+    assert verdicts([{"label": "not run"}]) == []
 
 
 @given(
@@ -206,23 +204,38 @@ def test_noise_is_two_standard_errors_of_the_difference(
         assert ("within noise of it other" in line) == (gap / 1000 < limit)
 
 
-def test_a_single_seed_proves_no_tie() -> None:
-    rows = rows_of(("best", 0.5, 2.0, (0.0,)), ("other", 0.5, 2.0, (0.0,)))
-    assert all("noise" not in line for line in verdicts(rows))
+def test_a_single_seed_scatters_as_the_other_row_does() -> None:
+    single, several = ("best", 0.5, 2.0, (0.0,)), ("other", 0.5, 2.01, (-0.1, 0.0, 0.1))
+    assert all("noise of it other" in line for line in verdicts(rows_of(single, several)))
+    assert all("noise" not in line for line in verdicts(rows_of(single, ("b", 0.5, 2.01, (0.0,)))))
+
+
+def test_lists_of_numbers_stand_on_one_line_and_texts_stay() -> None:
+    told = {"losses": [1.5, -2e-05, 3], "texts": ["a [ 1,  2 ]", "[\n1,\n2\n]"], "none": []}
+    text = written(told)
+    assert json.loads(text) == told
+    assert '"losses": [1.5, -2e-05, 3]' in text
 
 
 def test_the_whole_of_it() -> None:
     records = [record("full", seed=0), record("full", seed=1), failed("lora")]
-    found = summarise("a", ["lora", "full"], records, "a note")
-    assert found["records"] is records
+    found = summarise("a", {"lora": 1e-4, "full": 1e-4}, records, "a note")
+    assert found["records"] == records
     assert [row["label"] for row in found["rows"]] == ["lora", "full"]
-    assert found["data"] == DATA
+    assert found["data"] == [DATA]
     assert (found["name"], found["note"]) == ("a", "a note")
     assert found["verdicts"] == verdicts(found["rows"])
-    assert summarise("a", ["lora"], [failed("lora")])["data"] is None
+    assert summarise("a", {"lora": 1e-4}, [failed("lora")])["data"] == []
 
 
 def test_runs_on_other_data_are_refused() -> None:
     other = record("green") | {"data": DATA | {"sha256": "def"}}
     with refusal("made on other data than others: delete their records"):
-        summarise("a", ["full", "green"], [record("full"), other])
+        summarise("a", {"full": 1e-4, "green": 1e-4}, [record("full"), other])
+
+
+def test_rows_may_differ_in_their_data_by_design() -> None:
+    other = record("green") | {"data": DATA | {"sha256": "def"}}
+    other["config"]["max_length"] = 32
+    found = summarise("a", {"full": 1e-4, "green": 1e-4}, [record("full"), other])
+    assert [data["sha256"] for data in found["data"]] == ["abc", "def"]

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -18,14 +19,20 @@ def provenance(seeds: Sequence[int] = (), root: Path | None = None) -> dict[str,
     root: of the source tree whose commit it is; by default this package's, None of a release.
     """
     root = root or Path(__file__).resolve().parents[3]
+    ours = _git(root, "ls-files", "--error-unmatch", str(Path(__file__).resolve())) is not None
     status = _git(root, "status", "--porcelain", "--", ".", ":!benchmarks/results")
     return {
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
-        "commit": _git(root, "rev-parse", "HEAD"),
-        "dirty": None if status is None else bool(status),
-        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "machine": platform.machine()},
+        "commit": _git(root, "rev-parse", "HEAD") if ours else None,
+        "dirty": bool(status) if ours else None,
+        "hardware": {
+            "cpu": _cpu(),
+            "cores": os.cpu_count(),
+            "machine": platform.machine(),
+            "gpu": _gpu(),
+        },
         "seeds": list(seeds),
     }
 
@@ -46,6 +53,12 @@ def _git(root: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return run.stdout.strip()
+
+
+def _gpu() -> str | None:
+    """The first GPU's name, None where there is none or nothing has imported torch."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None
 
 
 def _cpu() -> str:

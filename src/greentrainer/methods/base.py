@@ -13,6 +13,7 @@ from torch import nn
 
 from greentrainer.config import RunConfig
 from greentrainer.engine import Selector
+from greentrainer.hf.blocks import blocks
 from greentrainer.select import select
 
 Adapt = Callable[[Any, RunConfig], Any]
@@ -43,6 +44,7 @@ class Method:
     shortened: full fine-tuning's steps are cut to those that `rho` pays for, their learning rate
         schedule compressed.
     trains: zero-shot does not.
+    optional: its adapter is put in only where `lora_rank` is given.
     virtual: puts the run's `virtual_tokens` before each text.
     interval: optimizer steps between two choices, from those of the whole run; by default choices
         are made as often as the configuration says.
@@ -57,7 +59,21 @@ class Method:
     shortened: bool = False
     trains: bool = True
     virtual: bool = False
+    optional: bool = False
     interval: Callable[[int], int] | None = None
+
+    def adapts(self, config: RunConfig) -> bool:
+        """Whether it trains another model than the one loaded."""
+        asked = not self.optional or config.lora_rank is not None
+        return self.adapt is not unchanged and asked
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The repeated blocks.  Raises ValueError for a model without."""
+    found = blocks(model)
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no repeated blocks: take another method")
+    return found
 
 
 def names_of(model: nn.Module, *parts: nn.Module | None) -> list[str]:

@@ -3,4 +3,4 @@
 from greentrainer.methods.base import Method
 from greentrainer.methods.lora import if_asked, merged
 
-FULL = Method("full", "every tensor", adapt=if_asked, finish=merged)
+FULL = Method("full", "every tensor", adapt=if_asked, finish=merged, optional=True)

@@ -33,6 +33,7 @@ GREEN = Method(
     "the tensors worth most within rho",
     adapt=if_asked,
     finish=merged,
+    optional=True,
     selector=_choose,
     budgeted=True,
 )

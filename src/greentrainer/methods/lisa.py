@@ -9,8 +9,7 @@ from torch import nn
 
 from greentrainer.config import RunConfig
 from greentrainer.engine import Selector
-from greentrainer.hf.blocks import blocks
-from greentrainer.methods.base import Method, names_of
+from greentrainer.methods.base import Method, blocks_of, names_of
 from greentrainer.select import by_rule
 
 BLOCKS = 2
@@ -21,7 +20,7 @@ DRAWS = 8
 
 
 def _choose(model: nn.Module, config: RunConfig) -> Selector:
-    found = blocks(model)
+    found = blocks_of(model)
     inside = set(names_of(model, *found))
     always = [name for name, _ in model.named_parameters() if name not in inside]
 

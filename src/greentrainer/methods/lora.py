@@ -4,6 +4,7 @@ As the paper's baseline has it: rank 8, alpha 32, dropout 0.1, on the projection
 be usual for a family (query and value); `lora_targets: all-linear` is the stronger form.
 """
 
+import sys
 from typing import Any
 
 from transformers.pytorch_utils import Conv1D
@@ -43,7 +44,8 @@ def _adapt(model: Any, config: RunConfig) -> Any:
 
 def merged(model: Any) -> Any:
     """The adapters' product added to the weights: an ordinary model again."""
-    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    adapted = "peft" in sys.modules and isinstance(model, peft().PeftModel)
+    return model.merge_and_unload() if adapted else model
 
 
 LORA = Method("lora", "low-rank adapters", adapt=_adapt, finish=merged)

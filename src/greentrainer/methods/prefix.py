@@ -15,6 +15,8 @@ from greentrainer.tasks.modes import evaluating
 
 
 def _adapt(model: Any, config: RunConfig) -> Any:
+    if config.activation_checkpointing:
+        raise ValueError("prefix tuning needs the cache, which activation checkpointing drops")
     prefix = peft().PrefixTuningConfig(
         task_type=task_type(model), num_virtual_tokens=config.virtual_tokens
     )
@@ -22,8 +24,11 @@ def _adapt(model: Any, config: RunConfig) -> Any:
         return adapted(model, prefix)
     start = _of_words(model, config.virtual_tokens)
     wrapped = adapted(model, prefix)
+    prefixes = wrapped.prompt_encoder[wrapped.active_adapter].embedding.weight
+    if start.shape != prefixes.shape:
+        raise ValueError(f"PEFT knows no prefix for {type(model).__name__}: use prompt tuning")
     with torch.no_grad():
-        wrapped.prompt_encoder[wrapped.active_adapter].embedding.weight.copy_(start)
+        prefixes.copy_(start)
     return wrapped
 
 

@@ -10,14 +10,13 @@ from torch import nn
 
 from greentrainer.config import RunConfig
 from greentrainer.engine import Selector
-from greentrainer.hf.blocks import blocks
-from greentrainer.methods.base import Method, names_of
+from greentrainer.methods.base import Method, blocks_of, names_of
 from greentrainer.select import by_rule
 
 
 def _choose(model: nn.Module, _config: RunConfig) -> Selector:
     network: Any = model
-    names = names_of(model, network.get_output_embeddings(), *blocks(model)[-1:])
+    names = names_of(model, network.get_output_embeddings(), blocks_of(model)[-1])
     return by_rule(lambda _turn: names)
 
 

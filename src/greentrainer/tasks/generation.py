@@ -12,6 +12,7 @@ from transformers import GenerationMixin
 
 from greentrainer.tasks.encode import pad_id
 from greentrainer.tasks.modes import evaluating
+from greentrainer.tasks.segments import stop_ids
 
 Prompt = str | Sequence[int]
 """A text, or the tokens that `encode_prompt` made of an example."""
@@ -107,7 +108,7 @@ def _continue(
     tokens = writer.generate(
         **inputs,
         pad_token_id=pad_id(tokenizer),
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=stop_ids(tokenizer),
         **asdict(decoding),
         **_PLAIN,
     )

@@ -144,6 +144,17 @@ def _gaps(messages: Sequence[Message], tokenizer: Any) -> list[str]:
     return pieces[0::2]
 
 
+def stop_ids(tokenizer: Any) -> list[int]:
+    """The tokens that end an answer: the end of sequence, and what ends a turn of a chat."""
+    chat = (Message("user", "a"), Message("assistant", "b"))
+    try:
+        tail = _gaps(chat, tokenizer)[-1]
+    except ValueError:  # no template, or one for other chats than these
+        return [tokenizer.eos_token_id]
+    turn_end = ids_of(tokenizer, _turn_end(tail, tokenizer))[-1:]
+    return list(dict.fromkeys([tokenizer.eos_token_id, *turn_end]))
+
+
 def _turn_end(tail: str, tokenizer: Any) -> str:
     """What the template writes after the last content, up to and with its first special token."""
     known = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
