@@ -36,13 +36,13 @@ from greentrainer.config import RunConfig
 from greentrainer.engine import AdaptiveBackprop
 from greentrainer.hf import models
 from greentrainer.hf.checkpoint import last_whole
-from greentrainer.hf.positions import require_room
 from greentrainer.meters import PeakMemory
 from greentrainer.methods import METHODS
 from greentrainer.tasks import encode, metrics, show
 from greentrainer.tasks.base import Example, Task
 from greentrainer.tasks.encode import Encoded
 from greentrainer.tasks.generation import virtual_config
+from greentrainer.tasks.positions import require_room
 from greentrainer.training import CHECKPOINTS, Outcome, arguments_of, fit, steps_of
 
 DECODINGS = {"greedy": metrics.GREEDY, "paper": metrics.PAPER}

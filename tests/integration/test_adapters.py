@@ -10,8 +10,8 @@ import torch
 
 from greentrainer.hf import adapters
 from greentrainer.hf.models import load, load_tokenizer
-from greentrainer.hf.positions import limit
 from greentrainer.methods import lora
+from greentrainer.tasks.positions import limit
 from tests.conformance.families import batch_for, build
 from tests.integration.test_cli import FLAGS, command
 from tests.tiny import refusal, saved

@@ -22,6 +22,7 @@ LAYERS = [
     {"training"},
     {"runs"},
     {"quickstart", "bench"},
+    {"report"},
     {"cli"},
 ]
 SAME_LAYER = {("importance", "snapshot")}

@@ -5,13 +5,25 @@ ordinary model.
 """
 
 import json
+import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from greentrainer.methods.adapters import peft
-
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+
+
+def peft() -> Any:
+    """The package.  Raises ValueError, with what to install, where it is missing.
+
+    It hands prefixes to models under a name that transformers gives up; no user can mend that.
+    """
+    warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)
+    try:
+        return import_module("peft")
+    except ImportError:
+        raise ValueError("adapters need peft: pip install 'greentrainer[lora]'") from None
 
 
 def is_adapter(folder: Path) -> bool:
@@ -59,7 +71,6 @@ def put_on(model: Any, folder: Path) -> Any:
         raise ValueError(
             f"the adapter in {folder} does not fit its base model: {reason}"
         ) from error
-    if not adapted.active_peft_config.is_prompt_learning:
-        return adapted.merge_and_unload().requires_grad_(True)
-    adapted.prompt_encoder.requires_grad_(True)
-    return adapted
+    if adapted.active_peft_config.is_prompt_learning:
+        return adapted  # its base frozen, its virtual tokens not
+    return adapted.merge_and_unload().requires_grad_(True)

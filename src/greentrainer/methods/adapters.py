@@ -1,20 +1,8 @@
 """What the methods out of PEFT share.  The package is an extra, imported when one is used."""
 
-import warnings
-from importlib import import_module
 from typing import Any
 
-
-def peft() -> Any:
-    """The package.  Raises ValueError, with what to install, where it is missing.
-
-    It hands prefixes to models under a name that transformers gives up; no user can mend that.
-    """
-    warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)
-    try:
-        return import_module("peft")
-    except ImportError:
-        raise ValueError("adapters need peft: pip install 'greentrainer[lora]'") from None
+from greentrainer.hf.adapters import peft
 
 
 def adapted(model: Any, config: Any) -> Any:

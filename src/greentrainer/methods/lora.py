@@ -10,7 +10,8 @@ from typing import Any
 from transformers.pytorch_utils import Conv1D
 
 from greentrainer.config import RunConfig
-from greentrainer.methods.adapters import adapted, peft, task_type
+from greentrainer.hf.adapters import peft
+from greentrainer.methods.adapters import adapted, task_type
 from greentrainer.methods.base import Method
 
 RANK = 8

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from greentrainer.config import RunConfig
-from greentrainer.methods.adapters import adapted, peft, task_type
+from greentrainer.hf.adapters import peft
+from greentrainer.methods.adapters import adapted, task_type
 from greentrainer.methods.base import Method
 from greentrainer.tasks.modes import evaluating
 

@@ -7,7 +7,8 @@ than random numbers.
 from typing import Any
 
 from greentrainer.config import RunConfig
-from greentrainer.methods.adapters import adapted, peft, task_type
+from greentrainer.hf.adapters import peft
+from greentrainer.methods.adapters import adapted, task_type
 from greentrainer.methods.base import Method
 
 

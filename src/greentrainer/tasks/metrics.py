@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional
 
-from greentrainer.hf.positions import limit
 from greentrainer.tasks.base import Example
 from greentrainer.tasks.encode import IGNORED, Encoded, collate, encode, encode_prompt, pad_id
 from greentrainer.tasks.generation import (
@@ -23,6 +22,7 @@ from greentrainer.tasks.generation import (
     virtual_config,
 )
 from greentrainer.tasks.modes import evaluating
+from greentrainer.tasks.positions import limit
 from greentrainer.tasks.scores import ROUGE, accuracy, exact_match, rouge, token_f1
 
 __all__ = [
