@@ -136,7 +136,7 @@ MISTAKES = [
     ("name: a\nmethods: [{learning_rate: [1e-4, 2e-4]}]", "set validation_limit"),
     ("name: a\nmethods: [{seeds: []}]", "methods.0.seeds is []"),
     ("name: a\nseeds: [-1]\nmethods: [{}]", "seeds.0 is -1"),
-    ("name: a\nmethods: [{seed: 3}]", "'seeds'"),
+    ("name: a\nmethods: [{seed: 3}]", "give seeds"),
     ("name: a\nmethods: [{tune: most}]", "methods.0.tune is 'most'"),
     ("name: a\nmethods: [{method: full}, {method: full}]", "two rows are called 'full'"),
     (
