@@ -10,8 +10,7 @@ from torch import nn
 
 from greentrainer.config import RunConfig
 from greentrainer.engine import Selector
-from greentrainer.hf.blocks import blocks
-from greentrainer.methods.base import Method, names_of
+from greentrainer.methods.base import Method, blocks_of, names_of
 from greentrainer.select import Blind, fixed
 from greentrainer.types import CostGraph, Selection
 
@@ -19,9 +18,7 @@ from greentrainer.types import CostGraph, Selection
 def _choose(model: nn.Module, config: RunConfig) -> Selector:
     """Raises ValueError for a model without repeated blocks."""
     network: Any = model
-    found = blocks(model)
-    if not found:
-        raise ValueError(f"{type(model).__name__} has no repeated blocks: take another method")
+    found = blocks_of(model)
     trained = set(names_of(model, *found[-config.top_blocks :]))
     ends = set(names_of(model, network.get_input_embeddings(), network.get_output_embeddings()))
 
