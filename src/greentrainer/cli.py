@@ -208,6 +208,8 @@ def compare(
     for line in [*written.unfinished, *results["verdicts"]]:
         console.print(line, markup=False)
     console.print(f"records in {asked.folder / 'runs'}, page in {written.page}", markup=False)
+    if not any("loss" in row for row in results["rows"]):
+        raise typer.Exit(1)
 
 
 Folder = Annotated[Path, typer.Argument(help="a folder")]

@@ -219,6 +219,7 @@ def train(
 ) -> tuple[Outcome, int]:
     """Train with a progress line; returns the outcome and the peak memory in bytes."""
     release_memory()
+    method = METHODS[config.method]
     steps = steps_of(config, len(material.train)) if max_steps < 0 else max_steps
     with _progress(console) as progress, PeakMemory() as memory:
         line = progress.add_task("training", total=steps, figures="")
@@ -229,7 +230,9 @@ def train(
                 f"loss {loss:.3f}  rho {engine.ledger.rho_spent:.3f}  "
                 f"training {trained}/{len(engine.graph.tensors)} tensors"
             )
-            progress.update(line, completed=step, figures=figures)
+            planned = engine.pace.total_batches or 0
+            shown = -(-planned // config.accumulate) if method.shortened else steps
+            progress.update(line, completed=step, total=shown, figures=figures)
 
         def stopping() -> None:
             console.print("stopping after this step (Ctrl-C again: at once, without saving)")

@@ -167,6 +167,10 @@ class Spec(BaseModel):
             seeds = tuple(dict.fromkeys(entry.seeds or self.seeds))
             trains = configs[0].method != "zero_shot"
             tuned = trains and follows is None
+            if configs[0].patience and not configs[0].validation_limit:
+                raise ValueError(
+                    f"{label}: patience would stop by the test examples: set validation_limit"
+                )
             if tuned and len(tried) > 1 and not configs[0].validation_limit:
                 raise ValueError(
                     f"{label}: learning rates are chosen by the loss on held-back examples: set "

@@ -127,7 +127,7 @@ def _costs(bills: Sequence[Mapping[str, Any]]) -> Row:
 
 def _add_shares(rows: Iterable[Row]) -> None:
     rows = list(rows)
-    full = next((row for row in rows if row["method"] == "full" and "seconds" in row), None)
+    full = next((row for row in rows if "seconds" in row and row["method"] == "full"), None)
     for row in rows if full else ():
         for key, share in (("seconds", "seconds / full"), ("peak_memory_bytes", "memory / full")):
             if key in row and full:
