@@ -333,7 +333,7 @@ def main() -> None:
         for case in planned:
             rows += measured(case, allowance)
     finally:
-        told = {"device": device_facts(), "settings": settings(asked, planned[0], allowance)}
+        told: Row = {"device": device_facts(), "settings": settings(asked, planned[0], allowance)}
         if asked.smoke and not asked.write:
             print(json.dumps({"rows": rows, "checks": checks_of(rows), **told}))
         else:

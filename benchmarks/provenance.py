@@ -30,11 +30,13 @@ def write(
     checks: Sequence[Mapping[str, Any]],
     seeds: Sequence[int] = (),
     note: str = "",
+    shown: Table | None = None,
     **extra: Any,
 ) -> Path:
     """Write `results/NAME.json`, print rows and checks, and return the file's path.
 
-    note: what a reader must know to read the rows rightly.  extra: further keys of the file.
+    note: what a reader must know to read the rows rightly.  shown: a table to print in place of
+        the rows.  extra: further keys of the file.
     """
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,18 +49,17 @@ def write(
         "checks": checks,
     }
     path.write_text(written(result) + "\n")
-    for title, lines in ((name, rows), ("checks", checks)):
-        _print(title, lines)
+    Console(width=160).print(shown or _table(name, rows), _table("checks", checks))
     return path
 
 
-def _print(title: str, lines: Sequence[Mapping[str, Any]]) -> None:
+def _table(title: str, lines: Sequence[Mapping[str, Any]]) -> Table:
     """A table with a column for each key of any line."""
     keys = list(dict.fromkeys(key for line in lines for key in line))
     table = Table(*keys, title=title)
     for line in lines:
         table.add_row(*(_shown(line.get(key, "")) for key in keys))
-    Console(width=160).print(table)
+    return table
 
 
 def _shown(value: Any) -> str:

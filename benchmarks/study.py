@@ -42,11 +42,11 @@ def main() -> None:
     spec = read(Path(__file__).parent / f"{asked.name}.yaml", {"run": where})
     study = Study(spec, Console())
     results = study.results() if asked.draw else study.execute()
-    write_page(results, spec.folder)
+    page = write_page(results, spec.folder)
     rows = results.pop("rows")
     note = f"{spec.note.strip()} 'loss' is held out, per completion token."
     kept = {k: v for k, v in results.items() if k not in ("name", "note")}
-    write(asked.name, rows, checks(rows), spec.seeds, note, **kept)
+    write(asked.name, rows, checks(rows), spec.seeds, note, page.table, **kept)
 
 
 if __name__ == "__main__":
