@@ -53,6 +53,7 @@ def cost_quality(rows: Sequence[Row], zero_shot: float | None) -> Figure:
         ax.set(xlabel=f"{what}, share of full fine-tuning", xlim=(0, right))
         ax.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
         ax.grid(alpha=0.25)
+        ax.margins(y=0.12)
         ax.spines[["top", "right"]].set_visible(False)
     if zero_shot is not None:
         axes[0].set_title(f"before training: {zero_shot:.3f}", fontsize=9, loc="left")
