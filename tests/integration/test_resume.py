@@ -93,7 +93,7 @@ def test_killed_at_any_moment_and_resumed(tmp_path: Path) -> None:
         landed.add(None if found is None else found.name)
         in_child(folder)
         assert_same(whole, torch.load(folder / "outcome.pt", weights_only=True))
-    assert len(landed) > 3  # the kills were spread over the run
+    assert len(landed) >= 3  # the kills were spread over the run
 
 
 @pytest.mark.parametrize("family", ["t5", "llama"])

@@ -46,7 +46,9 @@ def _adapt(model: Any, config: RunConfig) -> Any:
 def merged(model: Any) -> Any:
     """The adapters' product added to the weights: an ordinary model again."""
     adapted = "peft" in sys.modules and isinstance(model, peft().PeftModel)
-    return model.merge_and_unload() if adapted else model
+    if not adapted or model.active_peft_config.is_prompt_learning:  # loaded with virtual tokens
+        return model
+    return model.merge_and_unload()
 
 
 LORA = Method("lora", "low-rank adapters", adapt=_adapt, finish=merged)
