@@ -118,7 +118,7 @@ def comparison_pictures(name: str) -> None:
         (FIGURES / f"{name}-{kind}.svg").write_text(picture, encoding="utf-8")
 
 
-STUDIES = ("scitldr", "webquestions")
+STUDIES = tuple(name for name in ("scitldr", "webquestions") if (RESULTS / f"{name}.json").exists())
 TABLES: dict[str, Callable[[], str]] = {
     "engine": engine_table,
     "quickstart": quickstart_table,
