@@ -20,6 +20,7 @@ from tests.conformance.families import build
 from tests.trainer import arguments, mixed, rows
 
 KILLS = 20
+SAVE_EVERY = 3
 GREEN = GreenConfig(rho=0.6, probe_batches=1, every_epochs=0.5)
 
 
@@ -27,7 +28,7 @@ def trainer(
     folder: Path, green: GreenConfig = GREEN, family: str = "opt", **more: Any
 ) -> GreenTrainer:
     """Dropout is on, and examples are shuffled: random streams matter."""
-    settings = {"save_strategy": "steps", "save_steps": 3, "num_train_epochs": 2}
+    settings = {"save_strategy": "steps", "save_steps": SAVE_EVERY, "num_train_epochs": 2}
     return GreenTrainer(
         build(family),
         arguments(folder, **(settings | more)),
@@ -56,19 +57,30 @@ def outcome(made: GreenTrainer) -> dict[str, Any]:
     }
 
 
-def in_child(folder: Path, kill_after: float | None = None) -> float:
-    """Train in a process of its own, killed after some seconds if told; the seconds it took."""
+def in_child(folder: Path, kill_after: float | None = None, checkpoints: int = 0) -> float:
+    """Train in a process of its own; the seconds it took.
+
+    Killed, if told, some seconds after it has written so many checkpoints.
+    """
     child = multiprocessing.get_context("fork").Process(target=train, args=(folder,))
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # forking beside other threads
         child.start()
+    while kill_after is not None and child.is_alive() and written(folder) < checkpoints:
+        time.sleep(0.005)
     child.join(kill_after)
     if child.is_alive():
         assert child.pid is not None
         os.kill(child.pid, signal.SIGKILL)
         child.join()
     return time.perf_counter() - start
+
+
+def written(folder: Path) -> int:
+    """Steps of the last whole checkpoint, in checkpoints of the first one's steps."""
+    found = last_whole(folder)
+    return 0 if found is None else int(found.name.split("-")[1]) // SAVE_EVERY
 
 
 def assert_same(a: Any, b: Any, where: str = "") -> None:
@@ -88,12 +100,12 @@ def test_killed_at_any_moment_and_resumed(tmp_path: Path) -> None:
     chance, landed = Random(0), set()
     for number in range(KILLS):
         folder = tmp_path / str(number)
-        in_child(folder, kill_after=chance.uniform(0.05, 0.95) * seconds)
+        in_child(folder, chance.uniform(0, 0.1) * seconds, checkpoints=number % 4)
         found = last_whole(folder)
         landed.add(None if found is None else found.name)
         in_child(folder)
         assert_same(whole, torch.load(folder / "outcome.pt", weights_only=True))
-    assert len(landed) >= 3  # the kills were spread over the run
+    assert len(landed) > 3  # the kills were spread over the run
 
 
 @pytest.mark.parametrize("family", ["t5", "llama"])
