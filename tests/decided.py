@@ -4,7 +4,18 @@ from typing import Any
 
 import torch
 
+from greentrainer.tasks import Example
 from tests.conformance.families import build
+
+EXAMPLES = [
+    Example("how are you today?", "fine, thanks.", " ->"),
+    Example("no", "why not?"),
+    Example("one two three four five", "six."),
+    Example("a", "b", "c"),
+    Example("the rain in spain", "falls mainly on the plain.", ":"),
+]
+DECODERS = ["llama", "gpt2", "opt", "bloom", "gemma3", "mistral"]
+TWO_SIDED = ["t5", "flan-t5", "bart"]
 
 VIRTUAL = 5
 """Virtual tokens of a prompt or prefix."""

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from greentrainer.tasks import Example
 from greentrainer.tasks.encode import encode_prompt
 from greentrainer.tasks.generation import PAPER, Decoding, generate
 from tests.conformance.families import VOCABULARY
-from tests.decided import decided, wrapped
+from tests.decided import DECODERS, EXAMPLES, TWO_SIDED, decided, wrapped
 from tests.tiny import EOS, characters, refusal
 
 pytestmark = pytest.mark.filterwarnings(
@@ -20,15 +19,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 TOKENIZER = characters()
-EXAMPLES = [
-    Example("how are you today?", "fine, thanks.", " ->"),
-    Example("no", "why not?"),
-    Example("one two three four five", "six."),
-    Example("a", "b", "c"),
-    Example("the rain in spain", "falls mainly on the plain.", ":"),
-]
-DECODERS = ["llama", "gpt2", "opt", "bloom", "gemma3", "mistral"]
-TWO_SIDED = ["t5", "flan-t5", "bart"]
 STEPS = 12
 
 

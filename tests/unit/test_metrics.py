@@ -22,19 +22,10 @@ from greentrainer.tasks.metrics import (
     token_f1,
 )
 from tests.conformance.families import build
-from tests.decided import VIRTUAL, decided, wrapped
+from tests.decided import DECODERS, EXAMPLES, TWO_SIDED, VIRTUAL, decided, wrapped
 from tests.tiny import EOS, PAD, characters, refusal
 
 TOKENIZER = characters()
-EXAMPLES = [
-    Example("how are you today?", "fine, thanks.", " ->"),
-    Example("no", "why not?"),
-    Example("one two three four five", "six."),
-    Example("a", "b", "c"),
-    Example("the rain in spain", "falls mainly on the plain.", ":"),
-]
-DECODERS = ["llama", "gpt2", "opt", "bloom", "gemma3", "mistral"]
-TWO_SIDED = ["t5", "flan-t5", "bart"]
 
 
 def encoded_for(model: Any) -> list[Encoded]:
