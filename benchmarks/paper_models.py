@@ -14,7 +14,7 @@ import transformers as tf
 from torch import nn
 
 from greentrainer import CostGraph, trace
-from greentrainer.hf.blocks import blocks
+from greentrainer.stages import blocks
 
 ROWS = 4
 VIRTUAL_TOKENS = 20

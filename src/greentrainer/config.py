@@ -45,6 +45,9 @@ MAY_DIFFER = frozenset(
         "decoding",
         "evaluate_every",
         "patience",
+        "keep_activations",
+        "keep_bytes",
+        "keep_folder",
     }
 )
 """Keys that a resumed run may change."""
@@ -77,6 +80,11 @@ class RunConfig(BaseModel):
     lora_targets: where method lora has its adapters.
     virtual_tokens: of prefix and prompt tuning.
     top_blocks: how many of the last blocks method top_blocks trains.
+    labelled_head: compute logits and loss on labelled positions only; when None, for method green.
+    keep_activations: start forward passes at activations kept from earlier epochs, in memory or on
+        disk; when None, in memory for method green in more than one epoch.
+    keep_bytes, keep_folder: how many bytes are kept, a quarter of what is free when None; and where
+        on the disk.
     compile: compile the model block by block.
     evaluate_every, patience: steps between evaluations, and how many without a better held-out
         loss end the run.
@@ -123,6 +131,10 @@ class RunConfig(BaseModel):
     top_blocks: Count = 2
     bf16: bool = False
     activation_checkpointing: bool = False
+    labelled_head: bool | None = None
+    keep_activations: Literal["nothing", "memory", "disk"] | None = None
+    keep_bytes: Count | None = None
+    keep_folder: Path | None = None
     compile: bool = False
     evaluate_every: Count | None = None
     patience: Count | None = None

@@ -17,23 +17,25 @@ a tensor is worth, `select` chooses, `Freezer` applies, `Pace` says how much may
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import asdict
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, replace
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import nn
 
+from greentrainer.forward.options import ForwardOptions
 from greentrainer.freeze import Freezer, OptimizerState
-from greentrainer.graphs import GraphCache
+from greentrainer.graphs import LATEST, GraphCache
 from greentrainer.importance import measure_importance, measure_statistics
 from greentrainer.ledger import Entry, Ledger
-from greentrainer.observer import Observer
+from greentrainer.observer import Observer, Price
 from greentrainer.pace import Pace
 from greentrainer.processes import Alone
 from greentrainer.select import CONTROLS, Blind, scores, select
-from greentrainer.steering import Steering
+from greentrainer.shortening import Shortening
+from greentrainer.steering import Basis, Steering
 from greentrainer.types import Batch, CostGraph, Importance, LossFn, Selection, loss_of
 
 STATE_VERSION = 1
@@ -59,6 +61,7 @@ class AdaptiveBackprop:
     one_call: `loss_fn(model, batch)` calls the model once, with the batch as keywords.
     hollow: a copy of the model to trace in its place (`graphs.hollow`), where FSDP2 has cut the
         model into shards.
+    forward: what may be left out of the forward pass.
     processes: `Together` or `Replicas` where several processes train the model; then call `prepare`
         before each step, in all of them.
 
@@ -84,6 +87,7 @@ class AdaptiveBackprop:
         selector: Selector = select,
         one_call: bool = False,
         hollow: nn.Module | None = None,
+        forward: ForwardOptions | None = None,
         processes: Alone | None = None,
     ) -> None:
         self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
@@ -95,22 +99,34 @@ class AdaptiveBackprop:
         self.pace = Pace(rho, total_batches, every, accumulate)
         self.trainable = frozenset(n for n, p in model.named_parameters() if p.requires_grad)
         self._freezer = Freezer(model, optimizer, self.trainable, optimizer_state)
-        traced = dict((hollow or model).named_parameters())
-        candidates = [traced[name] for name in self._freezer.parameters]
-        self.graphs = GraphCache(hollow or model, candidates, loss_fn, one_call, self._enter_trace)
-        self._observer = Observer(model, optimizer, self.graphs, self._before_batch, self._price)
+        traced = hollow or model
+        state = dict(traced.named_parameters())
+        candidates = [state[name] for name in self._freezer.parameters]
+        self._short = Shortening(
+            model, traced, forward or ForwardOptions(), sample_batch, loss_fn, self.processes
+        )
+        self.graphs = GraphCache(
+            traced, candidates, loss_fn, one_call, self._enter_trace, self._short.traced_head
+        )
+        self._observer = Observer(
+            model, optimizer, self.graphs, self._before_batch, self._price, self._short.leave
+        )
+        if self._short.tried_flops:
+            self.ledger.add(Entry("trace", self._short.tried_flops))
         try:
             self.graph = self.graphs.of_batch(sample_batch)
-            _require_rho(rho, self.graph)
+            self._steering = Steering(
+                self.pace, self.graph, self.graphs, self.ledger, self.processes, self._short
+            )
+            _require_rho(rho, self._steering.graph)
         except ValueError:
             self.close()
             raise
-        self._steering = Steering(self.pace, self.graph, self.graphs, self.ledger, self.processes)
         self._steering.passes = 2 if metric == "two_pass" else 1
         self.selection: Selection | None = None
         self.importance: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
-        self._prices: dict[int, int] = {}
+        self._prices: dict[int, tuple[CostGraph, int]] = {}
         self._turn = -1
 
     @property
@@ -147,7 +163,7 @@ class AdaptiveBackprop:
             if self.rho < 1 and not isinstance(self.selector, Blind):
                 count = self._steering.probe_batches(given)
                 self._probe(given[: self.processes.first(count)])
-            return self._choose(self.graph, self._steering.budget(), asked=True)
+            return self._choose(self._steering.bases(), self._steering.budget(), asked=True)
 
     def prepare(self, probe_batches: Callable[[], Iterable[Batch]]) -> None:
         """Before each optimizer step: select if that is due, and keep the run on course.
@@ -157,10 +173,11 @@ class AdaptiveBackprop:
         if self.due:
             self.reselect(probe_batches())
         elif self.processes.count > 1 and self.selection and self._steerable:
-            budget = self.processes.first(self._course(self.selection, self.graph))
+            bases = self._steering.bases()
+            budget = self.processes.first(self._course(self.selection, bases[-1]))
             if budget is not None:
                 with self.processes.changing():
-                    self._choose(self.graph, budget, asked=False)
+                    self._choose(bases, budget, asked=False)
 
     def loss(self, batch: Batch) -> Any:
         """The training loss of a batch; the same as computing it yourself.
@@ -215,6 +232,7 @@ class AdaptiveBackprop:
         if not self.closed:
             self.closed = True
             self._observer.close()
+            self._short.close()
             self._freezer.release()
 
     def __enter__(self) -> "AdaptiveBackprop":
@@ -239,7 +257,7 @@ class AdaptiveBackprop:
     def _measure(self, probe: list[Batch], names: tuple[str, ...]) -> None:
         """Measure the importance of `names` and enter what it cost."""
         start = time.perf_counter()
-        with self._observer.unobserved():
+        with self._observer.unobserved(), self._short.probing():
             own = self._scores(probe, names)
         self.importance = dict(zip(own, self.processes.mean(list(own.values())), strict=True))
         flops = self._steering.probe_flops(probe, names)
@@ -259,12 +277,15 @@ class AdaptiveBackprop:
             return self.selector.budgeted and self.rho < 1
         return bool(self.importance)
 
-    def _choose(self, graph: CostGraph, budget: float, asked: bool) -> Selection:
-        """Select by the importance at hand, and freeze the rest."""
+    def _choose(self, bases: list[Basis], budget: float, asked: bool) -> Selection:
+        """Select by the importance at hand, and freeze the rest.
+
+        budget: on the last of the bases.  The choice of most importance is taken.
+        """
         start = time.perf_counter()
         self._turn += asked
-        chosen = self._selected(graph, budget)
-        agreed: Selection = self.processes.first(chosen)
+        agreed: Selection = self.processes.first(self._best(bases, budget))
+        self._steering.allowed = bases[-1].graph.forward_flops + budget
         self._apply(agreed)
         seconds = time.perf_counter() - start
         self.ledger.add(Entry("select", seconds=seconds))
@@ -273,35 +294,62 @@ class AdaptiveBackprop:
         self.history.append({**event, **asdict(agreed), "importances": importance})
         return agreed
 
-    def _selected(self, graph: CostGraph, budget: float) -> Selection:
+    def _best(self, bases: list[Basis], budget: float) -> Selection:
+        """The best choice of all; of equal ones that for which what is kept stays true."""
+        *others, anew = bases
+        found = [self._selected(anew, budget)]
+        measured = not isinstance(self.selector, Blind) and self.rho < 1
+        for basis in others if measured else []:
+            more = anew.graph.forward_flops - basis.graph.forward_flops
+            if any(value > 0 for value in basis.worth(self.importance).values()):
+                with suppress(ValueError):  # nothing that may be chosen is affordable
+                    found.insert(0, self._selected(basis, budget + more))
+        return max(found, key=lambda selection: selection.importance)
+
+    def _selected(self, basis: Basis, budget: float) -> Selection:
+        """What the selector chooses; its cost is that of the backward pass alone."""
+        chosen = self._picked(basis, budget)
+        if basis.graph is basis.real:
+            return chosen
+        return replace(chosen, backward_flops=basis.real.backward_flops(chosen.names))
+
+    def _picked(self, basis: Basis, budget: float) -> Selection:
         """What the selector chooses; what is in force, if that fits and nothing promises a gain."""
+        graph, importance = basis.graph, basis.worth(self.importance)
         if isinstance(self.selector, Blind) and not self.selector.budgeted:
             return self.selector.choose(graph, budget, self._turn)
         if self.rho == 1 or budget >= graph.full_backward_flops:
-            return _everything(graph, self.importance, budget)
+            return _everything(graph, importance, budget)
         if isinstance(self.selector, Blind):
             return self.selector.choose(graph, budget, self._turn)
         current = self.selection
-        promising = any(self.importance.get(n, 0.0) > 0 for n in graph.affordable(budget))
+        promising = any(importance.get(n, 0.0) > 0 for n in graph.affordable(budget))
         if current and not promising and graph.backward_flops(current.names) <= budget:
             return current
-        return self.selector(graph, self.importance, budget)
+        return self.selector(graph, importance, budget)
 
-    def _course(self, chosen: Selection, graph: CostGraph) -> float | None:
+    def _course(self, chosen: Selection, basis: Basis) -> float | None:
         """The budget to choose anew by, without a probe, or None while the run is on course."""
-        return self._steering.course(chosen, graph, self._selected)
+        return self._steering.course(chosen, basis, self._selected)
 
     def _apply(self, chosen: Selection) -> None:
         self.selection = chosen
         self._prices.clear()
         self._freezer.apply(chosen.names, self.graph.idle_modules(chosen.names))
+        self._short.select(self.graph, chosen.names)
 
-    def _price(self, graph: CostGraph) -> int:
-        """Backward FLOPs of a batch of this graph under the selection in force."""
+    def _price(self, graph: CostGraph, kwargs: Mapping[str, Any]) -> Price:
+        """What a batch of this graph costs under the selection in force; its forward pass is next.
+
+        The graphs are kept beside their prices: another one in its place would have its number.
+        """
         if id(graph) not in self._prices:
+            if len(self._prices) > LATEST:
+                self._prices.clear()
             names = self.selection.names if self.selection else None
-            self._prices[id(graph)] = graph.backward_flops(names)
-        return self._prices[id(graph)]
+            self._prices[id(graph)] = graph, graph.backward_flops(names)
+        forward, skipped = self._short.enter(graph, kwargs)
+        return Price(forward, self._prices[id(graph)][1], skipped)
 
     def _enter_trace(self, graph: CostGraph) -> None:
         """Tracing took real passes, with everything trainable and for each variant: all spent."""
@@ -311,10 +359,11 @@ class AdaptiveBackprop:
     def _before_batch(self, graph: CostGraph) -> None:
         alone = self.processes.count == 1 and self._observer.between_steps
         if alone and self.selection and self._steerable:
-            based_on = graph if self.pace.last(self.ledger.batches) else self.graph
-            budget = self._course(self.selection, based_on)
+            last = self.pace.last(self.ledger.batches)
+            bases = [self._steering.of_last(graph)] if last else self._steering.bases()
+            budget = self._course(self.selection, bases[-1])
             if budget is not None:
-                self._choose(based_on, budget, asked=False)
+                self._choose(bases, budget, asked=False)
         self._freezer.silence()
 
 

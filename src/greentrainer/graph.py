@@ -20,6 +20,15 @@ def ancestors(parents: Parents, seeds: Iterable[int]) -> bytearray:
     return marked
 
 
+def descendants(parents: Parents, seed: int) -> bytearray:
+    """Mark `seed` and everything below it: one byte a node, 1 where reached."""
+    marked = bytearray(len(parents))
+    marked[seed] = 1
+    for node in range(seed + 1, len(parents)):
+        marked[node] = any(marked[parent] for parent in parents[node])
+    return marked
+
+
 def dominators(parents: Parents) -> list[int]:
     """Immediate dominator of each node: the deepest other node on every path from the root.
 

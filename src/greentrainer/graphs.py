@@ -2,8 +2,10 @@
 
 import copy
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -11,7 +13,8 @@ import torch
 from torch import nn
 
 from greentrainer.cost import trace
-from greentrainer.cost.interpolate import interpolated
+from greentrainer.cost.interpolate import added, form_of, interpolated
+from greentrainer.forward.head import LabelledHead
 from greentrainer.types import Batch, CostGraph, LossFn
 
 Signature = tuple[tuple[str, tuple[int, ...]], ...]
@@ -20,6 +23,8 @@ Signature = tuple[tuple[str, tuple[int, ...]], ...]
 LABELLED = "number of labelled positions"
 IGNORED = -100
 """Label of a position that the loss does not cover (PyTorch's convention)."""
+LATEST = 256
+"""Graphs kept that differ in the number of labelled positions only."""
 
 
 class GraphCache:
@@ -29,6 +34,8 @@ class GraphCache:
     loss makes, if it makes just one.  Where a model's work depends on the data, the number of
     labelled positions counts as one more size: heads that leave out the others are common.
 
+    head: of this model, if it works on labelled positions only.  As the head's cost is proportional
+    to their number, it is told from two traces, and no shape is traced twice for it.
     one_call: whether a batch is what `loss_fn` calls the model with, as keywords, and that once.
     on_real_pass: called with the graph where it took a real pass to learn a batch's cost.
 
@@ -42,33 +49,53 @@ class GraphCache:
         loss_fn: LossFn | None,
         one_call: bool = False,
         on_real_pass: Callable[[CostGraph], None] = lambda _graph: None,
+        head: LabelledHead | None = None,
     ) -> None:
         self.model, self.loss_fn = model, loss_fn
         self.one_call = one_call or loss_fn is None
         self.parameters = list(parameters)
-        self.on_real_pass = on_real_pass
+        self.on_real_pass, self.head = on_real_pass, head
         self.tracing = False
         self.seconds = 0.0
         self._known: dict[Signature, CostGraph] = {}
         self._traced: set[Signature] = set()
         self._by_data = False
+        self._per_position: list[tuple[CostGraph, CostGraph]] = []
+        self._latest: OrderedDict[tuple[int, int], CostGraph] = OrderedDict()
 
     def of_batch(self, batch: Batch) -> CostGraph:
         """The graph of a batch of these shapes."""
         found = self._find(batch)
-        return found if found is not None else self._trace(batch)
+        return self._headed(found if found is not None else self._trace(batch), batch)
 
     def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> CostGraph:
         """The graph of the batch that calls the model with these arguments."""
         found = self._find((args, kwargs))
         if found is not None:
-            return found
+            return self._headed(found, kwargs)
         if not self.one_call or args:
             raise ValueError(
                 "a batch of a new shape: compute its loss with engine.loss(batch), "
                 "so that its cost can be traced"
             )
-        return self._trace(kwargs)
+        return self._headed(self._trace(kwargs), kwargs)
+
+    def _headed(self, base: CostGraph, batch: Batch) -> CostGraph:
+        """The graph with the head on the labelled positions of a batch; `base` has it on none."""
+        positions = self.head.positions(batch) if self.head else None
+        if self.head is None or positions is None:
+            return base
+        key = id(base), positions
+        if key not in self._latest:
+            share = next(share for form, share in self._per_position if form == form_of(base))
+            everywhere = batch["labels"].numel()
+            graph = added(base, share, positions)
+            plain = base.full_flops + everywhere * share.full_flops
+            self._latest[key] = replace(graph, plain_flops=plain)
+            if len(self._latest) > LATEST:
+                self._latest.popitem(last=False)
+        self._latest.move_to_end(key)
+        return self._latest[key]
 
     def _signature(self, value: Any) -> Signature:
         shapes = signature(value)
@@ -100,21 +127,39 @@ class GraphCache:
         self.tracing = True
         start = time.perf_counter()
         try:
-            with _trainable(self.parameters):
-                graph = trace(self.model, batch, self.loss_fn)
+            graph = self._walk(batch)
         finally:
             handle.remove()
             self.tracing = False
             self.seconds += time.perf_counter() - start
-        if graph.notes:
-            self._by_data = True
-            self.on_real_pass(graph)
         keys = {self._signature(batch)}
         if len({signature(call) for call in calls}) == 1:
             shapes = signature(calls[-1])
             keys.add((*shapes, self._signature(batch)[-1]) if self._by_data else shapes)
         self._known |= dict.fromkeys(keys, graph)
         self._traced |= keys
+        return graph
+
+    def _walk(self, batch: Batch) -> CostGraph:
+        """The traced graph; one with the head on no position, if it works on labelled ones."""
+        positions = self.head.positions(batch) if self.head else None
+        if self.head is None or positions is None:
+            return self._pass(batch)
+        with self.head.on(batch):
+            graph = self._pass(batch)
+        form = form_of(graph)
+        if not any(form == known for known, _ in self._per_position):
+            with self.head.on(batch, more=1):
+                self._per_position.append((form, added(self._pass(batch), graph, -1)))
+        share = next(share for known, share in self._per_position if known == form)
+        return added(graph, share, -positions)
+
+    def _pass(self, batch: Batch) -> CostGraph:
+        with _trainable(self.parameters):
+            graph = trace(self.model, batch, self.loss_fn)
+        if graph.notes:
+            self._by_data = True
+            self.on_real_pass(graph)
         return graph
 
 

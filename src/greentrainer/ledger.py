@@ -16,14 +16,16 @@ class Entry:
     """One training batch, one probe, one selection, or one cost that took a real pass to know.
 
     FLOPs are 2 per multiply-accumulate of matrix work.  `full_flops` is the cost of the same batch
-    under full fine-tuning, 0 for what full fine-tuning would not do.  `tokens` are real ones,
-    `padded_tokens` count padding too.
+    under full fine-tuning, 0 for what full fine-tuning would not do.  `skipped_flops` are those of
+    the forward pass that kept activations spared, less what it took to learn them.  `tokens` are
+    real ones, `padded_tokens` count padding too.
     """
 
     kind: Kind
     forward_flops: int = 0
     backward_flops: int = 0
     full_flops: int = 0
+    skipped_flops: int = 0
     tokens: int = 0
     padded_tokens: int = 0
     seconds: float = 0.0
@@ -129,6 +131,7 @@ class Ledger:
             "backward_flops": self.backward_flops,
             "probe_flops": self.probe_flops,
             "trace_flops": self.trace_flops,
+            "skipped_flops": int(self.total("skipped_flops")),
             "full_flops": full,
             "saved_flops": full - spent,
             "spent_macs": spent // 2,

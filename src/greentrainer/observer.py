@@ -8,6 +8,7 @@ evaluation mode or without gradients are no training.
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,12 +20,22 @@ from greentrainer.ledger import Entry, Ledger
 from greentrainer.types import Batch, CostGraph
 
 
+@dataclass(frozen=True)
+class Price:
+    """What a training batch costs.  skipped_flops: of the forward pass, left out."""
+
+    forward_flops: int
+    backward_flops: int
+    skipped_flops: int = 0
+
+
 class Observer:
     """Enters each training batch in `ledger`.
 
     before_batch: called with the batch's graph before its forward pass, the place to change what is
         trained.
-    backward_flops: what the backward pass of a batch of the given graph costs now.
+    price: called then with the graph and the model's arguments; what the batch costs.
+    after_forward: called when the forward pass is over, however it ends.
     """
 
     def __init__(
@@ -33,10 +44,11 @@ class Observer:
         optimizer: torch.optim.Optimizer,
         graphs: GraphCache,
         before_batch: Callable[[CostGraph], None],
-        backward_flops: Callable[[CostGraph], int],
+        price: Callable[[CostGraph, Mapping[str, Any]], Price],
+        after_forward: Callable[[], None] = lambda: None,
     ) -> None:
         self.model, self.graphs = model, graphs
-        self.before_batch, self.backward_flops = before_batch, backward_flops
+        self.before_batch, self.price, self.after_forward = before_batch, price, after_forward
         self.ledger = Ledger()
         self.between_steps = True
         self._quiet = False
@@ -44,8 +56,8 @@ class Observer:
         self._pending: int | None = None
         self._clock: float | None = None
         self._handles: list[Any] = [
-            model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
-            model.register_forward_hook(self._after_forward),
+            model.register_forward_pre_hook(self._before_forward, with_kwargs=True, prepend=True),
+            model.register_forward_hook(self._after_forward, always_call=True),
             optimizer.register_step_post_hook(self._after_step),
         ]
 
@@ -82,22 +94,24 @@ class Observer:
                 self.graphs.of_batch(self._batch) if known else self.graphs.of_call(args, kwargs)
             )
             self.before_batch(graph)
-        self._enter(graph, self._batch if known else kwargs)
+            self._clock = time.perf_counter()
+            price = self.price(graph, kwargs)
+        self._enter(graph, price, self._batch if known else kwargs)
         self._quiet = known
 
     def _is_training(self) -> bool:
         watching = not (self._quiet or self.graphs.tracing)
         return watching and self.model.training and torch.is_grad_enabled()
 
-    def _enter(self, graph: CostGraph, batch: Batch) -> None:
+    def _enter(self, graph: CostGraph, price: Price, batch: Batch) -> None:
         tokens, padded = _tokens(batch)
-        self._pending = self.backward_flops(graph)
-        self._clock = time.perf_counter()
+        self._pending = price.backward_flops
         self.ledger.add(
             Entry(
                 "train",
-                forward_flops=graph.forward_flops,
+                forward_flops=price.forward_flops,
                 full_flops=graph.full_flops,
+                skipped_flops=price.skipped_flops,
                 tokens=tokens,
                 padded_tokens=padded,
             )
@@ -107,6 +121,7 @@ class Observer:
         flops, self._pending = self._pending, None
         if flops is None:
             return
+        self.after_forward()
         outputs = [tensor for _, tensor in tensors(output) if tensor.requires_grad]
         if outputs:
             register_multi_grad_hook(outputs, lambda _: self._enter_backward(flops), mode="any")

@@ -6,13 +6,13 @@ in FLOPs on a cost graph, for selections, for probes, and for the last step, whi
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
 
 from greentrainer.graphs import GraphCache
 from greentrainer.ledger import Ledger
 from greentrainer.pace import Pace
 from greentrainer.processes import Alone
-from greentrainer.types import Batch, CostGraph, Selection
+from greentrainer.shortening import Shortening
+from greentrainer.types import Batch, CostGraph, Importance, Selection
 
 PROBE_SHARE = 0.1
 """Share of a run's budget that its probes may take, as far as one batch each allows."""
@@ -20,22 +20,69 @@ BALANCING = (1.0, 0.98, 0.95, 0.9, 0.8, 0.6, 0.3, 0.0)
 """Shares of what seems left that are tried for the last step, until it fits."""
 
 
+@dataclass(frozen=True)
+class Basis:
+    """What a choice is made on.
+
+    graph: what it will cost.  real: what a batch costs of which no activations are known.
+    among: the tensors that may be chosen; all when None.
+    """
+
+    graph: CostGraph
+    real: CostGraph
+    among: frozenset[str] | None = None
+
+    def worth(self, importance: Importance) -> Importance:
+        """The importance of what may be chosen."""
+        if self.among is None:
+            return importance
+        return {name: value for name, value in importance.items() if name in self.among}
+
+
 @dataclass
 class Steering:
-    """graph: of the sample batch, by which selections are made.  passes: of a probe."""
+    """sample: the graph of the sample batch.  passes: of a probe.
+
+    allowed: FLOPs a batch might cost when the last choice was made.
+    """
 
     pace: Pace
-    graph: CostGraph
+    sample: CostGraph
     graphs: GraphCache
     ledger: Ledger
     processes: Alone
+    shortening: Shortening
     passes: int = 1
+    allowed: float | None = None
+
+    @property
+    def graph(self) -> CostGraph:
+        """What coming batches will cost, if activations are kept from now on."""
+        return self._expected(self.sample)
+
+    def bases(self) -> list[Basis]:
+        """What a choice can be made on: with all tensors, or such that what is kept stays true."""
+        among = self.shortening.lasting(self.sample)
+        anew = Basis(self.graph, self.sample)
+        if among is None:
+            return [anew]
+        return [Basis(self._expected(self.sample, standing=True), self.sample, among), anew]
+
+    def of_last(self, graph: CostGraph) -> Basis:
+        """What the last step's choice is made on: nothing kept will be used after it."""
+        among = self.shortening.lasting(graph)
+        return Basis(self._expected(graph, standing=True), graph, among)
+
+    def _expected(self, graph: CostGraph, standing: bool = False) -> CostGraph:
+        total = self.pace.total_batches
+        left = 0 if total is None else total - self.ledger.batches
+        return self.shortening.expected(graph, left, standing)
 
     def rate(self, reserve: float = 0.0) -> float:
         """Share of full fine-tuning that the next batches may cost, with `reserve` FLOPs kept."""
         batches = self.ledger.batches
         spent, full = self.processes.mean([self.ledger.spent_flops, self.ledger.full_flops])
-        mean = full / batches if batches else self.graph.full_flops
+        mean = full / batches if batches else self.sample.full_flops
         return self.pace.rate(batches, spent + reserve, full, mean)
 
     def budget(self) -> float:
@@ -46,7 +93,7 @@ class Steering:
         reserve = self.ledger.last_probe_flops * self.pace.probes_left(self.ledger.batches)
         return max(self.graph.backward_budget(self.rate(reserve)), self._least)
 
-    @cached_property
+    @property
     def _least(self) -> int:
         return min(self.graph.closure_flops.values())
 
@@ -91,42 +138,41 @@ class Steering:
         return self.passes * forward, self.passes * backward
 
     def course(
-        self,
-        chosen: Selection,
-        graph: CostGraph,
-        chooses: Callable[[CostGraph, float], Selection],
+        self, chosen: Selection, basis: Basis, chooses: Callable[[Basis, float], Selection]
     ) -> float | None:
         """The budget to choose anew by, or None while the run is on course with `chosen`.
 
-        Batches that turn out dearer or cheaper than planned take it off.  graph: of the batch at
+        Batches that turn out dearer or cheaper than planned take it off.  basis: of the batch at
         hand where it belongs to the last step, which has to fit what is left.  chooses: what would
-        be selected on a graph within a budget.
+        be selected within a budget.
         """
         last = self.pace.last(self.ledger.batches)
         if last:
-            return self._balanced(chosen, graph, last, chooses)
+            return self._balanced(chosen, basis, last, chooses)
+        graph, now = self.graph, self._expected(self.sample, standing=True)
         budget = self.budget()
-        current = self.graph.forward_flops + chosen.backward_flops
-        allowed = self.graph.forward_flops + budget
-        full = self.graph.full_flops
+        current = now.forward_flops + now.backward_flops(chosen.names)
+        allowed = graph.forward_flops + budget
+        full = self.sample.full_flops
         if self.pace.off_course(self.ledger.batches, allowed / full, current / full):
-            cheaper = budget < chosen.backward_flops
-            if cheaper or budget > chosen.backward_budget + 0.01 * full:
+            before = self.allowed or self.sample.forward_flops + chosen.backward_budget
+            if current > allowed or allowed > before + 0.01 * full:
                 return budget
         return None
 
     def _balanced(
         self,
         chosen: Selection,
-        graph: CostGraph,
+        basis: Basis,
         left: int,
-        chooses: Callable[[CostGraph, float], Selection],
+        chooses: Callable[[Basis, float], Selection],
     ) -> float | None:
         """The budget at which the last step's batches fit what is left, None if they do as it is.
 
         The batch at hand is known, others of the step are taken to be like it, of the dearest size
         met so far.
         """
+        graph = basis.graph
         spent, full = self.processes.mean([self.ledger.spent_flops, self.ledger.full_flops])
         room = self.pace.rho * full - spent
 
@@ -144,4 +190,4 @@ class Steering:
         least = min(graph.closure_flops.values())
         most = max(least, room / left + graph.backward_budget(self.pace.rho))
         budgets = [least + share * (most - least) for share in BALANCING]
-        return next((b for b in budgets if fits(chooses(graph, b).names)), budgets[-1])
+        return next((b for b in budgets if fits(chooses(basis, b).names)), budgets[-1])

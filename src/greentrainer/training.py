@@ -20,6 +20,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 
 from greentrainer.config import RunConfig, nearest
 from greentrainer.engine import AdaptiveBackprop
+from greentrainer.forward.options import ForwardOptions
 from greentrainer.hf.blocks import compile_blocks
 from greentrainer.hf.checkpoint import last_whole
 from greentrainer.hf.green import GreenConfig
@@ -198,7 +199,22 @@ def green_of(
         metric=config.metric if config.metric in measured else "first_order",
         optimizer_state=config.optimizer_state,
         selector=method.selector(model, config),
+        forward=forward_of(config, method, examples),
         seed=config.seed,
+    )
+
+
+def forward_of(config: RunConfig, method: Method, examples: int) -> ForwardOptions:
+    """What is left out of the forward pass: what was asked for, or what method green does."""
+    chooses = method.budgeted and not method.shortened
+    again = chooses and config.epochs > 1 and not config.compile
+    head = config.labelled_head
+    return ForwardOptions(
+        labelled_head=chooses if head is None else head,
+        keep=config.keep_activations or ("memory" if again else "nothing"),
+        keep_folder=config.keep_folder,
+        keep_bytes=config.keep_bytes,
+        examples=examples,
     )
 
 

@@ -17,12 +17,12 @@ paper (section 3)            here
 ===========================  ==============================================================
 """
 
-from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from greentrainer.graph import ancestors, closure_costs
+from greentrainer.graph import ancestors, closure_costs, descendants
 
 Batch = Any
 LossFn = Callable[[Any, Batch], Any]
@@ -44,6 +44,27 @@ def loss_of(model: Any, batch: Batch, loss_fn: LossFn | None = None) -> Any:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A part of the forward pass that need not run where what leaves it is known.
+
+    path: of the module.
+    before, after: FLOPs of the forward pass when it began and when it ended.
+    node: computed whenever a gradient is computed in this stage or in an earlier one; None if that
+        cannot be.
+    """
+
+    path: str
+    before: int
+    after: int
+    node: int | None
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of its forward pass."""
+        return self.after - self.before
+
+
+@dataclass(frozen=True)
 class CostGraph:
     """What the backward pass of one batch costs, for any set of trained tensors.
 
@@ -53,6 +74,9 @@ class CostGraph:
     leaves: tensor name -> node, closest to the loss first (the order in which gradients arrive).
     sizes: tensor name -> number of elements.
     forward_flops: FLOPs of the forward pass.
+    plain_flops: FLOPs of plain full fine-tuning of the same batch, where this pass leaves out some
+        of them; else None.
+    stages: parts of the forward pass that run one after the other, first to last.
     modules: module path -> nodes created while that module ran.
     uncounted_ops: operations met that have matrix work but no formula; they count 0.
     forced: nodes computed whatever is trained (a module hook that demands a gradient there).
@@ -66,6 +90,8 @@ class CostGraph:
     leaves: Mapping[str, int]
     sizes: Mapping[str, int]
     forward_flops: int
+    plain_flops: int | None = None
+    stages: tuple[Stage, ...] = ()
     modules: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     uncounted_ops: tuple[str, ...] = ()
     forced: tuple[int, ...] = ()
@@ -109,7 +135,9 @@ class CostGraph:
 
     @property
     def full_flops(self) -> int:
-        """`T_full`: FLOPs of one forward and one full backward pass."""
+        """`T_full`: FLOPs of plain full fine-tuning, one forward and one full backward pass."""
+        if self.plain_flops is not None:
+            return self.plain_flops
         return self.forward_flops + self.full_backward_flops
 
     def backward_budget(self, rho: float) -> float:
@@ -160,6 +188,44 @@ class CostGraph:
         graph = self.variant(chosen)
         active = graph.active_nodes(chosen)
         return tuple(m for m, nodes in graph.modules.items() if not any(active[n] for n in nodes))
+
+    def cut(self, names: Iterable[str]) -> int:
+        """How many of the first stages no gradient passes through when `names` are trained."""
+        chosen = set(names)
+        graph = self.variant(chosen)
+        active = graph.active_nodes(chosen)
+        idle = (stage.node is None or not active[stage.node] for stage in graph.stages)
+        return next((i for i, still in enumerate(idle) if not still), len(graph.stages))
+
+    def above(self, cut: int) -> frozenset[str]:
+        """Tensors that can be trained while no gradient passes through the first `cut` stages."""
+        node = self.stages[cut - 1].node if cut else None
+        names = frozenset(self.leaves)
+        if node is not None:
+            below = descendants(self.parents, node)
+            names -= {name for name, leaf in self.leaves.items() if below[leaf]}
+        for mask, graph in self.variants:
+            names &= graph.above(cut) | mask
+        return names
+
+    def expecting(self, hits: Sequence[float]) -> "CostGraph":
+        """The graph of an average batch, where activations at each stage may be known.
+
+        hits: for each stage the share of batches in which it need not run if it is idle.  Its
+        forward FLOPs become a cost of the gradient that rules this out.
+        """
+        spared = [round(s.flops * hit) for s, hit in zip(self.stages, hits, strict=True)]
+        costs = list(self.costs)
+        for stage, flops in zip(self.stages, spared, strict=True):
+            if stage.node is not None:
+                costs[stage.node] += flops
+        return replace(
+            self,
+            costs=tuple(costs),
+            forward_flops=self.forward_flops - sum(spared),
+            plain_flops=self.full_flops,
+            variants=tuple((mask, graph.expecting(hits)) for mask, graph in self.variants),
+        )
 
     def _leaf(self, name: str) -> int:
         try:

@@ -17,7 +17,8 @@ from greentrainer import CostGraph, Selection, select
 from greentrainer.cost import count_flops, trace
 from greentrainer.engine import Selector
 from greentrainer.hf import GreenConfig, GreenTrainer
-from greentrainer.hf.blocks import blocks, compile_blocks
+from greentrainer.hf.blocks import compile_blocks
+from greentrainer.stages import blocks
 from greentrainer.training import checkpointing_argument
 from tests.conformance.families import batch_for, build
 from tests.trainer import Counted, Witness, arguments, rows, witnessed

@@ -23,8 +23,8 @@ from transformers import TrainerCallback
 from greentrainer import AdaptiveBackprop
 from greentrainer.graphs import hollow
 from greentrainer.hf import GreenConfig, GreenTrainer
-from greentrainer.hf.blocks import blocks
 from greentrainer.processes import Alone, Replicas, Together, checksums
+from greentrainer.stages import blocks
 from tests.conformance.families import batch_for, build
 from tests.trainer import arguments, mixed
 

@@ -9,8 +9,8 @@ from functools import reduce
 from torch.autograd.graph import Node
 
 from greentrainer.cost.record import Recorder, Step
-from greentrainer.graph import dominators, meet
-from greentrainer.types import CostGraph
+from greentrainer.graph import descendants, dominators, meet
+from greentrainer.types import CostGraph, Stage
 
 Variants = tuple[tuple[frozenset[str], CostGraph], ...]
 
@@ -22,6 +22,7 @@ class Walk:
     steps: what the backward pass's nodes did, in the order they ran.
     leaves: tensor name, its node, its number of elements, in the order gradients arrived.
     spans: module path, first sequence number of its operations, and the one after the last.
+    stages: path of each stage as it ended, and the forward FLOPs before and after it.
     masks: nodes that made an attention mask which needs a gradient.
     forced: nodes that a gradient is computed for whatever is trained.
     """
@@ -30,6 +31,7 @@ class Walk:
     steps: list[Step] = field(default_factory=list)
     leaves: list[tuple[str, Node, int]] = field(default_factory=list)
     spans: list[tuple[str, int, int]] = field(default_factory=list)
+    stages: list[tuple[str, int, int]] = field(default_factory=list)
     masks: set[Node] = field(default_factory=set)
     forced: set[Node] = field(default_factory=set)
 
@@ -81,13 +83,16 @@ def assemble(walk: Walk, variants: Variants, notes: tuple[str, ...]) -> CostGrap
     _add_recomputation(draft, walk, number)
     new = draft.numbering()
     old = sorted(range(len(new)), key=new.__getitem__)
+    parents = tuple(tuple(sorted(new[p] for p in draft.parents[o])) for o in old)
+    modules = _nodes_of_modules(walk, {node: new[n] for node, n in number.items()})
     return CostGraph(
-        parents=tuple(tuple(sorted(new[p] for p in draft.parents[o])) for o in old),
+        parents=parents,
         costs=tuple(draft.costs[o] for o in old),
         leaves={name: new[number[node]] for name, node, _ in walk.leaves},
         sizes={name: size for name, _, size in walk.leaves},
         forward_flops=walk.recorder.forward_flops,
-        modules=_nodes_of_modules(walk, {node: new[n] for node, n in number.items()}),
+        stages=_stages(walk, parents, modules),
+        modules=modules,
         uncounted_ops=tuple(sorted(walk.recorder.uncounted)),
         forced=tuple(sorted(new[number[node]] for node in walk.forced if node in number)),
         variants=variants,
@@ -167,3 +172,29 @@ def _nodes_of_modules(walk: Walk, number: dict[Node, int]) -> dict[str, tuple[in
         span = born[bisect_left(times, start) : bisect_right(times, end - 1)]
         found[name] += [node for _, node in span]
     return {name: tuple(nodes) for name, nodes in found.items()}
+
+
+def _stages(
+    walk: Walk, parents: Sequence[Sequence[int]], modules: dict[str, tuple[int, ...]]
+) -> tuple[Stage, ...]:
+    """The stages up to the first that ran twice, or that a gradient can leave unseen."""
+    found: list[Stage] = []
+    inside: list[int] = []
+    for path, before, after in walk.stages:
+        inside += modules[path]
+        node = min(modules[path], default=None)
+        twice = any(stage.path == path for stage in found)
+        if twice or not _passed_by_all(parents, node, inside):
+            break
+        found.append(Stage(path, before, after, node))
+    return tuple(found)
+
+
+def _passed_by_all(
+    parents: Sequence[Sequence[int]], node: int | None, others: Sequence[int]
+) -> bool:
+    """Whether no gradient is computed at any of `others` unless one is at `node`."""
+    if node is None:
+        return not others
+    below = descendants(parents, node)
+    return all(below[other] for other in others)

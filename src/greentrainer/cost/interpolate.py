@@ -13,9 +13,9 @@ the polynomial through some of them foretells one more of them exactly.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from itertools import product
+from itertools import chain, product
 
-from greentrainer.types import CostGraph
+from greentrainer.types import CostGraph, Stage
 
 Sizes = tuple[int, ...]
 """The dimensions of all tensors of a batch, in a fixed order."""
@@ -46,7 +46,7 @@ def interpolated(
         return None
     graphs = [known[near[i]] for i in basis]
     proof = known[near[check]]
-    if any(_form(graph) != _form(proof) for graph in graphs):
+    if any(form_of(graph) != form_of(proof) for graph in graphs):
         return None
     if _combined(graphs, _weights(points, basis, points[check], degrees)) != proof:
         return None
@@ -117,21 +117,60 @@ def _weights(
     return [row[-1] for row in rows]
 
 
-def _form(graph: CostGraph) -> CostGraph:
+def form_of(graph: CostGraph) -> CostGraph:
     """The graph without its costs."""
-    variants = tuple((mask, _form(variant)) for mask, variant in graph.variants)
-    return replace(graph, costs=(), forward_flops=0, variants=variants)
+    variants = tuple((mask, form_of(variant)) for mask, variant in graph.variants)
+    stages = tuple(replace(stage, before=0, after=0) for stage in graph.stages)
+    return replace(graph, costs=(), forward_flops=0, stages=stages, variants=variants)
+
+
+def added(graph: CostGraph, other: CostGraph, times: int) -> CostGraph:
+    """A graph with every FLOP of another one of its form added to it, so many times."""
+    stages = [
+        replace(s, before=s.before + times * o.before, after=s.after + times * o.after)
+        for s, o in zip(graph.stages, other.stages, strict=True)
+    ]
+    variants = [
+        (mask, added(variant, more, times))
+        for (mask, variant), (_, more) in zip(graph.variants, other.variants, strict=True)
+    ]
+    return replace(
+        graph,
+        costs=tuple(c + times * o for c, o in zip(graph.costs, other.costs, strict=True)),
+        forward_flops=graph.forward_flops + times * other.forward_flops,
+        stages=tuple(stages),
+        variants=tuple(variants),
+    )
 
 
 def _combined(graphs: Sequence[CostGraph], weights: Sequence[Fraction]) -> CostGraph | None:
     """A graph whose every cost is the weighted sum; None if one is not a whole number."""
     costs = [_whole(values, weights) for values in zip(*(g.costs for g in graphs), strict=True)]
     forward = _whole([graph.forward_flops for graph in graphs], weights)
+    ends = [
+        [_whole(values, weights) for values in zip(*(_ends(s) for s in stage), strict=True)]
+        for stage in zip(*(graph.stages for graph in graphs), strict=True)
+    ]
     pairs = zip(*(graph.variants for graph in graphs), strict=True)
     variants = [(pair[0][0], _combined([one for _, one in pair], weights)) for pair in pairs]
-    if forward is None or None in costs or any(variant is None for _, variant in variants):
+    unknown = [forward, *costs, *chain.from_iterable(ends), *(variant for _, variant in variants)]
+    if any(figure is None for figure in unknown):
         return None
-    return replace(graphs[0], costs=tuple(costs), forward_flops=forward, variants=tuple(variants))  # type: ignore[arg-type]
+    stages = [
+        replace(stage, before=before, after=after)  # type: ignore[arg-type]
+        for stage, (before, after) in zip(graphs[0].stages, ends, strict=True)
+    ]
+    return replace(
+        graphs[0],
+        costs=tuple(costs),  # type: ignore[arg-type]
+        forward_flops=forward,  # type: ignore[arg-type]
+        stages=tuple(stages),
+        variants=tuple(variants),  # type: ignore[arg-type]
+    )
+
+
+def _ends(stage: Stage) -> tuple[int, int]:
+    return stage.before, stage.after
 
 
 def _whole(values: Sequence[int], weights: Sequence[Fraction]) -> int | None:

@@ -37,7 +37,11 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from greentrainer.cost.assemble import Walk, assemble
 from greentrainer.cost.record import Recorder, Window
+from greentrainer.stages import stages
 from greentrainer.types import Batch, CostGraph, LossFn, loss_of
+
+Started = list[tuple[int, int]]
+"""Sequence number of the next operation, and FLOPs so far, when a module began."""
 
 _REAL = "shapes depend on the data, so the cost was counted on a real pass over this very batch"
 
@@ -226,17 +230,25 @@ class _Tracer:
     def _watch_modules(self, model: nn.Module) -> Callable[[], None]:
         """Note the range of operations that each module runs."""
         handles = []
+        in_order = set(stages(model))
         for name, module in model.named_modules():
-            started: list[int] = []
+            started: Started = []
 
-            def enter(_m: Any, _a: Any, started: list[int] = started) -> None:
-                started.append(_get_sequence_nr())
+            def enter(_m: Any, _a: Any, started: Started = started) -> None:
+                started.append((_get_sequence_nr(), self.recorder.forward_flops))
 
             def leave(
-                _m: Any, _a: Any, _o: Any, name: str = name, started: list[int] = started
+                _m: Any,
+                _a: Any,
+                _o: Any,
+                name: str = name,
+                started: Started = started,
             ) -> None:
                 if not self.recorder.backward:
-                    self.walk.spans.append((name, started.pop(), _get_sequence_nr()))
+                    first, flops = started.pop()
+                    self.walk.spans.append((name, first, _get_sequence_nr()))
+                    if name in in_order:
+                        self.walk.stages.append((name, flops, self.recorder.forward_flops))
 
             handles += [
                 module.register_forward_pre_hook(enter),

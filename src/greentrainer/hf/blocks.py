@@ -12,19 +12,10 @@ from typing import Any
 import torch._dynamo
 from torch import nn
 
+from greentrainer.stages import blocks
+
 GRAPHS_PER_BLOCK = 8
 """Sets of trained tensors that each block may meet over a run before torch gives up on it."""
-
-
-def blocks(model: nn.Module) -> list[nn.Module]:
-    """The repeated blocks: members of the outermost module lists of more than one member."""
-    found: list[nn.Module] = []
-    for child in model.children():
-        if isinstance(child, nn.ModuleList) and len(child) > 1:
-            found += list(child)
-        else:
-            found += blocks(child)
-    return found
 
 
 def compile_blocks(model: nn.Module, **options: Any) -> int:

@@ -8,6 +8,7 @@ can do more: losses of one's own, replicas, and checkpoints that appear in one s
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,6 +18,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from greentrainer.engine import AdaptiveBackprop, release
+from greentrainer.forward.options import ForwardOptions
 from greentrainer.hf import checkpoint
 from greentrainer.hf.green import GreenConfig
 from greentrainer.processes import Alone, is_sharded
@@ -88,12 +90,19 @@ class GreenCallback(TrainerCallback):
             selector=self.green.selector,
             processes=self.processes,
             hollow=self.hollow,
+            forward=self._forward(loader, args),
         )
         self._verified, self._batches_seen = not self.one_call, 0
         if self.one_call:
             self._ear = model.register_forward_hook(self._listen)
         if state.global_step:
             self._resume(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+    def _forward(self, loader: Any, args: TrainingArguments) -> ForwardOptions:
+        """The options, with the number of examples that each process sees in an epoch."""
+        options = self.green.forward
+        count = -(-len(loader.dataset) // max(1, args.world_size))
+        return options if options.examples else replace(options, examples=count)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -1,8 +1,9 @@
 """What a Trainer is told about selection: `GreenConfig`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from greentrainer.engine import Selector
+from greentrainer.forward.options import ForwardOptions
 from greentrainer.freeze import OptimizerState
 from greentrainer.select import select
 
@@ -19,6 +20,7 @@ class GreenConfig:
     metric: first_order or two_pass importance, or a control's score (`select.CONTROLS`).
     optimizer_state: what becomes of a frozen tensor's state: keep, drop or offload.
     selector: chooses tensors; `select`, or a control to compare it with.
+    forward: what may be left out of the forward pass.
     seed: of the examples that probes are made on; the Trainer's own data order is left alone.
 
     Raises ValueError for values that cannot work.
@@ -31,6 +33,7 @@ class GreenConfig:
     metric: str = "first_order"
     optimizer_state: OptimizerState = "keep"
     selector: Selector = select
+    forward: ForwardOptions = field(default_factory=ForwardOptions)
     seed: int = 0
 
     def __post_init__(self) -> None:

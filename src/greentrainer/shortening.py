@@ -1,0 +1,196 @@
+"""What an engine leaves out of the forward pass, and what that does to costs.
+
+`head` computes logits where there is a label, `kept` starts the pass at activations of earlier
+epochs.  Each is tried on a piece of the sample batch first; one that changes its loss stays off.
+"""
+
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from greentrainer.cost.flops import flop_counter
+from greentrainer.forward.check import agrees
+from greentrainer.forward.head import LabelledHead
+from greentrainer.forward.kept import KeptActivations
+from greentrainer.forward.options import ForwardOptions
+from greentrainer.forward.store import Store
+from greentrainer.graphs import tensors
+from greentrainer.processes import Alone, is_sharded
+from greentrainer.types import Batch, CostGraph, LossFn
+
+T = TypeVar("T")
+
+GRAIN = 200
+"""Shares of batches are told in so many steps, so that few graphs differ."""
+
+
+class Shortening:
+    """The shortened forward pass of a model.
+
+    traced: the model that is traced in place of this one, or this one.
+    tried_flops: of trying what works.  notes: what does not work, and why.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        traced: nn.Module,
+        options: ForwardOptions,
+        batch: Batch,
+        loss_fn: LossFn | None,
+        processes: Alone,
+    ) -> None:
+        self.model, self.processes = model, processes
+        self.head: LabelledHead | None = None
+        self.traced_head: LabelledHead | None = None
+        self.kept: KeptActivations | None = None
+        self.notes: list[str] = []
+        self.tried_flops = 0
+        self.rows = next((t.shape[0] for _, t in tensors(batch) if t.dim()), 1)
+        self._made: dict[tuple[int, float], tuple[CostGraph, Any]] = {}
+        try_out = Trial(self, batch, loss_fn)
+        if options.labelled_head:
+            self._take_head(traced, try_out)
+        if options.keep != "nothing":
+            self._take_kept(options, try_out)
+
+    def _take_head(self, traced: nn.Module, try_out: "Trial") -> None:
+        try:
+            head = LabelledHead(self.model)
+        except ValueError as error:
+            self._leave_out("labelled head", str(error))
+            return
+
+        @contextmanager
+        def on(_small: Batch) -> Iterator[None]:
+            with head.on():
+                yield
+
+        if head.positions(try_out.batch) is None:
+            reason: str | None = "the batch has no labels for the model"
+        else:
+            reason = try_out(on)
+        if reason:
+            head.close()
+            self._leave_out("labelled head", reason)
+        else:
+            self.head = head
+            self.traced_head = head if traced is self.model else LabelledHead(traced)
+
+    def _take_kept(self, options: ForwardOptions, try_out: "Trial") -> None:
+        if is_sharded(self.model) or not isinstance(try_out.batch, Mapping):
+            what = "a sharded model" if is_sharded(self.model) else "a batch that is no mapping"
+            self._leave_out("keeping activations", what)
+            return
+        home = options.keep_folder or Path(tempfile.gettempdir())
+        store = Store(options.keep_bytes, home if options.keep == "disk" else None)
+        kept = KeptActivations(
+            self.model,
+            store,
+            flop_counter,
+            torch.bfloat16 if options.keep_bfloat16 else None,
+            options.examples,
+        )
+        reason = try_out(kept.trial) if kept.stages else "the model has no stages that are known"
+        if reason:
+            kept.close()
+            self._leave_out("keeping activations", reason)
+        else:
+            self.kept = kept
+
+    def _leave_out(self, what: str, reason: str) -> None:
+        self.notes.append(f"{what}: {reason}")
+        warnings.warn(f"no {what}: {reason}", stacklevel=5)
+
+    def close(self) -> None:
+        """Leave the models as they were."""
+        for part in (self.head, self.traced_head, self.kept):
+            if part is not None:
+                part.close()
+
+    @contextmanager
+    def probing(self) -> Iterator[None]:
+        """In here the model is measured, in whatever mode it is."""
+        if self.head is None:
+            yield
+        else:
+            with self.head.on():
+                yield
+
+    def select(self, graph: CostGraph, names: Iterable[str]) -> None:
+        """From now on these tensors are trained."""
+        if self.kept is not None:
+            self.kept.by_data = bool(graph.notes)
+            self.kept.go_to(graph.cut(names))
+
+    def enter(self, graph: CostGraph, kwargs: Mapping[str, Any]) -> tuple[int, int]:
+        """Before a training batch's forward pass: its FLOPs, and those that are skipped."""
+        cut = self.kept.cut if self.kept else 0
+        if self.kept is None or not cut:
+            return graph.forward_flops, 0
+        skipped = sum(stage.flops for stage in graph.stages[:cut])
+        tokens = next((t.numel() for path, t in tensors(kwargs) if path == ".input_ids"), 1)
+        spent = self.kept.enter(kwargs, skipped / tokens)
+        if not self.kept.cut:
+            return graph.forward_flops + spent, -spent
+        return graph.forward_flops - skipped + spent, skipped - spent
+
+    def leave(self) -> None:
+        """After it."""
+        if self.kept is not None:
+            self.kept.leave()
+
+    # What batches to come will cost
+
+    @property
+    def depth(self) -> int:
+        """The stages below which activations are kept."""
+        return self.kept.depth if self.kept else 0
+
+    def expected(self, graph: CostGraph, batches: int, standing: bool = False) -> CostGraph:
+        """The graph of an average one of so many coming batches.
+
+        standing: if what is kept now stays true.
+        """
+        if self.kept is None or self.kept.off or not graph.stages:
+            return graph
+        visits = batches * self.rows
+        share = int(GRAIN * self.kept.hits(visits, standing)) / GRAIN
+        hits = [share] * len(graph.stages)
+        return self._remembered((id(graph), share), graph, lambda: graph.expecting(hits))
+
+    def lasting(self, graph: CostGraph) -> frozenset[str] | None:
+        """Tensors that can be trained without making untrue what is kept; None if all can."""
+        depth = self.depth
+        if not depth:
+            return None
+        return self._remembered((id(graph), -depth), graph, lambda: graph.above(depth))
+
+    def _remembered(self, key: tuple[int, float], graph: CostGraph, make: Callable[[], T]) -> T:
+        """What was made of this graph before; the graph is kept beside it, for its number."""
+        if key not in self._made:
+            if len(self._made) > GRAIN:
+                self._made.clear()
+            self._made[key] = graph, make()
+        found: T = self._made[key][1]
+        return found
+
+
+class Trial:
+    """Tries a shortened pass on a batch, in all processes, and counts what that takes."""
+
+    def __init__(self, owner: Shortening, batch: Batch, loss_fn: LossFn | None) -> None:
+        self.owner, self.batch, self.loss_fn = owner, batch, loss_fn
+
+    def __call__(self, shortened: Callable[[Batch], Any]) -> str | None:
+        """Why it does not work, if it does not."""
+        with flop_counter() as count:
+            reason = agrees(self.owner.model, self.batch, self.loss_fn, shortened)
+        self.owner.tried_flops += count.get_total_flops()
+        return next((r for r in self.owner.processes.every(reason) if r), None)
