@@ -69,12 +69,13 @@ def measure(config: RunConfig, console: Console, keep_model: bool) -> Record:
 
 
 def course(outcome: Outcome) -> Record:
-    """What was trained when: tensors by their number in `tensors`, and the loss of each step."""
+    """What was trained when (tensors by their number in `tensors`), and what each step was like."""
     engine = outcome.engine
     number = {name: i for i, name in enumerate(engine.graph.tensors)}
     places = layout(engine.model)
     return {
         "losses": [round(loss, 5) for loss in outcome.losses],
+        "batch_seconds": [round(one.seconds, 4) for one in engine.ledger if one.kind == "train"],
         "tensors": [{"name": name, **places.get(name, ELSEWHERE)} for name in number],
         "selections": [
             {

@@ -1,0 +1,209 @@
+"""How few FLOPs and seconds fine-tuning can take: `python benchmarks/floor.py --data-dir FOLDER`.
+
+Runs `benchmarks/floor.yaml`, a process for each run, and some steps of the plain Trainer of
+transformers on the same batches, to see that method full is what people have today.  What has a
+record in `runs/floor` is not made again; with `--draw` nothing is run.
+
+Seconds of a row are all that its training took: steps, probes, selections and tracing.
+"""
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from provenance import check, write
+from rich.console import Console
+
+from greentrainer.bench.spec import Spec, read
+from greentrainer.bench.study import Study
+from greentrainer.bench.summary import seconds_of
+from greentrainer.config import RunConfig
+from greentrainer.report.tables import lines
+
+Row = dict[str, Any]
+
+HERE = Path(__file__).parent
+FULL = "full, labelled_head False"
+WITHOUT = "green, rho {:g}"
+WITH = "green, head and kept, rho {:g}"
+PLAIN_STEPS = 8
+
+
+def plain_trainer(config: RunConfig, path: Path) -> None:
+    """Write seconds and losses of steps of `transformers.Trainer`, nothing of ours around it."""
+    from torch.utils.data import Sampler
+    from transformers import Trainer, TrainerCallback
+
+    from greentrainer import runs
+    from greentrainer.reference import EpochOrder
+    from greentrainer.tasks import encode
+    from greentrainer.training import Rows, arguments_of
+
+    material = runs.prepare(config, Console())
+    starts: list[float] = []
+    losses: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            starts.append(time.perf_counter())
+            control.should_training_stop = len(starts) > PLAIN_STEPS
+
+        def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            losses.extend([more["logs"]["loss"]] if "loss" in more["logs"] else [])
+
+    class InOrder(Trainer):
+        def _get_train_sampler(self, *_: Any, **__: Any) -> Sampler[int]:
+            return EpochOrder(material.train, config.batch_size, config.seed)
+
+    config = config.model_copy(update={"training": {"logging_steps": 1}})
+    pad = encode.pad_id(material.tokenizer)
+    trainer = InOrder(
+        material.model,
+        arguments_of(config, len(material.train)),
+        data_collator=Rows(encode.Collator(pad, config.pad_multiple, config.max_length)),
+        train_dataset=list(material.train),
+        callbacks=[Clock()],
+    )
+    trainer.train()
+    seconds = [round(end - start, 4) for start, end in pairwise(starts)]
+    runs.write_json(path, {"batch_seconds": seconds, "losses": losses[: len(seconds)]})
+
+
+def in_own_process(work: Callable[[], None]) -> None:
+    """Do it in a fresh process, as the runs of a comparison are."""
+    process = multiprocessing.get_context("spawn").Process(target=work)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"it ended with exit code {process.exitcode}")
+
+
+def plain_row(spec: Spec, results: Mapping[str, Any], run: bool) -> Row:
+    """Method full beside the plain Trainer on the same steps; empty where it has not been run."""
+    path = spec.folder / "plain_trainer.json"
+    full = chosen(results, FULL)
+    if full is None:
+        return {}
+    if run and not path.exists():
+        trial = next(v for v in spec.variants() if v.label == FULL)
+        rate = full["config"]["learning_rate"]
+        in_own_process(
+            partial(plain_trainer, trial.trial(rate, full["config"]["seed"]).config, path)
+        )
+    if not path.exists():
+        return {}
+    plain = json.loads(path.read_text(encoding="utf-8"))
+    count = len(plain["batch_seconds"])
+    pairs = zip(full["losses"], plain["losses"], strict=False)
+    ours = statistics.median(full["batch_seconds"][1:count])
+    theirs = statistics.median(plain["batch_seconds"][1:])
+    return {
+        "label": "transformers.Trainer",
+        "steps": count,
+        "step, median seconds": theirs,
+        "method full / it": ours / theirs,
+        "largest difference of losses": max(abs(a - b) for a, b in pairs),
+    }
+
+
+def chosen(results: Mapping[str, Any], label: str) -> Row | None:
+    """The record of a row at its learning rate."""
+    rates = {row["label"]: row.get("learning_rate") for row in results["rows"]}
+    found: list[Row] = [
+        record
+        for record in results["records"]
+        if record["label"] == label
+        and record["status"] == "done"
+        and record["config"]["learning_rate"] == rates[label]
+    ]
+    return found[0] if found else None
+
+
+def rows_of(results: Mapping[str, Any]) -> list[Row]:
+    """The rows of the comparison, each with the median of its steps and what it skipped."""
+    rows = []
+    for row in results["rows"]:
+        record = chosen(results, row["label"])
+        if record is None:
+            rows.append(dict(row))
+            continue
+        bill = record["bill"]
+        seconds = statistics.median(record["batch_seconds"])
+        more = {
+            "step, median seconds": seconds,
+            "spent seconds": seconds_of(bill, bill["method"] == "green"),
+            "skipped flops / full": bill["skipped_flops"] / bill["plain_full_flops"],
+        }
+        rows.append(row | more)
+    first = next((row for row in rows if row["label"] == FULL), {})
+    for row in rows:
+        if "step, median seconds" in row and "step, median seconds" in first:
+            row["median step / full"] = row["step, median seconds"] / first["step, median seconds"]
+    return rows
+
+
+def checks(rows: list[Row], plain: Row) -> list[Row]:
+    """The promises: seconds follow FLOPs, memory, and the curve with both below the one without."""
+    by = {row["label"]: row for row in rows if "loss" in row}
+    found = []
+    for row in by.values():
+        if row["method"] == "green":
+            told = f"{row['label']}: "
+            found += [
+                check(told + "share of full's FLOPs", row["flops / full"], row["rho"]),
+                check(told + "seconds / (rho x full's)", row["seconds / full"] / row["rho"], 1.1),
+            ]
+    pairs = [(0.5, 0.5), (0.3, 0.5), (0.3, 0.4)]
+    for ours, theirs in pairs:
+        with_, without = WITH.format(ours), WITHOUT.format(theirs)
+        if with_ in by and without in by:
+            name = f"loss of {with_!r} less that of {without!r}"
+            found.append(check(name, by[with_]["loss"] - by[without]["loss"], 0.0))
+    half = WITHOUT.format(0.5)
+    if "memory / full" in by.get(half, {}):
+        found.append(check(f"{half}: peak memory / full's", by[half]["memory / full"], 0.55))
+    if plain:
+        name = "median step of method full / of transformers.Trainer"
+        found.append(check(name, plain["method full / it"], 1.05))
+        name = "largest difference between losses of the two"
+        found.append(check(name, plain["largest difference of losses"], 1e-3))
+    return [*found, check("rows not run yet", sum("loss" not in row for row in rows), 0)]
+
+
+def main() -> None:
+    """Run or draw, and write the figures down."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--draw", action="store_true")
+    parser.add_argument("--data-dir", help="the data set's files; the hub's without it")
+    asked = parser.parse_args()
+    where = {"data_dir": asked.data_dir} if asked.data_dir else {}
+    spec = read(HERE / "floor.yaml", {"run": where})
+    study = Study(spec, Console())
+    results = study.results() if asked.draw else study.execute()
+    plain = plain_row(spec, results, run=not asked.draw)
+    rows = rows_of(results)
+    kept = {k: v for k, v in results.items() if k not in ("name", "note", "rows")}
+    held = checks(rows, plain)
+    write("floor", rows, held, spec.seeds, spec.note.strip(), table(rows), plain=plain, **kept)
+
+
+def table(rows: list[Row]) -> Any:
+    """For the terminal."""
+    from rich.table import Table
+
+    head, body = lines(rows)
+    shown = Table(*head)
+    for line in body:
+        shown.add_row(*line)
+    return shown
+
+
+if __name__ == "__main__":
+    main()
