@@ -115,6 +115,15 @@ def test_a_killed_process_ends_the_job_and_the_run_resumes(tmp_path: Path) -> No
         assert one["spent"] == other["spent"]
 
 
+def test_each_replica_keeps_activations_of_its_own_examples(tmp_path: Path) -> None:
+    found = outcome("trainer_short", tmp_path)
+    assert found[0]["weights"] == found[1]["weights"]
+    assert found[0]["names"] == found[1]["names"]
+    assert all(one["skipped"] > 0 for one in found)
+    spent, full = (sum(one["spent"][i] for one in found) for i in (0, 1))
+    assert spent / full <= 0.45
+
+
 def test_accelerate_launch_starts_it_as_well(tmp_path: Path) -> None:
     found = outcome("trainer", tmp_path, ACCELERATE)
     assert found[0]["weights"] == found[1]["weights"]

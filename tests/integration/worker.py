@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 
 from greentrainer import AdaptiveBackprop
+from greentrainer.forward.options import ForwardOptions
 from greentrainer.graphs import hollow
 from greentrainer.hf import GreenConfig, GreenTrainer
 from greentrainer.processes import Alone, Replicas, Together, checksums
@@ -143,6 +144,19 @@ def trainer(folder: Path, rank: int, **more: Any) -> dict[str, Any]:
     return result(made.engine, steps=made.state.global_step)
 
 
+def trainer_short(folder: Path, rank: int) -> dict[str, Any]:
+    """`GreenTrainer` under DDP with forward passes shortened, each process for its own examples."""
+    forward = ForwardOptions(labelled_head=True, keep="memory", keep_bytes=10**8)
+    made = GreenTrainer(
+        build("llama"),
+        arguments(folder / "short", num_train_epochs=4),
+        **mixed(16),
+        green=GreenConfig(rho=0.45, probe_batches=1, every_epochs=2, forward=forward),
+    )
+    made.train()
+    return result(made.engine, skipped=made.ledger.total("skipped_flops"))
+
+
 def trainer_killed(folder: Path, rank: int) -> dict[str, Any]:
     """The same, and the second process dies."""
     return trainer(folder, rank, callbacks=[Killed()])
@@ -166,7 +180,10 @@ def drifting(folder: Path, rank: int) -> dict[str, Any]:
     return {"error": None}
 
 
-SCENARIOS = {s.__name__: s for s in (ddp, fsdp, trainer, trainer_killed, trainer_resumed, drifting)}
+SCENARIOS = {
+    s.__name__: s
+    for s in (ddp, fsdp, trainer, trainer_short, trainer_killed, trainer_resumed, drifting)
+}
 
 
 def main() -> None:
