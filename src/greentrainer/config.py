@@ -47,6 +47,7 @@ MAY_DIFFER = frozenset(
         "patience",
         "keep_activations",
         "keep_bytes",
+        "keep_bfloat16",
         "keep_folder",
     }
 )
@@ -85,6 +86,7 @@ class RunConfig(BaseModel):
         disk; when None, in memory for method green in more than one epoch.
     keep_bytes, keep_folder: how many bytes are kept, a quarter of what is free when None; and where
         on the disk.
+    keep_bfloat16: in half the bytes, and no longer to the bit.
     compile: compile the model block by block.
     evaluate_every, patience: steps between evaluations, and how many without a better held-out
         loss end the run.
@@ -135,6 +137,7 @@ class RunConfig(BaseModel):
     keep_activations: Literal["nothing", "memory", "disk"] | None = None
     keep_bytes: Count | None = None
     keep_folder: Path | None = None
+    keep_bfloat16: bool = False
     compile: bool = False
     evaluate_every: Count | None = None
     patience: Count | None = None

@@ -214,6 +214,7 @@ def forward_of(config: RunConfig, method: Method, examples: int) -> ForwardOptio
         keep=config.keep_activations or ("memory" if again else "nothing"),
         keep_folder=config.keep_folder,
         keep_bytes=config.keep_bytes,
+        keep_bfloat16=config.keep_bfloat16,
         examples=examples,
     )
 
