@@ -16,6 +16,7 @@ from typing import Any
 from provenance import RESULTS, ROOT
 
 from greentrainer.report.compare import choices, plot_of
+from greentrainer.report.plots import svg
 from greentrainer.report.tables import lines, markdown
 
 Row = dict[str, Any]
@@ -118,11 +119,72 @@ def comparison_pictures(name: str) -> None:
         (FIGURES / f"{name}-{kind}.svg").write_text(picture, encoding="utf-8")
 
 
+def floor_table() -> str:
+    """What each row of `benchmarks/floor.py` cost, and its loss."""
+    head = ["", "learning rate", "held-out loss", "FLOPs / full", "seconds / full",
+            "median step / full", "memory / full", "skipped / full", "choosing"]  # fmt: skip
+    body = []
+    for row in rows_of("floor"):
+        if "loss" not in row:
+            body.append([row["label"], "; ".join(row.get("failures", ["not run yet"]))])
+            continue
+        shares = ("flops / full", "seconds / full", "median step / full", "memory / full",
+                  "skipped flops / full")  # fmt: skip
+        choosing = row["probe and selection / seconds"] + row["tracing / seconds"]
+        body.append(
+            [
+                row["label"],
+                f"{row['learning_rate']:g}",
+                f"{row['loss']:.3f}",
+                *(f"{row[key]:.1%}" for key in shares),
+                f"{choosing:.1%}" if row["method"] == "green" else "",
+            ]
+        )
+    return markdown(head, [line + [""] * (len(head) - len(line)) for line in body])
+
+
+def floor_picture() -> None:
+    """Held-out loss against seconds: the curve with shortened forward passes and the one without."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows_of("floor") if "loss" in row]
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    curves = (
+        ("green, rho", "green", "#a6dba0"),
+        ("green, head", "green, head and kept", "#1b7837"),
+    )
+    for start, label, colour in curves:
+        curve = [row for row in rows if row["label"].startswith(start)]
+        x, y = ([row[key] for row in curve] for key in ("seconds / full", "loss"))
+        left.plot(x, y, "o-", color=colour, markeredgecolor="#1b1b1b", label=label)
+        for row in curve:
+            left.annotate(f"{row['rho']:g}", (row["seconds / full"], row["loss"]), (4, 5),
+                          textcoords="offset points", fontsize=7)  # fmt: skip
+        right.plot([row["rho"] for row in curve], x, "o", color=colour, markeredgecolor="#1b1b1b")
+    marks = ("s", "D", "^")
+    others = [row for row in rows if row["method"] != "green"]
+    for row, mark in zip(others, marks, strict=False):
+        left.plot(row["seconds / full"], row["loss"], mark, color="#6e6e6e", label=row["label"],
+                  markeredgecolor="#1b1b1b")  # fmt: skip
+    right.plot([0, 1], [0, 1], color="#6e6e6e", linewidth=0.8, label="seconds = rho")
+    left.set(xlabel="seconds, share of full fine-tuning", ylabel="held-out loss per token",
+             xlim=(0, 1.1))  # fmt: skip
+    right.set(xlabel="rho", ylabel="seconds, share of full fine-tuning", xlim=(0, 0.7),
+              ylim=(0, 0.7))  # fmt: skip
+    for axes in (left, right):
+        axes.legend(frameon=False, fontsize=7)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    (FIGURES / "floor.svg").write_text(svg(figure, "floor"), encoding="utf-8")
+
+
 STUDIES = tuple(name for name in ("scitldr", "webquestions") if (RESULTS / f"{name}.json").exists())
 TABLES: dict[str, Callable[[], str]] = {
     "engine": engine_table,
     "quickstart": quickstart_table,
     "paper_flops": paper_flops_table,
+    "floor": floor_table,
     **{name: partial(comparison, name) for name in STUDIES},
 }
 
@@ -176,6 +238,7 @@ def main() -> None:
     for page, text in new.items():
         page.write_text(text, encoding="utf-8")
     quickstart_picture()
+    floor_picture()
     for name in STUDIES:
         comparison_pictures(name)
 
