@@ -144,7 +144,7 @@ def floor_table() -> str:
 
 
 def floor_picture() -> None:
-    """Held-out loss against seconds: the curve with shortened forward passes and the one without."""
+    """Held-out loss against seconds: with shortened forward passes and without."""
     from matplotlib.figure import Figure
 
     rows = [row for row in rows_of("floor") if "loss" in row]

@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "SGD": lambda parameters: torch.optim.SGD(parameters, lr=1e-3),
-    "Adafactor": lambda parameters: torch.optim.Adafactor(parameters, lr=1e-3),  # type: ignore[no-untyped-call]
+    "Adafactor": lambda parameters: torch.optim.Adafactor(parameters, lr=1e-3),
 }
 ROWS, LENGTH = 4, 256
 RHO, STEPS = 0.36, 4

@@ -12,6 +12,7 @@ from typing import Any
 from provenance import check, write
 from rich.console import Console
 
+from greentrainer.bill import seconds_of
 from greentrainer.delta import save_delta
 from greentrainer.hf import load
 from greentrainer.quickstart import CONFIG, quickstart
@@ -27,7 +28,7 @@ NOTE = (
 def rows_of(summary: dict[str, Any]) -> list[dict[str, Any]]:
     """One row a method."""
     bill, full = summary["bill"], summary["full_fine_tuning"]
-    seconds = bill["train_seconds"] + bill["probe_seconds"] + bill["select_seconds"]
+    seconds = seconds_of(bill)
     return [
         {
             "method": "full fine-tuning",

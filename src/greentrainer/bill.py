@@ -1,5 +1,6 @@
 """The bill as a table: what a run spent beside what full fine-tuning would have."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
@@ -13,6 +14,14 @@ QUALITY = (
 """Rows of the table where a run has them: label, key of the figure, decimals."""
 
 
+SECONDS = ("train_seconds", "probe_seconds", "select_seconds", "trace_seconds")
+
+
+def seconds_of(bill: Mapping[str, Any]) -> float:
+    """All that training took: batches, probes, selections, tracing."""
+    return float(sum(bill[key] for key in SECONDS))
+
+
 def bill_table(summary: dict[str, Any]) -> Table:
     """What was spent beside what full fine-tuning would have, and the quality before and after."""
     bill, full = summary["bill"], summary.get("full_fine_tuning")
@@ -23,7 +32,7 @@ def bill_table(summary: dict[str, Any]) -> Table:
     spent, reference = bill["spent_flops"], _reference(bill)
     table.add_row("FLOPs", _tera(spent), _tera(reference), f"{spent / reference:.1%}")
     table.add_row("  of them probes", _tera(bill["probe_flops"]), "-", f"{bill['probe_share']:.1%}")
-    seconds = bill["train_seconds"] + bill["probe_seconds"] + bill["select_seconds"]
+    seconds = seconds_of(bill)
     if full:
         table.add_row(
             f"seconds (full: from {full['batches']} batches)",

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from greentrainer.bill import seconds_of as seconds_of_all
 from greentrainer.report.tables import SCORES
 
 Record = dict[str, Any]
@@ -97,8 +98,7 @@ def _tuning(records: Sequence[Record], rate: float | None) -> Row:
 
 def seconds_of(bill: Mapping[str, Any], selects: bool) -> float:
     """Seconds of training; of a method that selects, with probes, selection and tracing."""
-    extra = ("probe_seconds", "select_seconds", "trace_seconds") if selects else ()
-    return float(bill["train_seconds"] + sum(bill[key] for key in extra))
+    return seconds_of_all(bill) if selects else float(bill["train_seconds"])
 
 
 def _costs(bills: Sequence[Mapping[str, Any]]) -> Row:
