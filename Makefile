@@ -1,10 +1,11 @@
 # make quickstart   fine-tune SmolLM2-135M for half of full fine-tuning's FLOPs and print the bill
-# make test         run the tests
+# make test         run the tests, WORKERS (2) files at a time
 # make check        lint, format and types
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 
 .PHONY: quickstart test check clean
 
@@ -12,7 +13,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/greentrainer quickstart
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -3,7 +3,9 @@
 The FLOPs of a matrix operation are a product of its dimensions, and every dimension is linear in
 the sizes of the batch: so each node's cost, as the graph keeps its form, is a polynomial in these
 sizes, of degree 1 in the number of rows and 2 in each length (attention).  From as many graphs as
-there are monomials follows, in exact rational arithmetic, that of any other shape.
+there are monomials follows, in exact rational arithmetic, that of any other shape.  Work that no
+size has a part in is rare, so a polynomial without a constant is tried first: where there is one,
+the check below fails.
 
 A model may branch on a size (a sliding window, a kernel for long sequences).  So a graph is
 foretold only where each size lies between those of traced graphs, all of them have one form, and
@@ -11,7 +13,7 @@ the polynomial through some of them foretells one more of them exactly.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain, product
 
@@ -36,21 +38,47 @@ def interpolated(
     near = sorted(alike, key=lambda o: sum(abs(a - b) for a, b in zip(o, sizes, strict=True)))
     varying, points = _varying([sizes, *near[:MOST_KNOWN]])
     target, points = points[0], points[1:]
+    graphs = [known[sizes] for sizes in near[:MOST_KNOWN]]
     degrees = [1 if rows & group else 2 for group in varying]
-    found = _independent(points, degrees)
+    tries = (_foretold(graphs, points, target, Powers(degrees, least)) for least in (1, 0))
+    return next((graph for graph in tries if graph is not None), None)
+
+
+@dataclass(frozen=True)
+class Powers:
+    """A polynomial's monomials.  degrees: in each size.  least: of the lowest."""
+
+    degrees: Sequence[int]
+    least: int
+
+    def at(self, point: Sizes) -> list[Fraction]:
+        """Products of powers, each up to its degree and of at most three factors in all."""
+        found = []
+        for powers in product(*(range(degree + 1) for degree in self.degrees)):
+            if self.least <= sum(powers) <= 3:
+                value = 1
+                for size, power in zip(point, powers, strict=True):
+                    value *= size**power
+                found.append(Fraction(value))
+        return found
+
+
+def _foretold(
+    known: Sequence[CostGraph], points: Sequence[Sizes], target: Sizes, powers: Powers
+) -> CostGraph | None:
+    found = _independent(points, powers)
     if found is None:
         return None
     basis, check = found
     axes = zip(*(points[i] for i in (*basis, check)), strict=True)
     if any(not min(axis) <= at <= max(axis) for axis, at in zip(axes, target, strict=True)):
         return None
-    graphs = [known[near[i]] for i in basis]
-    proof = known[near[check]]
+    graphs, proof = [known[i] for i in basis], known[check]
     if any(form_of(graph) != form_of(proof) for graph in graphs):
         return None
-    if _combined(graphs, _weights(points, basis, points[check], degrees)) != proof:
+    if _combined(graphs, _weights(points, basis, points[check], powers)) != proof:
         return None
-    return _combined(graphs, _weights(points, basis, target, degrees))
+    return _combined(graphs, _weights(points, basis, target, powers))
 
 
 def _varying(all_sizes: Sequence[Sizes]) -> tuple[list[frozenset[int]], list[Sizes]]:
@@ -63,30 +91,18 @@ def _varying(all_sizes: Sequence[Sizes]) -> tuple[list[frozenset[int]], list[Siz
     return [frozenset(group) for group in groups.values()], points
 
 
-def _monomials(point: Sizes, degrees: Sequence[int]) -> list[Fraction]:
-    """Products of powers, each up to its degree and of at most three factors in all."""
-    found = []
-    for powers in product(*(range(degree + 1) for degree in degrees)):
-        if sum(powers) <= 3:
-            value = 1
-            for size, power in zip(point, powers, strict=True):
-                value *= size**power
-            found.append(Fraction(value))
-    return found
-
-
-def _independent(points: Sequence[Sizes], degrees: Sequence[int]) -> tuple[list[int], int] | None:
+def _independent(points: Sequence[Sizes], powers: Powers) -> tuple[list[int], int] | None:
     """Points that determine a polynomial, and one more to check it by; None if they are too few."""
     echelon: list[list[Fraction]] = []
     chosen, spare = [], None
     for number, point in enumerate(points):
-        row = _reduced(_monomials(point, degrees), echelon)
+        row = _reduced(powers.at(point), echelon)
         if any(row):
             echelon.append(row)
             chosen.append(number)
         elif spare is None:
             spare = number
-    unknown = len(_monomials(points[0], degrees)) if points else 0
+    unknown = len(powers.at(points[0])) if points else 0
     return (chosen, spare) if len(chosen) == unknown and spare is not None else None
 
 
@@ -100,11 +116,11 @@ def _reduced(row: list[Fraction], echelon: Sequence[Sequence[Fraction]]) -> list
 
 
 def _weights(
-    points: Sequence[Sizes], basis: Sequence[int], target: Sizes, degrees: Sequence[int]
+    points: Sequence[Sizes], basis: Sequence[int], target: Sizes, powers: Powers
 ) -> list[Fraction]:
     """Weights w with sum of w[i] * monomials(points[basis[i]]) = monomials(target)."""
-    columns = [_monomials(points[i], degrees) for i in basis]
-    rows = [list(row) for row in zip(*columns, _monomials(target, degrees), strict=True)]
+    columns = [powers.at(points[i]) for i in basis]
+    rows = [list(row) for row in zip(*columns, powers.at(target), strict=True)]
     size = len(basis)
     for column in range(size):
         pivot = next(i for i in range(column, size) if rows[i][column])
@@ -175,6 +191,6 @@ def _ends(stage: Stage) -> tuple[int, int]:
 
 def _whole(values: Sequence[int], weights: Sequence[Fraction]) -> int | None:
     if len(set(values)) == 1:
-        return values[0]  # the weights add up to 1
+        return values[0]  # equal at all of them: a constant, if the check agrees
     total = sum((w * v for w, v in zip(weights, values, strict=True)), Fraction(0))
     return int(total) if total.denominator == 1 and total >= 0 else None
