@@ -17,7 +17,7 @@ a tensor is worth, `select` chooses, `Freezer` applies, `Pace` says how much may
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, replace
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -95,31 +95,12 @@ class AdaptiveBackprop:
         self.processes = processes or Alone()
         self.closed = False
         release(model)
-        _LIVE[model] = ref(self)
         self.pace = Pace(rho, total_batches, every, accumulate)
         self.trainable = frozenset(n for n, p in model.named_parameters() if p.requires_grad)
-        self._freezer = Freezer(model, optimizer, self.trainable, optimizer_state)
-        traced = hollow or model
-        state = dict(traced.named_parameters())
-        candidates = [state[name] for name in self._freezer.parameters]
-        self._short = Shortening(
-            model, traced, forward or ForwardOptions(), sample_batch, loss_fn, self.processes
-        )
-        self.graphs = GraphCache(
-            traced, candidates, loss_fn, one_call, self._enter_trace, self._short.traced_head
-        )
-        self._observer = Observer(
-            model, optimizer, self.graphs, self._before_batch, self._price, self._short.leave
-        )
-        if self._short.tried_flops:
-            self.ledger.add(Entry("trace", self._short.tried_flops))
+        self._undo = ExitStack()
         try:
-            self.graph = self.graphs.of_batch(sample_batch)
-            self._steering = Steering(
-                self.pace, self.graph, self.graphs, self.ledger, self.processes, self._short
-            )
-            _require_rho(rho, self._steering.graph)
-        except ValueError:
+            self._set_up(sample_batch, optimizer_state, one_call, hollow, forward)
+        except BaseException:
             self.close()
             raise
         self._steering.passes = 2 if metric == "two_pass" else 1
@@ -128,6 +109,40 @@ class AdaptiveBackprop:
         self.history: list[dict[str, Any]] = []
         self._prices: dict[int, tuple[CostGraph, int]] = {}
         self._turn = -1
+        _LIVE[model] = ref(self)
+
+    def _set_up(
+        self,
+        sample_batch: Batch,
+        optimizer_state: OptimizerState,
+        one_call: bool,
+        hollow: nn.Module | None,
+        forward: ForwardOptions | None,
+    ) -> None:
+        """Make what hangs on the model; `_undo` takes it off again."""
+        model, processes = self.model, self.processes
+        self._freezer = Freezer(model, self.optimizer, self.trainable, optimizer_state)
+        self._undo.callback(self._freezer.release)
+        traced = hollow or model
+        state = dict(traced.named_parameters())
+        candidates = [state[name] for name in self._freezer.parameters]
+        options = forward or ForwardOptions()
+        self._short = Shortening(model, traced, options, sample_batch, self.loss_fn, processes)
+        self._undo.callback(self._short.close)
+        self.graphs = GraphCache(
+            traced, candidates, self.loss_fn, one_call, self._enter_trace, self._short.traced_head
+        )
+        self._observer = Observer(
+            model, self.optimizer, self.graphs, self._before_batch, self._price, self._short.leave
+        )
+        self._undo.callback(self._observer.close)
+        if self._short.tried_flops:
+            self.ledger.add(Entry("trace", self._short.tried_flops))
+        self.graph = self.graphs.of_batch(sample_batch)
+        self._steering = Steering(
+            self.pace, self.graph, self.graphs, self.ledger, processes, self._short
+        )
+        _require_rho(self.rho, self._steering.graph)
 
     @property
     def rho(self) -> float:
@@ -231,9 +246,7 @@ class AdaptiveBackprop:
         """Make everything trainable again and leave the model as it came; once is enough."""
         if not self.closed:
             self.closed = True
-            self._observer.close()
-            self._short.close()
-            self._freezer.release()
+            self._undo.close()
 
     def __enter__(self) -> "AdaptiveBackprop":
         return self

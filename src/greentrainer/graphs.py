@@ -238,3 +238,14 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(item, f"{path}.{position}")
     else:
         yield path, value
+
+
+def tokens_of(batch: Batch) -> tuple[int, int]:
+    """Real and padded tokens of a batch with an attention mask or token ids; else 0."""
+    if isinstance(batch, Mapping):
+        mask, ids = batch.get("attention_mask"), batch.get("input_ids")
+        if isinstance(mask, torch.Tensor):
+            return int(mask.sum()), mask.numel()
+        if isinstance(ids, torch.Tensor):
+            return ids.numel(), ids.numel()
+    return 0, 0

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import register_multi_grad_hook
 
-from greentrainer.graphs import GraphCache, tensors
+from greentrainer.graphs import GraphCache, tensors, tokens_of
 from greentrainer.ledger import Entry, Ledger
 from greentrainer.types import Batch, CostGraph
 
@@ -35,7 +35,7 @@ class Observer:
     before_batch: called with the batch's graph before its forward pass, the place to change what is
         trained.
     price: called then with the graph and the model's arguments; what the batch costs.
-    after_forward: called when the forward pass is over, however it ends.
+    after_forward: called when the forward pass is over, however it ends, and before the next.
     """
 
     def __init__(
@@ -85,6 +85,9 @@ class Observer:
             self._batch, self._quiet = None, False
 
     def _before_forward(self, _model: Any, args: Any, kwargs: Any) -> None:
+        if not (self._quiet or self.graphs.tracing):
+            self._pending = None
+            self.after_forward()  # Ctrl-C may have broken off the pass before
         if not self._is_training():
             return
         self._tick()
@@ -104,7 +107,7 @@ class Observer:
         return watching and self.model.training and torch.is_grad_enabled()
 
     def _enter(self, graph: CostGraph, price: Price, batch: Batch) -> None:
-        tokens, padded = _tokens(batch)
+        tokens, padded = tokens_of(batch)
         self._pending = price.backward_flops
         self.ledger.add(
             Entry(
@@ -138,14 +141,3 @@ class Observer:
         if self._clock is not None:
             self.ledger.amend(seconds=time.perf_counter() - self._clock)
             self._clock = None
-
-
-def _tokens(batch: Batch) -> tuple[int, int]:
-    """Real and padded tokens of a batch with an attention mask or token ids; else 0."""
-    if isinstance(batch, Mapping):
-        mask, ids = batch.get("attention_mask"), batch.get("input_ids")
-        if isinstance(mask, torch.Tensor):
-            return int(mask.sum()), mask.numel()
-        if isinstance(ids, torch.Tensor):
-            return ids.numel(), ids.numel()
-    return 0, 0

@@ -20,7 +20,7 @@ from greentrainer.forward.head import LabelledHead
 from greentrainer.forward.kept import KeptActivations
 from greentrainer.forward.options import ForwardOptions
 from greentrainer.forward.store import Store
-from greentrainer.graphs import tensors
+from greentrainer.graphs import tensors, tokens_of
 from greentrainer.processes import Alone, is_sharded
 from greentrainer.types import Batch, CostGraph, LossFn
 
@@ -55,10 +55,14 @@ class Shortening:
         self.rows = next((t.shape[0] for _, t in tensors(batch) if t.dim()), 1)
         self._made: dict[tuple[int, float], tuple[CostGraph, Any]] = {}
         try_out = Trial(self, batch, loss_fn)
-        if options.labelled_head:
-            self._take_head(traced, try_out)
-        if options.keep != "nothing":
-            self._take_kept(options, try_out)
+        try:
+            if options.labelled_head:
+                self._take_head(traced, try_out)
+            if options.keep != "nothing":
+                self._take_kept(options, try_out)
+        except BaseException:
+            self.close()
+            raise
 
     def _take_head(self, traced: nn.Module, try_out: "Trial") -> None:
         try:
@@ -90,13 +94,19 @@ class Shortening:
             return
         home = options.keep_folder or Path(tempfile.gettempdir())
         store = Store(options.keep_bytes, home if options.keep == "disk" else None)
-        kept = KeptActivations(
-            self.model,
-            store,
-            flop_counter,
-            torch.bfloat16 if options.keep_bfloat16 else None,
-            options.examples,
-        )
+        try:
+            kept = KeptActivations(
+                self.model,
+                store,
+                flop_counter,
+                torch.bfloat16 if options.keep_bfloat16 else None,
+                options.examples,
+            )
+        except ValueError as error:
+            store.close()
+            self._leave_out("keeping activations", str(error))
+            return
+        kept.row_tokens = tokens_of(try_out.batch)[0] / max(1, self.rows)
         reason = try_out(kept.trial) if kept.stages else "the model has no stages that are known"
         if reason:
             kept.close()
@@ -117,6 +127,7 @@ class Shortening:
     @contextmanager
     def probing(self) -> Iterator[None]:
         """In here the model is measured, in whatever mode it is."""
+        self.leave()
         if self.head is None:
             yield
         else:

@@ -16,8 +16,9 @@ Buffers = dict[str, torch.Tensor | None]
 def preserved(model: nn.Module, trained: Collection[str]) -> Iterator[None]:
     """In here exactly `trained` require a gradient; afterwards everything is as before.
 
-    Kept: gradients (the same objects), `requires_grad`, buffers, the mode of every module, and the
-    random streams of torch on all devices, of Python and of numpy.  Also after an exception.
+    Kept: gradients (the same objects), `requires_grad`, buffers, the mode and other attributes of
+    every module, and the random streams of torch on all devices, of Python and of numpy.  Also
+    after an exception.
     """
     parameters = dict(model.named_parameters())
     before = {name: (p.requires_grad, p.grad) for name, p in parameters.items()}
@@ -29,7 +30,7 @@ def preserved(model: nn.Module, trained: Collection[str]) -> Iterator[None]:
         for name, parameter in parameters.items():
             parameter.grad = None
             parameter.requires_grad_(name in trained)
-        with torch.enable_grad():
+        with torch.enable_grad(), attributes_preserved(model):
             yield
     finally:
         for name, parameter in parameters.items():
@@ -40,6 +41,19 @@ def preserved(model: nn.Module, trained: Collection[str]) -> Iterator[None]:
             module.training = mode
         _restore_buffers(buffers, values)
         _set_random_streams(streams)
+
+
+@contextmanager
+def attributes_preserved(model: nn.Module) -> Iterator[None]:
+    """Afterwards every module has the attributes it had, such as the longest length it has met."""
+    before = [(vars(module), dict(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for current, old in before:
+            for name in current.keys() - old.keys():
+                del current[name]
+            current.update(old)
 
 
 def _restore_buffers(

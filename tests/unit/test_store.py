@@ -101,7 +101,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_in_one_line(tmp_path: Pat
 def test_unchanged_weights_stay_unsuspected(size: int) -> None:
     watch, weight = Watch(), torch.randn(size)
     assert watch.follow({"w": weight})
-    assert all(watch.unchanged() for _ in range(5))
+    assert all(watch.unchanged({"w": weight}) for _ in range(5))
     assert watch.follow({"w": weight})
 
 
@@ -110,22 +110,31 @@ def test_a_change_in_place_is_seen_at_once() -> None:
     watch.follow({"w": weight})
     with torch.no_grad():
         weight[-1] += 1
-    assert not watch.unchanged()
-    assert watch.unchanged()  # of what it is now
+    assert not watch.unchanged({"w": weight})
+    assert watch.unchanged({"w": weight})  # of what it is now
 
 
 def test_another_tensor_in_its_place_is_seen() -> None:
     watch, weight = Watch(), torch.nn.Parameter(torch.randn(8))
     watch.follow({"w": weight})
     weight.data = weight.data.clone()
-    assert not watch.unchanged()
+    assert not watch.unchanged({"w": weight})
+
+
+def test_a_parameter_in_the_place_of_another_is_seen() -> None:
+    watch, weight = Watch(), torch.nn.Parameter(torch.randn(8))
+    watch.follow({"w": weight})
+    other = torch.nn.Parameter(weight.detach().clone())
+    assert not watch.unchanged({"w": other})
+    assert watch.unchanged({"w": other})
+    assert not watch.follow({"w": weight})
 
 
 def test_a_change_behind_the_version_is_seen() -> None:
     watch, weight = Watch(), torch.nn.Parameter(torch.randn(3 * STRETCH))
     watch.follow({"w": weight})
     weight.data.mul_(2)
-    assert not watch.unchanged()
+    assert not watch.unchanged({"w": weight})
 
 
 def test_a_small_change_behind_the_version_is_seen_at_the_next_selection() -> None:

@@ -20,6 +20,7 @@ too, and `CostGraph.variants` holds it.  Models whose shapes depend on data cann
 these the same walk is made on one real pass.
 """
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -37,6 +38,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from greentrainer.cost.assemble import Walk, assemble
 from greentrainer.cost.record import Recorder, Window
+from greentrainer.snapshot import attributes_preserved
 from greentrainer.stages import stages
 from greentrainer.types import Batch, CostGraph, LossFn, loss_of
 
@@ -142,6 +144,18 @@ def _uncompiled() -> Iterator[None]:
 
 
 @contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection: it looks at every object there is, and tracing makes many."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
 def _holding(model: nn.Module, state: dict[str, torch.Tensor]) -> Iterator[None]:
     """Other tensors in the place of parameters and buffers, tied ones wherever they are held.
 
@@ -216,6 +230,9 @@ class _Tracer:
         watcher = _GradientWatcher()
         with ExitStack() as stack:
             stack.enter_context(_uncompiled())
+            if self.mode is not None:
+                stack.enter_context(_uncollected())
+            stack.enter_context(attributes_preserved(self.model))
             stack.enter_context(_holding(self.model, self.state))
             stack.enter_context(torch.enable_grad())
             stack.callback(self._watch_modules(self.model))

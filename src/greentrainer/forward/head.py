@@ -95,6 +95,7 @@ class LabelledHead:
             self.enabled = before
 
     def _before_model(self, _model: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        self._picked = None  # Ctrl-C may have broken off the pass before
         labels = kwargs.get("labels")
         working = self._always or (self.model.training and torch.is_grad_enabled())
         if not (self.enabled and working and isinstance(labels, torch.Tensor)):

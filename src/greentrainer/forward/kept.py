@@ -18,6 +18,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
@@ -28,7 +29,9 @@ from greentrainer.forward.store import Store
 from greentrainer.forward.watch import Watch
 from greentrainer.stages import stages
 
-Key = tuple[bytes, int]
+IGNORED = -100
+STUBBED = ("forward", "_compiled_call_impl")
+"""Attributes of a module that a stub takes the place of."""
 Counting = Callable[[], Any]
 """Makes a context that counts FLOPs and has `get_total_flops()`."""
 
@@ -42,6 +45,10 @@ class KeptActivations:
     counter: counts the FLOPs of the part below the cut.
 
     `cut` is the number of stages that are skipped.  `off` says why nothing is skipped any more.
+    `row_tokens` are those of an average example, by which it is told how many there is room for
+    before any is kept.
+
+    Raises ValueError for a model whose loss takes something from every stage.
     """
 
     def __init__(
@@ -52,6 +59,8 @@ class KeptActivations:
         dtype: torch.dtype | None = None,
         examples: int | None = None,
     ) -> None:
+        if getattr(getattr(model, "config", None), "output_router_logits", False):
+            raise ValueError("its loss takes something from each stage (output_router_logits)")
         self.model, self.store, self.counter = model, store, counter
         self.dtype, self.examples = dtype, examples
         self.stages = list(stages(model).values())
@@ -65,9 +74,11 @@ class KeptActivations:
         self._seen: set[bytes] = set()
         self._again = False
         self._outputs: dict[int, Any] = {}
-        self._stubbed: list[nn.Module] = []
-        self._filling = False
+        self._stubbed: list[tuple[nn.Module, dict[str, Any]]] = []
+        self.filling = False
         self._rows_bytes = (0, 0)
+        self._token_bytes = 0.0
+        self.row_tokens = 0.0
 
     def close(self) -> None:
         """Leave the model as it was and give the store's space back."""
@@ -93,7 +104,8 @@ class KeptActivations:
         if self.off or not known or visits <= 0:
             return 0.0
         count, size = self._rows_bytes
-        room = 1.0 if not size else min(1.0, self.store.budget / (size / count * known))
+        one = size / count if count else self._token_bytes * self.row_tokens
+        room = min(1.0, self.store.budget / (one * known)) if one else 1.0
         begun = len(self.store) if standing else 0
         return max(0.0, visits - max(0, known - begun)) * room / visits
 
@@ -107,13 +119,12 @@ class KeptActivations:
 
         worth: FLOPs that one kept token spares.
         """
-        if not self.cut or self._filling:
+        if not self.cut or self.filling:
             return 0
-        if not self._watch.unchanged():
+        if not self._watch.unchanged(self._below()):
             self._drop("a frozen weight was changed")
-        batch = {k: v for k, v in kwargs.items() if not self._is_target(k)}
         try:
-            rows = Rows(batch)
+            rows = self._rows(kwargs)
             spent, known = self._gather(rows, worth)
             self._put_stubs(rows.joined(known))
         except Unknown as reason:
@@ -123,18 +134,21 @@ class KeptActivations:
 
     def leave(self) -> None:
         """After a forward pass: take the stubs out."""
-        for module in self._stubbed:
-            del module.forward
-            module._compiled_call_impl = vars(module).pop("_was_compiled", None)
-        self._stubbed.clear()
+        while self._stubbed:
+            module, own = self._stubbed.pop()
+            for name in STUBBED:
+                vars(module).pop(name, None)
+            vars(module).update(own)
 
     @contextmanager
     def trial(self, batch: Mapping[str, Any]) -> Iterator[None]:
         """In here a forward pass over this batch is cut in the middle; nothing of it is kept."""
         self.cut = -(-len(self.stages) // 2)
         try:
-            rows = Rows({k: v for k, v in batch.items() if not self._is_target(k)})
+            rows = self._rows(batch)
             self._put_stubs(rows.joined(self._gather(rows, 1.0)[1]))
+            count, size = self._rows_bytes
+            self._token_bytes = size / max(1, sum(rows.lengths)) if count else 0.0
             yield
         finally:
             self.leave()
@@ -157,29 +171,30 @@ class KeptActivations:
 
     def _gather(self, rows: "Rows", worth: float) -> tuple[int, list[torch.Tensor]]:
         """What leaves the last skipped stage, for each row; and FLOPs spent on it."""
-        self._again = self._again or any(key in self._seen for key in rows.keys)
-        self._seen.update(rows.keys)
+        if self.examples is None and not self._again:
+            self._again = any(key in self._seen for key in rows.keys)
+            self._seen.update(rows.keys)
         fresh: dict[int, torch.Tensor] = {}
         spent = 0
         for start in sorted({self._start(key) for key in rows.keys} - {self.cut}):
             numbers = [i for i, key in enumerate(rows.keys) if self._start(key) == start]
-            flops, found = self._fill(rows, numbers, start)
+            flops, filled = self._fill(rows, numbers, start)
             spent += flops
-            fresh |= dict(zip(numbers, found, strict=True))
-        for number, activation in fresh.items():
-            self._keep(rows.keys[number], activation, worth)
-        device = rows.device
-        return spent, [
-            fresh[i] if i in fresh else self._kept(key).to(device)
+            fresh |= dict(zip(numbers, filled, strict=True))
+        found = [  # before any is kept, for which others may have to go
+            fresh[i] if i in fresh else self._kept(key).to(rows.device)
             for i, key in enumerate(rows.keys)
         ]
+        for number, activation in fresh.items():
+            self._keep(rows.keys[number], activation, worth)
+        return spent, found
 
     def _start(self, key: bytes) -> int:
         return self._depth[key] if key in self.store else 0
 
     def _fill(self, rows: "Rows", numbers: list[int], start: int) -> tuple[int, list[torch.Tensor]]:
         """Run the stages from `start` to the cut for some rows, which are kept at `start`."""
-        part = Rows(rows.batch, numbers)
+        part = rows.part(numbers)
         given = [self._kept(key).to(part.device) for key in part.keys] if start else []
         below = part.joined(given) if start else None
         shapes = tuple((k, tuple(v.shape)) for k, v in part.batch.items() if _is_tensor(v))
@@ -197,7 +212,7 @@ class KeptActivations:
 
     @contextmanager
     def _filled_from(self, start: int, hidden: torch.Tensor | None) -> Iterator[None]:
-        self._filling, cut = True, self.cut
+        self.filling, cut = True, self.cut
         try:
             if hidden is not None:
                 self.cut = start
@@ -205,7 +220,7 @@ class KeptActivations:
                 self.cut = cut
             yield
         finally:
-            self._filling, self.cut = False, cut
+            self.filling, self.cut = False, cut
             self.leave()
 
     def _until(self, cut: int, batch: Mapping[str, Any]) -> Any:
@@ -254,21 +269,30 @@ class KeptActivations:
             def stub(*args: Any, last: bool = number == last, **kwargs: Any) -> Any:
                 return _like(like, hidden if last else _first(args, kwargs))
 
-            vars(module)["_was_compiled"] = module._compiled_call_impl
-            module._compiled_call_impl = None
+            own = {name: vars(module)[name] for name in STUBBED if name in vars(module)}
+            self._stubbed.append((module, own))
             module.forward = stub
-            self._stubbed.append(module)
+            module._compiled_call_impl = None
 
     def _below(self) -> dict[str, torch.Tensor]:
         """What the kept activations depend on: all frozen weights but those of later stages."""
         if not self.cut:
             return {}
         above = {id(p) for stage in self.stages[self.cut :] for p in stage.parameters()}
-        return {
+        found = {
             name: parameter
             for name, parameter in self.model.named_parameters()
             if not parameter.requires_grad and id(parameter) not in above
         }
+        after = {id(b) for stage in self.stages[self.cut :] for b in stage.buffers()}
+        return found | {n: b for n, b in self.model.named_buffers() if id(b) not in after}
+
+    def _rows(self, kwargs: Mapping[str, Any]) -> "Rows":
+        """The examples of a batch, by all that the model is given of them but targets."""
+        batch = {k: v for k, v in kwargs.items() if not self._is_target(k)}
+        decoder = not getattr(getattr(self.model, "config", None), "is_encoder_decoder", False)
+        labels = kwargs.get("labels") if decoder else None
+        return Rows(batch, labels if isinstance(labels, torch.Tensor) else None)
 
     def _is_target(self, name: str) -> bool:
         """Whether an argument says what is wanted of the model and not what it is given."""
@@ -292,40 +316,50 @@ class _Reached(Exception):
 class Rows:
     """The examples of a batch: how each is known again, and where its tokens lie.
 
-    batch: the model's arguments.  numbers: rows to take, all when None.
+    batch: the model's arguments but its targets.  labels: of a decoder; a position that predicts
+    one counts as real, whatever the mask says.
 
-    Raises Unknown for a batch without token ids or embeddings.
+    Raises Unknown for a batch without token ids or embeddings, or with an argument that cannot be
+    told from another.
     """
 
-    def __init__(self, batch: Mapping[str, Any], numbers: list[int] | None = None) -> None:
+    def __init__(self, batch: Mapping[str, Any], labels: torch.Tensor | None = None) -> None:
         given = batch.get("input_ids", batch.get("inputs_embeds"))
         if not isinstance(given, torch.Tensor) or given.dim() < 2:
             raise Unknown("a batch has neither input_ids nor inputs_embeds")
-        rows, columns = given.shape[:2]
-        if numbers is not None:
-            batch = {k: self._part(v, rows, numbers) for k, v in batch.items()}
-            rows = len(numbers)
-        self.batch, self.size, self.device = dict(batch), (rows, columns), given.device
+        self.batch, self.device = dict(batch), given.device
+        self.size = rows, columns = (given.shape[0], given.shape[1])
         mask = batch.get("attention_mask")
         if isinstance(mask, torch.Tensor) and tuple(mask.shape) == self.size:
             self.real = mask.bool().cpu()
+            if labels is not None and tuple(labels.shape) == self.size:
+                self.real = self.real.clone()
+                self.real[:, :-1] |= (labels[:, 1:] != IGNORED).cpu()
         else:
-            self.real = torch.ones(self.size, dtype=torch.bool)
+            self.real = torch.ones(rows, columns, dtype=torch.bool)
+        self.lengths: list[int] = self.real.sum(1).tolist()
         self.keys = self._names()
 
-    @staticmethod
-    def _part(value: Any, rows: int, numbers: list[int]) -> Any:
-        by_row = _is_tensor(value) and value.dim() > 0 and value.shape[0] == rows
-        return value[numbers] if by_row else value
+    def part(self, numbers: list[int]) -> "Rows":
+        """Some of the rows."""
+        part = copy(self)
+        rows = self.size[0]
+        part.batch = {k: _rows_of(v, rows, numbers) for k, v in self.batch.items()}
+        part.size = (len(numbers), self.size[1])
+        part.real = self.real[numbers]
+        part.lengths = [self.lengths[i] for i in numbers]
+        part.keys = [self.keys[i] for i in numbers]
+        return part
 
     def _names(self) -> list[bytes]:
         given = sorted((k, v.detach().cpu()) for k, v in self.batch.items() if _is_tensor(v))
+        plain = sorted((k, _told(v)) for k, v in self.batch.items() if not _is_tensor(v))
+        shared = hashlib.blake2b(repr(plain).encode(), digest_size=16)
         names = []
         for row in range(self.size[0]):
             real = self.real[row]
-            digest = hashlib.blake2b(digest_size=16)
-            ends = real.nonzero()
-            digest.update(f"{int(ends[0]) if len(ends) else 0}".encode())
+            digest = shared.copy()
+            digest.update(_bytes_of(real.nonzero()))
             for name, value in given:
                 if value.dim() > 0 and value.shape[0] == self.size[0]:
                     mine = value[row]
@@ -334,7 +368,7 @@ class Rows:
                 else:
                     mine = value
                 digest.update(f"{name} {mine.dtype} {tuple(mine.shape)}".encode())
-                digest.update(mine.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+                digest.update(_bytes_of(mine))
             names.append(digest.digest())
         return names
 
@@ -342,14 +376,38 @@ class Rows:
         """The activations of each row without those of padding.  hidden: (B, T, D)."""
         if hidden.dim() != 3 or tuple(hidden.shape[:2]) != self.size:
             raise Unknown(f"activations have the shape {tuple(hidden.shape)}")
-        real = self.real.to(hidden.device)
-        return [hidden[row][real[row]] for row in range(self.size[0])]
+        real = hidden.flatten(0, 1).index_select(0, self._places(hidden.device))
+        return list(real.split(self.lengths))
 
     def joined(self, parts: list[torch.Tensor]) -> torch.Tensor:
         """(B, T, D) from what `split` gave; zeros at padding, which nothing looks at."""
-        whole = parts[0].new_zeros(*self.size, parts[0].shape[-1])
-        whole[self.real.to(whole.device)] = torch.cat(parts)
-        return whole
+        width = parts[0].shape[-1]
+        whole = parts[0].new_zeros(self.size[0] * self.size[1], width)
+        whole.index_copy_(0, self._places(whole.device), torch.cat(parts))
+        return whole.view(*self.size, width)
+
+    def _places(self, device: torch.device) -> torch.Tensor:
+        """Where real positions lie if all rows are put into one; found without asking the GPU."""
+        return self.real.flatten().nonzero()[:, 0].to(device, non_blocking=True)
+
+
+def _rows_of(value: Any, rows: int, numbers: list[int]) -> Any:
+    by_row = _is_tensor(value) and value.dim() > 0 and value.shape[0] == rows
+    return value[numbers] if by_row else value
+
+
+def _told(value: Any) -> Any:
+    """A value by which arguments can be told apart.  Raises Unknown if it is no plain one."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_told(one) for one in value]
+    raise Unknown(f"an argument is of type {type(value).__name__}")
+
+
+def _bytes_of(value: torch.Tensor) -> bytes:
+    data: bytes = value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return data
 
 
 def _is_tensor(value: Any) -> bool:

@@ -15,10 +15,11 @@ class ForwardOptions:
     labelled_head: compute logits and loss on labelled positions only.
     keep: start forward passes at activations kept in memory or on disk.
     keep_folder: for the disk; the system's folder for temporary files when None.
-    keep_bytes: how much may be kept; a quarter of what is free when None.
+    keep_bytes: how much each process may keep; when None, a quarter of what is free, shared by the
+        processes of the machine.
     keep_bfloat16: keep them in bfloat16 whatever they are (then no longer exact).
-    examples: distinct ones in each epoch of each process, by which it is known beforehand what
-        keeping will spare; otherwise it is learned when the first comes again.
+    examples: distinct ones that a process may see, by which it is known beforehand what keeping
+        will spare; otherwise it is learned when the first comes again.
 
     Raises ValueError for values that cannot work.
     """

@@ -6,10 +6,13 @@ calls, not mapped into memory: a full disk is then an error to handle instead of
 """
 
 import os
+import sys
 import tempfile
 import weakref
+from bisect import bisect_left, insort
 from collections.abc import Hashable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,12 +25,16 @@ SHARE_OF_FREE = 0.25
 
 @dataclass(frozen=True)
 class Held:
-    """One tensor kept.  worth: FLOPs that it spares each time.  offset: its place in the file."""
+    """One tensor kept.
+
+    rank: FLOPs that it spares each time for each of its bytes, and a number of its own.
+    offset: its place in the file.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     size: int
-    worth: float
+    rank: tuple[float, int]
     offset: int = 0
 
 
@@ -43,6 +50,9 @@ class Store:
     def __init__(self, budget: int | None = None, folder: Path | None = None) -> None:
         self._held: dict[Hashable, Held] = {}
         self._tensors: dict[Hashable, torch.Tensor] = {}
+        self._ranks: list[tuple[float, int]] = []
+        self._keys: dict[int, Hashable] = {}
+        self._numbers = count()
         self._file: IO[bytes] | None = None
         self._gaps: list[tuple[int, int]] = []
         self._end = 0
@@ -71,14 +81,17 @@ class Store:
         self.discard(key)
         data = tensor.detach().cpu().contiguous()
         size = data.numel() * data.element_size()
-        if not self._make_room(size, worth):
+        rank = (worth / max(1, size), next(self._numbers))
+        if not self._make_room(size, rank):
             return False
-        held = Held(tuple(data.shape), data.dtype, size, worth, self._place(size))
+        held = Held(tuple(data.shape), data.dtype, size, rank, self._place(size))
         if self._file is None:
             self._tensors[key] = data.clone() if data.data_ptr() == tensor.data_ptr() else data
         elif not self._write(data, held):
             return False
         self._held[key] = held
+        self._keys[rank[1]] = key
+        insort(self._ranks, rank)
         self.bytes += size
         return True
 
@@ -102,6 +115,7 @@ class Store:
         held = self._held.pop(key, None)
         if held is not None:
             self._tensors.pop(key, None)
+            del self._keys[held.rank[1]], self._ranks[bisect_left(self._ranks, held.rank)]
             self.bytes -= held.size
             self._free_place(held)
 
@@ -109,6 +123,8 @@ class Store:
         """Forget everything."""
         self._held.clear()
         self._tensors.clear()
+        self._ranks.clear()
+        self._keys.clear()
         self._gaps, self._end, self.bytes, self.full = [], 0, 0, False
 
     def close(self) -> None:
@@ -117,17 +133,18 @@ class Store:
         if self._file is not None:
             self._file.close()
 
-    def _make_room(self, size: int, worth: float) -> bool:
+    def _make_room(self, size: int, rank: tuple[float, int]) -> bool:
         """Forget what is worth less a byte than the newcomer, if that makes room."""
         if self.bytes + size <= self.budget:
             return True
         self.full = True
         room, leaving = self.budget - self.bytes, []
-        for key, held in sorted(self._held.items(), key=lambda item: item[1].worth / item[1].size):
-            if room >= size or held.worth / held.size >= worth / size:
+        for other in self._ranks:
+            if room >= size or other[0] >= rank[0]:
                 break
+            key = self._keys[other[1]]
             leaving.append(key)
-            room += held.size
+            room += self._held[key].size
         if room < size:
             return False
         for key in leaving:
@@ -149,6 +166,8 @@ class Store:
 
     def _place(self, size: int) -> int:
         """Where in the file so many bytes go: the first gap that is large enough, or the end."""
+        if self._file is None:
+            return 0
         for number, (start, length) in enumerate(self._gaps):
             if length >= size:
                 self._gaps[number : number + 1] = (
@@ -159,16 +178,23 @@ class Store:
         return start
 
     def _free_place(self, held: Held) -> None:
-        gaps = sorted([*self._gaps, (held.offset, held.size)])
-        joined: list[tuple[int, int]] = []
-        for start, length in gaps:
-            if joined and sum(joined[-1]) == start:
-                joined[-1] = (joined[-1][0], joined[-1][1] + length)
-            else:
-                joined.append((start, length))
-        if joined and sum(joined[-1]) == self._end:
-            self._end = joined.pop()[0]
-        self._gaps = joined
+        """Make a gap of it, one with those beside it."""
+        if self._file is None or not held.size:
+            return
+        start, end = held.offset, held.offset + held.size
+        after = bisect_left(self._gaps, (start, 0))
+        before = after
+        if after < len(self._gaps) and self._gaps[after][0] == end:
+            end += self._gaps[after][1]
+            after += 1
+        if before and sum(self._gaps[before - 1]) == start:
+            before -= 1
+            start = self._gaps[before][0]
+        if end == self._end:
+            self._end = start
+            self._gaps[before:after] = []
+        else:
+            self._gaps[before:after] = [(start, end - start)]
 
 
 def _bytes_of(data: torch.Tensor) -> memoryview:
@@ -177,7 +203,18 @@ def _bytes_of(data: torch.Tensor) -> memoryview:
 
 
 def _free(folder: Path | None) -> int:
+    """Bytes that one process of this machine's may count on."""
+    processes = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if folder is None:
-        return int(psutil.virtual_memory().available)
+        return min(int(psutil.virtual_memory().available), _container_free()) // processes
     usage: Any = psutil.disk_usage(str(folder))
-    return int(usage.free)
+    return int(usage.free) // processes
+
+
+def _container_free(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that a container's limit leaves; very many where there is no limit."""
+    try:
+        limit, used = ((root / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        return max(0, int(limit) - int(used))
+    except (OSError, ValueError):  # no control groups, or the limit is "max"
+        return sys.maxsize

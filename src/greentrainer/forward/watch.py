@@ -1,6 +1,6 @@
 """Notices that a weight was changed which is taken to be frozen.
 
-A change in place raises the tensor's version, and another tensor in its place has another address.
+A change in place raises the tensor's version, and a tensor in the place of another is another one.
 What goes around both (`weight.data.add_(1)`) changes the bits: their sum over a stretch of each
 tensor is compared at every look, another stretch each time, and the sum over all at each selection.
 """
@@ -33,21 +33,24 @@ class Watch:
 
     def follow(self, tensors: Mapping[str, torch.Tensor]) -> bool:
         """Watch these from now on; whether those among them watched before are unchanged."""
-        before = [self._marks[name] for name in tensors if name in self._marks]
-        same = _unmoved(before) and all(
-            torch.equal(_totals(mark.tensor), mark.totals) for mark in before
+        before = {name: self._marks[name] for name in tensors if name in self._marks}
+        same = _unmoved(before, tensors) and all(
+            torch.equal(_totals(mark.tensor), mark.totals) for mark in before.values()
         )
         kept = self._marks if same else {}
         self._marks = {name: kept.get(name) or _mark(t) for name, t in tensors.items()}
         return same
 
-    def unchanged(self) -> bool:
-        """Whether all are what they were, as far as a quick look shows; if not, watch them anew."""
+    def unchanged(self, tensors: Mapping[str, torch.Tensor]) -> bool:
+        """Whether all are what they were, as far as a quick look shows; if not, watch them anew.
+
+        tensors: what has these names now.
+        """
         self._turn += 1
-        marks = list(self._marks.values())
-        if _unmoved(marks) and self._same_stretch(marks):
+        same = tensors.keys() == self._marks.keys() and _unmoved(self._marks, tensors)
+        if same and self._same_stretch(list(self._marks.values())):
             return True
-        self._marks = {name: _mark(mark.tensor) for name, mark in self._marks.items()}
+        self._marks = {name: _mark(tensor) for name, tensor in tensors.items()}
         return False
 
     def _same_stretch(self, marks: list[Mark]) -> bool:
@@ -61,8 +64,12 @@ class Watch:
         return not now or torch.equal(torch.stack(now), torch.stack(then))
 
 
-def _unmoved(marks: list[Mark]) -> bool:
-    return all((m.tensor._version, m.tensor.data_ptr()) == (m.version, m.address) for m in marks)
+def _unmoved(marks: Mapping[str, Mark], tensors: Mapping[str, torch.Tensor]) -> bool:
+    return all(
+        tensors[name] is mark.tensor
+        and (mark.tensor._version, mark.tensor.data_ptr()) == (mark.version, mark.address)
+        for name, mark in marks.items()
+    )
 
 
 def _mark(tensor: torch.Tensor) -> Mark:

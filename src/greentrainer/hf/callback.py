@@ -7,6 +7,7 @@ checkpoint.  What it cannot do it refuses when training begins, with the reason.
 can do more: losses of one's own, replicas, and checkpoints that appear in one step.)
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +91,7 @@ class GreenCallback(TrainerCallback):
             selector=self.green.selector,
             processes=self.processes,
             hollow=self.hollow,
-            forward=self._forward(loader, args),
+            forward=self._forward(loader),
         )
         self._verified, self._batches_seen = not self.one_call, 0
         if self.one_call:
@@ -98,11 +99,19 @@ class GreenCallback(TrainerCallback):
         if state.global_step:
             self._resume(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
-    def _forward(self, loader: Any, args: TrainingArguments) -> ForwardOptions:
-        """The options, with the number of examples that each process sees in an epoch."""
+    def _forward(self, loader: Any) -> ForwardOptions:
+        """The options, with the number of examples that a process may see.
+
+        Several processes deal the examples out anew in each epoch, so each may come to see all.
+        """
         options = self.green.forward
-        count = -(-len(loader.dataset) // max(1, args.world_size))
-        return options if options.examples else replace(options, examples=count)
+        if options.labelled_head and self.one_call:
+            warnings.warn(
+                "no labelled head: this Trainer may look at the logits itself; use GreenTrainer",
+                stacklevel=2,
+            )
+            options = replace(options, labelled_head=False)
+        return options if options.examples else replace(options, examples=len(loader.dataset))
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
