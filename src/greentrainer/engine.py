@@ -17,7 +17,7 @@ a tensor is worth, `select` chooses, `Freezer` applies, `Pace` says how much may
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import asdict, replace
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -308,16 +308,27 @@ class AdaptiveBackprop:
         return agreed
 
     def _best(self, bases: list[Basis], budget: float) -> Selection:
-        """The best choice of all; of equal ones that for which what is kept stays true."""
-        *others, anew = bases
-        found = [self._selected(anew, budget)]
+        """The best choice of all; of equal ones that for which what is kept stays true.
+
+        Where nothing is within the budget, as in debt, it is the least that can be trained.
+        """
+        anew = bases[-1]
         measured = not isinstance(self.selector, Blind) and self.rho < 1
-        for basis in others if measured else []:
-            more = anew.graph.forward_flops - basis.graph.forward_flops
-            if any(value > 0 for value in basis.worth(self.importance).values()):
-                with suppress(ValueError):  # nothing that may be chosen is affordable
-                    found.insert(0, self._selected(basis, budget + more))
-        return max(found, key=lambda selection: selection.importance)
+        bases = bases if measured else [anew]
+        found = []
+        for basis in bases:
+            own = budget + anew.graph.forward_flops - basis.graph.forward_flops
+            if own >= basis.least and (basis is anew or self._promises(basis)):
+                with nullcontext() if basis is anew else suppress(ValueError):
+                    found.append(self._selected(basis, own))
+        if found:
+            return max(found, key=lambda selection: selection.importance)
+        able = [basis for basis in bases if basis is anew or self._promises(basis)]
+        cheapest = min(able, key=lambda basis: basis.graph.forward_flops + basis.least)
+        return self._selected(cheapest, cheapest.least)
+
+    def _promises(self, basis: Basis) -> bool:
+        return any(value > 0 for value in basis.worth(self.importance).values())
 
     def _selected(self, basis: Basis, budget: float) -> Selection:
         """What the selector chooses; its cost is that of the backward pass alone."""

@@ -32,6 +32,12 @@ class Basis:
     real: CostGraph
     among: frozenset[str] | None = None
 
+    @property
+    def least(self) -> int:
+        """Backward FLOPs of the cheapest tensor that may be chosen."""
+        closures = self.graph.closure_flops
+        return min(closures[n] for n in closures if self.among is None or n in self.among)
+
     def worth(self, importance: Importance) -> Importance:
         """The importance of what may be chosen."""
         if self.among is None:
@@ -86,12 +92,12 @@ class Steering:
         return self.pace.rate(batches, spent + reserve, full, mean)
 
     def budget(self) -> float:
-        """Backward FLOPs that a selection may cost on the sample batch.
+        """Backward FLOPs that a selection may cost on the sample batch: few or below 0 in debt.
 
         What the probes still to come will cost, each as much as the last, is kept.
         """
         reserve = self.ledger.last_probe_flops * self.pace.probes_left(self.ledger.batches)
-        return max(self.graph.backward_budget(self.rate(reserve)), self._least)
+        return self.graph.backward_budget(self.rate(reserve))
 
     @property
     def _least(self) -> int:
@@ -116,19 +122,28 @@ class Steering:
         if self.pace.total_batches is None:
             return self.graph.affordable(self.graph.backward_budget(self.pace.rho))
         left = 1 + self.pace.probes_left(self.ledger.batches)
-        budget = self.graph.backward_budget(self.rate())
-        for _ in range(3):
-            names = self.graph.affordable(max(budget, self._least))
+        bases = self.bases()
+        names = self._affordable(bases, self.rate())
+        for _ in range(2):
             price = sum(self.probe_flops(probe, names))
-            budget = self.graph.backward_budget(self.rate(left * price))
+            names = self._affordable(bases, self.rate(left * price))
         return names
+
+    def _affordable(self, bases: list[Basis], rate: float) -> tuple[str, ...]:
+        """Tensors that a choice on one of the bases may hold, at this share of full fine-tuning."""
+        found: set[str] = set()
+        for basis in bases:
+            budget = basis.graph.backward_budget(rate)
+            able = basis.graph.affordable(max(budget, self._least))
+            found |= set(able) if basis.among is None else basis.among.intersection(able)
+        return tuple(name for name in self.sample.tensors if name in found)
 
     def leaves_room(self, probe: list[Batch], names: tuple[str, ...]) -> bool:
         """Whether the rest of the run can stay within rho once this probe is paid."""
         if self.pace.total_batches is None:
             return True
         rate = self.rate(sum(self.probe_flops(probe, names)))
-        return self.graph.backward_budget(rate) >= self._least
+        return any(basis.graph.backward_budget(rate) >= self._least for basis in self.bases())
 
     def probe_flops(self, probe: list[Batch], names: tuple[str, ...]) -> tuple[int, int]:
         """Forward and backward FLOPs of measuring the importance of `names`."""
