@@ -32,6 +32,9 @@ def bill_table(summary: dict[str, Any]) -> Table:
     spent, reference = bill["spent_flops"], _reference(bill)
     table.add_row("FLOPs", _tera(spent), _tera(reference), f"{spent / reference:.1%}")
     table.add_row("  of them probes", _tera(bill["probe_flops"]), "-", f"{bill['probe_share']:.1%}")
+    if bill["skipped_flops"]:
+        spared = bill["skipped_flops"]
+        table.add_row("  spared: kept activations", _tera(spared), "-", f"{spared / reference:.1%}")
     seconds = seconds_of(bill)
     if full:
         table.add_row(

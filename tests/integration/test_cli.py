@@ -98,6 +98,22 @@ def test_every_way_to_train_runs(
     assert config["training"] == {"lr_scheduler_type": "cosine", "max_grad_norm": 0.5}
 
 
+def test_activations_are_kept_where_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    model: Path, data: Path,
+) -> None:  # fmt: skip
+    run, kept = tmp_path / "run", tmp_path / "kept"
+    typed = ["train", "--model", model, "--task", data, "--rho", 0.5, "--output-dir", run, *FLAGS,
+             "--epochs", 3, "--set", "keep_activations=disk", "--set", f"keep_folder={kept}",
+             "--set", "keep_bytes=100000000", "--set", "keep_bfloat16=true"]  # fmt: skip
+    assert command(monkeypatch, *typed) == 0
+    assert "kept activations" in capsys.readouterr().out
+    bill = json.loads((run / "metrics.json").read_text())["bill"]
+    assert bill["skipped_flops"] > 0
+    assert bill["rho_spent"] <= 0.5
+    assert list(kept.iterdir()) == []
+
+
 def test_evaluate_measures_what_was_trained(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: Path, data: Path
 ) -> None:
@@ -158,6 +174,11 @@ WRONG = [
     (["--set", "validation_limit=999"], "validation_limit is 999 and there are"),
     (["--set", "virtual_tokens=0"], "virtual_tokens is 0"),
     (["--method", "lorra"], "method is 'lorra'"),
+    (["--set", "keep_activations=tape"], "keep_activations is 'tape'"),
+    (
+        ["--epochs", "2", "--set", "keep_activations=disk", "--set", "keep_folder=/proc/none"],
+        "cannot keep activations in /proc/none",
+    ),
     (["--learning-rate", "1e30"], "lower the learning rate"),
 ]
 
