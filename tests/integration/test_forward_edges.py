@@ -126,6 +126,22 @@ def test_ctrl_c_in_a_forward_pass_leaves_nothing(evaluating: bool) -> None:
     assert loss_after(interrupted=True) == loss_after(interrupted=False)
 
 
+def test_what_was_kept_less_deep_does_not_draw_the_next_choice_down() -> None:
+    """Examples kept at two depths: what may be trained lies above the deeper of them."""
+    model, one, other = decoder(), batch(seed=1), batch(seed=2)
+    engine = engine_of(model, one, ForwardOptions(True, "memory", None, 10**8, examples=4))
+    kept = engine._short.kept
+    assert kept is not None
+    engine.loss(one)
+    kept.go_to(CUT + 1)
+    engine.loss(other)
+    assert engine._short.depth == CUT + 1
+    lasting = engine._short.lasting(engine.graph)
+    assert lasting == engine.graph.above(CUT + 1)
+    kept.go_to(CUT + 1)
+    assert len(kept.store) == 4
+
+
 def test_a_forward_of_a_modules_own_comes_back() -> None:
     model, calls = decoder(), []
     for layer in model.model.layers:

@@ -111,8 +111,11 @@ class KeptActivations:
 
     @property
     def depth(self) -> int:
-        """The least depth at which something is kept; 0 where nothing is."""
-        return min((depth for depth, count in self._at.items() if count), default=0)
+        """The depth above which anything may be trained with all that is kept staying true.
+
+        (What is kept less deep goes on from there.)  0 where nothing is kept.
+        """
+        return max((depth for depth, count in self._at.items() if count > 0), default=0)
 
     def enter(self, kwargs: Mapping[str, Any], worth: float) -> int:
         """Before a forward pass: put the stubs in.  Returns FLOPs spent on examples not yet known.
