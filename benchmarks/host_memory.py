@@ -10,7 +10,6 @@ memory from its birth on counts: building the model, tracing, the probe and the 
 import argparse
 import multiprocessing
 import resource
-import statistics
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -75,7 +74,6 @@ def measure(name: str, tiny: bool) -> Row:
         "tensors trained": len(chosen.names),
         "parameters trained": sum(engine.graph.sizes[n] for n in chosen.names),
         "step: flops / full": max(entry.flops / entry.full_flops for entry in steps),
-        "step: median seconds": statistics.median(entry.seconds for entry in steps),
         "first loss": losses[0],
         "last loss": losses[-1],
         "peak bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
