@@ -13,23 +13,21 @@ goes deeper drops it; one that stays above goes on from there.  Should a frozen 
 the same, everything is dropped (`Watch`).
 """
 
-import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import copy
 from typing import Any
 
 import torch
 from torch import nn
 
 from greentrainer.forward.check import evaluating
+from greentrainer.forward.rows import Rows, Unknown
 from greentrainer.forward.store import Store
 from greentrainer.forward.watch import Watch
 from greentrainer.stages import stages
 
-IGNORED = -100
 STUBBED = ("forward", "_compiled_call_impl")
 """Attributes of a module that a stub takes the place of."""
 Counting = Callable[[], Any]
@@ -172,7 +170,7 @@ class KeptActivations:
 
     # Filling
 
-    def _gather(self, rows: "Rows", worth: float) -> tuple[int, list[torch.Tensor]]:
+    def _gather(self, rows: Rows, worth: float) -> tuple[int, list[torch.Tensor]]:
         """What leaves the last skipped stage, for each row; and FLOPs spent on it."""
         if self.examples is None and not self._again:
             self._again = any(key in self._seen for key in rows.keys)
@@ -195,12 +193,14 @@ class KeptActivations:
     def _start(self, key: bytes) -> int:
         return self._depth[key] if key in self.store else 0
 
-    def _fill(self, rows: "Rows", numbers: list[int], start: int) -> tuple[int, list[torch.Tensor]]:
+    def _fill(self, rows: Rows, numbers: list[int], start: int) -> tuple[int, list[torch.Tensor]]:
         """Run the stages from `start` to the cut for some rows, which are kept at `start`."""
         part = rows.part(numbers)
         given = [self._kept(key).to(part.device) for key in part.keys] if start else []
         below = part.joined(given) if start else None
-        shapes = tuple((k, tuple(v.shape)) for k, v in part.batch.items() if _is_tensor(v))
+        shapes = tuple(
+            (k, tuple(v.shape)) for k, v in part.batch.items() if isinstance(v, torch.Tensor)
+        )
         known = self._costs.get((shapes, start, self.cut))
         with evaluating(self.model), torch.no_grad(), self._filled_from(start, below):
             if known is None or self.by_data:
@@ -290,7 +290,7 @@ class KeptActivations:
         after = {id(b) for stage in self.stages[self.cut :] for b in stage.buffers()}
         return found | {n: b for n, b in self.model.named_buffers() if id(b) not in after}
 
-    def _rows(self, kwargs: Mapping[str, Any]) -> "Rows":
+    def _rows(self, kwargs: Mapping[str, Any]) -> Rows:
         """The examples of a batch, by all that the model is given of them but targets."""
         batch = {k: v for k, v in kwargs.items() if not self._is_target(k)}
         decoder = not getattr(getattr(self.model, "config", None), "is_encoder_decoder", False)
@@ -304,117 +304,12 @@ class KeptActivations:
         return decoder or name in ("labels", "num_items_in_batch")
 
 
-class Unknown(Exception):
-    """A model or a batch whose forward pass cannot be cut."""
-
-
 class _Reached(Exception):
     """The forward pass has come as far as wanted."""
 
     def __init__(self, output: Any) -> None:
         super().__init__()
         self.output = output
-
-
-class Rows:
-    """The examples of a batch: how each is known again, and where its tokens lie.
-
-    batch: the model's arguments but its targets.  labels: of a decoder; a position that predicts
-    one counts as real, whatever the mask says.
-
-    Raises Unknown for a batch without token ids or embeddings, or with an argument that cannot be
-    told from another.
-    """
-
-    def __init__(self, batch: Mapping[str, Any], labels: torch.Tensor | None = None) -> None:
-        given = batch.get("input_ids", batch.get("inputs_embeds"))
-        if not isinstance(given, torch.Tensor) or given.dim() < 2:
-            raise Unknown("a batch has neither input_ids nor inputs_embeds")
-        self.batch, self.device = dict(batch), given.device
-        self.size = rows, columns = (given.shape[0], given.shape[1])
-        mask = batch.get("attention_mask")
-        if isinstance(mask, torch.Tensor) and tuple(mask.shape) == self.size:
-            self.real = mask.bool().cpu()
-            if labels is not None and tuple(labels.shape) == self.size:
-                self.real = self.real.clone()
-                self.real[:, :-1] |= (labels[:, 1:] != IGNORED).cpu()
-        else:
-            self.real = torch.ones(rows, columns, dtype=torch.bool)
-        self.lengths: list[int] = self.real.sum(1).tolist()
-        self.keys = self._names()
-
-    def part(self, numbers: list[int]) -> "Rows":
-        """Some of the rows."""
-        part = copy(self)
-        rows = self.size[0]
-        part.batch = {k: _rows_of(v, rows, numbers) for k, v in self.batch.items()}
-        part.size = (len(numbers), self.size[1])
-        part.real = self.real[numbers]
-        part.lengths = [self.lengths[i] for i in numbers]
-        part.keys = [self.keys[i] for i in numbers]
-        return part
-
-    def _names(self) -> list[bytes]:
-        given = sorted((k, v.detach().cpu()) for k, v in self.batch.items() if _is_tensor(v))
-        plain = sorted((k, _told(v)) for k, v in self.batch.items() if not _is_tensor(v))
-        shared = hashlib.blake2b(repr(plain).encode(), digest_size=16)
-        names = []
-        for row in range(self.size[0]):
-            real = self.real[row]
-            digest = shared.copy()
-            digest.update(_bytes_of(real.nonzero()))
-            for name, value in given:
-                if value.dim() > 0 and value.shape[0] == self.size[0]:
-                    mine = value[row]
-                    if tuple(value.shape[:2]) == self.size:
-                        mine = mine[real]
-                else:
-                    mine = value
-                digest.update(f"{name} {mine.dtype} {tuple(mine.shape)}".encode())
-                digest.update(_bytes_of(mine))
-            names.append(digest.digest())
-        return names
-
-    def split(self, hidden: torch.Tensor) -> list[torch.Tensor]:
-        """The activations of each row without those of padding.  hidden: (B, T, D)."""
-        if hidden.dim() != 3 or tuple(hidden.shape[:2]) != self.size:
-            raise Unknown(f"activations have the shape {tuple(hidden.shape)}")
-        real = hidden.flatten(0, 1).index_select(0, self._places(hidden.device))
-        return list(real.split(self.lengths))
-
-    def joined(self, parts: list[torch.Tensor]) -> torch.Tensor:
-        """(B, T, D) from what `split` gave; zeros at padding, which nothing looks at."""
-        width = parts[0].shape[-1]
-        whole = parts[0].new_zeros(self.size[0] * self.size[1], width)
-        whole.index_copy_(0, self._places(whole.device), torch.cat(parts))
-        return whole.view(*self.size, width)
-
-    def _places(self, device: torch.device) -> torch.Tensor:
-        """Where real positions lie if all rows are put into one; found without asking the GPU."""
-        return self.real.flatten().nonzero()[:, 0].to(device, non_blocking=True)
-
-
-def _rows_of(value: Any, rows: int, numbers: list[int]) -> Any:
-    by_row = _is_tensor(value) and value.dim() > 0 and value.shape[0] == rows
-    return value[numbers] if by_row else value
-
-
-def _told(value: Any) -> Any:
-    """A value by which arguments can be told apart.  Raises Unknown if it is no plain one."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_told(one) for one in value]
-    raise Unknown(f"an argument is of type {type(value).__name__}")
-
-
-def _bytes_of(value: torch.Tensor) -> bytes:
-    data: bytes = value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    return data
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, torch.Tensor)
 
 
 def _first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
