@@ -17,30 +17,31 @@ a tensor is worth, `select` chooses, `Freezer` applies, `Pace` says how much may
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
-from dataclasses import asdict, replace
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import nn
 
-from greentrainer.forward.options import ForwardOptions
+from greentrainer.choosing import Basis, Chooser, Selector
+from greentrainer.forward.options import ForwardOptions, Positions
 from greentrainer.freeze import Freezer, OptimizerState
 from greentrainer.graphs import LATEST, GraphCache
-from greentrainer.importance import measure_importance, measure_statistics
+from greentrainer.importance import measure_importance, measure_statistics, measure_tails
 from greentrainer.ledger import Entry, Ledger
 from greentrainer.observer import Observer, Price
 from greentrainer.pace import Pace
 from greentrainer.processes import Alone
-from greentrainer.select import CONTROLS, Blind, scores, select
+from greentrainer.select import CONTROLS, scores, select
 from greentrainer.shortening import Shortening
-from greentrainer.steering import Basis, Steering
-from greentrainer.types import Batch, CostGraph, Importance, LossFn, Selection, loss_of
+from greentrainer.steering import Reached, Steering, passes_of
+from greentrainer.types import Batch, CostGraph, Importance, LossFn, Selection, Tail, loss_of
 
-STATE_VERSION = 1
+__all__ = ["AdaptiveBackprop", "Selector", "release"]
 
-Selector = Callable[[CostGraph, Importance, float], Selection] | Blind
+STATE_VERSION = 2
 
 
 class AdaptiveBackprop:
@@ -62,6 +63,8 @@ class AdaptiveBackprop:
     hollow: a copy of the model to trace in its place (`graphs.hollow`), where FSDP2 has cut the
         model into shards.
     forward: what may be left out of the forward pass.
+    positions: of each prompt that gradient passes through: "all", so many before the completion, or
+        "choose", with the tensors, by importance.
     processes: `Together` or `Replicas` where several processes train the model; then call `prepare`
         before each step, in all of them.
 
@@ -88,10 +91,14 @@ class AdaptiveBackprop:
         one_call: bool = False,
         hollow: nn.Module | None = None,
         forward: ForwardOptions | None = None,
+        positions: Positions = "all",
         processes: Alone | None = None,
     ) -> None:
+        if positions == "choose" and metric != "first_order":
+            raise ValueError(f"positions are chosen by first_order importance, not by {metric}")
         self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
-        self.metric, self.selector = metric, selector
+        self.metric = metric
+        self._chooser = Chooser(selector, rho)
         self.processes = processes or Alone()
         self.closed = False
         release(model)
@@ -99,16 +106,13 @@ class AdaptiveBackprop:
         self.trainable = frozenset(n for n, p in model.named_parameters() if p.requires_grad)
         self._undo = ExitStack()
         try:
-            self._set_up(sample_batch, optimizer_state, one_call, hollow, forward)
+            self._set_up(sample_batch, optimizer_state, one_call, hollow, forward, positions)
         except BaseException:
             self.close()
             raise
         self._steering.passes = 2 if metric == "two_pass" else 1
-        self.selection: Selection | None = None
-        self.importance: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
         self._prices: dict[int, tuple[CostGraph, int]] = {}
-        self._turn = -1
         _LIVE[model] = ref(self)
 
     def _set_up(
@@ -118,6 +122,7 @@ class AdaptiveBackprop:
         one_call: bool,
         hollow: nn.Module | None,
         forward: ForwardOptions | None,
+        positions: Positions,
     ) -> None:
         """Make what hangs on the model; `_undo` takes it off again."""
         model, processes = self.model, self.processes
@@ -127,10 +132,18 @@ class AdaptiveBackprop:
         state = dict(traced.named_parameters())
         candidates = [state[name] for name in self._freezer.parameters]
         options = forward or ForwardOptions()
-        self._short = Shortening(model, traced, options, sample_batch, self.loss_fn, processes)
+        self._short = Shortening(
+            model, traced, options, positions, sample_batch, self.loss_fn, processes
+        )
         self._undo.callback(self._short.close)
         self.graphs = GraphCache(
-            traced, candidates, self.loss_fn, one_call, self._enter_trace, self._short.traced_head
+            traced,
+            candidates,
+            self.loss_fn,
+            one_call,
+            self._enter_trace,
+            self._short.traced_head,
+            self._short.split,
         )
         self._observer = Observer(
             model, self.optimizer, self.graphs, self._before_batch, self._price, self._short.leave
@@ -138,16 +151,40 @@ class AdaptiveBackprop:
         self._undo.callback(self._observer.close)
         if self._short.tried_flops:
             self.ledger.add(Entry("trace", self._short.tried_flops))
-        self.graph = self.graphs.of_batch(sample_batch)
+        samples: dict[Tail, CostGraph] = {}
+        for tail in self._short.tails(sample_batch):
+            with self._short.at(tail):
+                samples[tail] = self.graphs.of_batch(sample_batch)
+        with self._short.at(None):
+            whole = self.graphs.of_batch(sample_batch)
+        self.graph = list(samples.values())[-1]
+        self._short.go_to(list(samples)[-1])
         self._steering = Steering(
-            self.pace, self.graph, self.graphs, self.ledger, processes, self._short
+            self.pace, samples, whole, self.graphs, self.ledger, processes, self._short
         )
-        _require_rho(self.rho, self._steering.graph)
+        _require_rho(self.rho, self._steering.smallest_rho())
 
     @property
     def rho(self) -> float:
         """Share of full fine-tuning's FLOPs that the run may spend."""
         return self.pace.rho
+
+    @property
+    def selection(self) -> Selection | None:
+        """What is trained now; None before the first choice."""
+        return self._chooser.current
+
+    @property
+    def selector(self) -> Selector:
+        """What chooses tensors."""
+        return self._chooser.selector
+
+    @property
+    def importance(self) -> Importance:
+        """Of each tensor measured, with gradient through as many positions as there is now."""
+        measured = self._chooser.importance
+        tail = self.selection.tail if self.selection else None
+        return measured.get(tail, next(iter(measured.values()), {}))
 
     @property
     def ledger(self) -> Ledger:
@@ -175,10 +212,10 @@ class AdaptiveBackprop:
             raise ValueError("no batch to measure importance on: pass at least one to reselect")
         self._freezer.wake()
         with self.processes.changing():
-            if self.rho < 1 and not isinstance(self.selector, Blind):
+            if self._chooser.measures:
                 count = self._steering.probe_batches(given)
                 self._probe(given[: self.processes.first(count)])
-            return self._choose(self._steering.bases(), self._steering.budget(), asked=True)
+            return self._choose(self._steering.bases(), self._steering.allowance(), asked=True)
 
     def prepare(self, probe_batches: Callable[[], Iterable[Batch]]) -> None:
         """Before each optimizer step: select if that is due, and keep the run on course.
@@ -187,12 +224,12 @@ class AdaptiveBackprop:
         """
         if self.due:
             self.reselect(probe_batches())
-        elif self.processes.count > 1 and self.selection and self._steerable:
+        elif self.processes.count > 1 and self.selection and self._chooser.ready:
             bases = self._steering.bases()
-            budget = self.processes.first(self._course(self.selection, bases[-1]))
-            if budget is not None:
+            allowance = self.processes.first(self._course(self.selection, bases))
+            if allowance is not None:
                 with self.processes.changing():
-                    self._choose(bases, budget, asked=False)
+                    self._choose(bases, allowance, asked=False)
 
     def loss(self, batch: Batch) -> Any:
         """The training loss of a batch; the same as computing it yourself.
@@ -213,7 +250,7 @@ class AdaptiveBackprop:
             "pace": asdict(self.pace),
             "trainable": sorted(self.trainable),
             "selection": asdict(self.selection) if self.selection else None,
-            "importance": dict(self.importance),
+            "importance": [[tail, dict(own)] for tail, own in self._chooser.importance.items()],
             "history": list(self.history),
             "ledger": self.ledger.state_dict(),
         }
@@ -235,12 +272,15 @@ class AdaptiveBackprop:
                 f"engine state was written at rho {state['pace']['rho']}, this run has {self.rho}"
             )
         self.ledger.load_state_dict(state["ledger"])
-        self.importance = dict(state["importance"])
+        self._chooser.importance = {tail: dict(own) for tail, own in state["importance"]}
         self.history = list(state["history"])
-        self._turn = sum(event["asked"] for event in self.history) - 1
+        self._chooser.turn = sum(event["asked"] for event in self.history) - 1
         if state["selection"] is not None:
             names = tuple(state["selection"]["names"])
-            self._apply(Selection(**{**state["selection"], "names": names}))
+            chosen = Selection(**{**state["selection"], "names": names})
+            if chosen.tail not in self._steering.samples:
+                raise ValueError("engine state was written with other positions")
+            self._apply(chosen)
 
     def close(self) -> None:
         """Make everything trainable again and leave the model as it came; once is enough."""
@@ -261,106 +301,70 @@ class AdaptiveBackprop:
         reachable = self.processes.first(self._steering.reachable(probe))
         if self.processes.first(self._steering.leaves_room(probe, reachable)):
             self._measure(probe, reachable)
-        elif not self.importance:
+        elif not self._chooser.importance:
             raise ValueError(
                 f"{self.pace.total_batches} batches at rho {self.rho:g} leave no room to "
                 "measure importance: train on more batches, in smaller ones, or raise rho"
             )
 
-    def _measure(self, probe: list[Batch], names: tuple[str, ...]) -> None:
+    def _measure(self, probe: list[Batch], names: Reached) -> None:
         """Measure the importance of `names` and enter what it cost."""
         start = time.perf_counter()
         with self._observer.unobserved(), self._short.probing():
-            own = self._scores(probe, names)
-        self.importance = dict(zip(own, self.processes.mean(list(own.values())), strict=True))
+            measured = self._scores(probe, names)
+        self._chooser.importance = {
+            tail: dict(zip(own, self.processes.mean(list(own.values())), strict=True))
+            for tail, own in measured.items()
+        }
         flops = self._steering.probe_flops(probe, names)
         self.ledger.add(Entry("probe", *flops, seconds=time.perf_counter() - start))
 
-    def _scores(self, probe: list[Batch], names: tuple[str, ...]) -> Importance:
-        if self.metric in CONTROLS:
-            return scores(self.metric, measure_statistics(self.model, probe, self.loss_fn, names))
-        return measure_importance(
-            self.model, probe, self.optimizer, self.loss_fn, names, metric=self.metric
-        )
+    def _scores(self, probe: list[Batch], names: Reached) -> Mapping[Tail, Importance]:
+        model, loss_fn = self.model, self.loss_fn
+        if len(names) > 1:
+            passes = passes_of(names)
+            return measure_tails(model, probe, self.optimizer, loss_fn, passes, self._short.at)
+        [(tail, probed)] = names.items()
+        with self._short.at(tail):
+            if self.metric in CONTROLS:
+                found = measure_statistics(model, probe, loss_fn, probed)
+                return {tail: scores(self.metric, found)}
+            own = measure_importance(
+                model, probe, self.optimizer, loss_fn, probed, metric=self.metric
+            )
+            return {tail: own}
 
-    @property
-    def _steerable(self) -> bool:
-        """Whether another choice can be made at any time, without a probe."""
-        if isinstance(self.selector, Blind):
-            return self.selector.budgeted and self.rho < 1
-        return bool(self.importance)
-
-    def _choose(self, bases: list[Basis], budget: float, asked: bool) -> Selection:
-        """Select by the importance at hand, and freeze the rest.
-
-        budget: on the last of the bases.  The choice of most importance is taken.
-        """
+    def _choose(self, bases: list[Basis], allowance: float, asked: bool) -> Selection:
+        """Select by the importance at hand, and freeze the rest.  allowance: FLOPs of a batch."""
         start = time.perf_counter()
-        self._turn += asked
-        agreed: Selection = self.processes.first(self._best(bases, budget))
-        self._steering.allowed = bases[-1].graph.forward_flops + budget
+        self._chooser.turn += asked
+        agreed: Selection = self.processes.first(self._chooser.best(bases, allowance))
+        self._steering.allowed = allowance
         self._apply(agreed)
         seconds = time.perf_counter() - start
         self.ledger.add(Entry("select", seconds=seconds))
-        event = {"batch": self.ledger.batches, "asked": asked, "seconds": seconds}
+        event = {
+            "batch": self.ledger.batches,
+            "asked": asked,
+            "seconds": seconds,
+            "tail_saves_flops": self._steering.saved_by_tail(agreed),
+        }
         importance = dict(self.importance) if asked else {}
         self.history.append({**event, **asdict(agreed), "importances": importance})
         return agreed
 
-    def _best(self, bases: list[Basis], budget: float) -> Selection:
-        """The best choice of all; of equal ones that for which what is kept stays true.
-
-        Where nothing is within the budget, as in debt, it is the least that can be trained.
-        """
-        anew = bases[-1]
-        measured = not isinstance(self.selector, Blind) and self.rho < 1
-        bases = bases if measured else [anew]
-        found = []
-        for basis in bases:
-            own = budget + anew.graph.forward_flops - basis.graph.forward_flops
-            if own >= basis.least and (basis is anew or self._promises(basis)):
-                with nullcontext() if basis is anew else suppress(ValueError):
-                    found.append(self._selected(basis, own))
-        if found:
-            return max(found, key=lambda selection: selection.importance)
-        able = [basis for basis in bases if basis is anew or self._promises(basis)]
-        cheapest = min(able, key=lambda basis: basis.graph.forward_flops + basis.least)
-        return self._selected(cheapest, cheapest.least)
-
-    def _promises(self, basis: Basis) -> bool:
-        return any(value > 0 for value in basis.worth(self.importance).values())
-
-    def _selected(self, basis: Basis, budget: float) -> Selection:
-        """What the selector chooses; its cost is that of the backward pass alone."""
-        chosen = self._picked(basis, budget)
-        if basis.graph is basis.real:
-            return chosen
-        return replace(chosen, backward_flops=basis.real.backward_flops(chosen.names))
-
-    def _picked(self, basis: Basis, budget: float) -> Selection:
-        """What the selector chooses; what is in force, if that fits and nothing promises a gain."""
-        graph, importance = basis.graph, basis.worth(self.importance)
-        if isinstance(self.selector, Blind) and not self.selector.budgeted:
-            return self.selector.choose(graph, budget, self._turn)
-        if self.rho == 1 or budget >= graph.full_backward_flops:
-            return _everything(graph, importance, budget)
-        if isinstance(self.selector, Blind):
-            return self.selector.choose(graph, budget, self._turn)
-        current = self.selection
-        promising = any(importance.get(n, 0.0) > 0 for n in graph.affordable(budget))
-        if current and not promising and graph.backward_flops(current.names) <= budget:
-            return current
-        return self.selector(graph, importance, budget)
-
-    def _course(self, chosen: Selection, basis: Basis) -> float | None:
-        """The budget to choose anew by, without a probe, or None while the run is on course."""
-        return self._steering.course(chosen, basis, self._selected)
+    def _course(self, chosen: Selection, bases: list[Basis]) -> float | None:
+        """What to choose anew by, without a probe, or None while the run is on course."""
+        basis = next(one for one in reversed(bases) if one.tail == chosen.tail)
+        return self._steering.course(chosen, basis, self._chooser.selected)
 
     def _apply(self, chosen: Selection) -> None:
-        self.selection = chosen
+        self._chooser.current = chosen
         self._prices.clear()
-        self._freezer.apply(chosen.names, self.graph.idle_modules(chosen.names))
-        self._short.select(self.graph, chosen.names)
+        sample = self._steering.samples[chosen.tail]
+        self._freezer.apply(chosen.names, sample.idle_modules(chosen.names))
+        self._short.go_to(chosen.tail)
+        self._short.select(sample, chosen.names)
 
     def _price(self, graph: CostGraph, kwargs: Mapping[str, Any]) -> Price:
         """What a batch of this graph costs under the selection in force; its forward pass is next.
@@ -373,7 +377,8 @@ class AdaptiveBackprop:
             names = self.selection.names if self.selection else None
             self._prices[id(graph)] = graph, graph.backward_flops(names)
         forward, skipped = self._short.enter(graph, kwargs)
-        return Price(forward, self._prices[id(graph)][1], skipped)
+        backward = self._prices[id(graph)][1]
+        return Price(forward, backward, skipped, self._short.tail_tokens(kwargs))
 
     def _enter_trace(self, graph: CostGraph) -> None:
         """Tracing took real passes, with everything trainable and for each variant: all spent."""
@@ -382,12 +387,12 @@ class AdaptiveBackprop:
 
     def _before_batch(self, graph: CostGraph) -> None:
         alone = self.processes.count == 1 and self._observer.between_steps
-        if alone and self.selection and self._steerable:
-            last = self.pace.last(self.ledger.batches)
-            bases = [self._steering.of_last(graph)] if last else self._steering.bases()
-            budget = self._course(self.selection, bases[-1])
-            if budget is not None:
-                self._choose(bases, budget, asked=False)
+        if alone and self.selection and self._chooser.ready:
+            last, tail = self.pace.last(self.ledger.batches), self.selection.tail
+            bases = [self._steering.of_last(graph, tail)] if last else self._steering.bases()
+            allowance = self._course(self.selection, bases)
+            if allowance is not None:
+                self._choose(bases, allowance, asked=False)
         self._freezer.silence()
 
 
@@ -402,12 +407,6 @@ def release(model: nn.Module) -> None:
         older.close()
 
 
-def _everything(graph: CostGraph, importance: Importance, budget: float) -> Selection:
-    value = sum(importance.get(name, 0.0) for name in graph.tensors)
-    return Selection(graph.tensors, value, graph.full_backward_flops, budget)
-
-
-def _require_rho(rho: float, graph: CostGraph) -> None:
-    smallest = graph.smallest_rho()
+def _require_rho(rho: float, smallest: float) -> None:
     if not smallest <= rho <= 1:
         raise ValueError(f"rho is {rho}: choose it between {smallest:.4f} (for this model) and 1")

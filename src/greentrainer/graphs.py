@@ -4,7 +4,7 @@ import copy
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -15,6 +15,7 @@ from torch import nn
 from greentrainer.cost import trace
 from greentrainer.cost.interpolate import added, form_of, interpolated
 from greentrainer.forward.head import LabelledHead
+from greentrainer.forward.split import SplitForward
 from greentrainer.types import Batch, CostGraph, LossFn
 
 Signature = tuple[tuple[str, tuple[int, ...]], ...]
@@ -36,6 +37,8 @@ class GraphCache:
 
     head: of this model, if it works on labelled positions only.  As the head's cost is proportional
     to their number, it is told from two traces, and no shape is traced twice for it.
+    split: of this model, if gradients may pass through the ends of rows only.  Such a batch is
+        known by the sizes of its two parts.
     one_call: whether a batch is what `loss_fn` calls the model with, as keywords, and that once.
     on_real_pass: called with the graph where it took a real pass to learn a batch's cost.
 
@@ -50,60 +53,81 @@ class GraphCache:
         one_call: bool = False,
         on_real_pass: Callable[[CostGraph], None] = lambda _graph: None,
         head: LabelledHead | None = None,
+        split: SplitForward | None = None,
     ) -> None:
         self.model, self.loss_fn = model, loss_fn
         self.one_call = one_call or loss_fn is None
         self.parameters = list(parameters)
-        self.on_real_pass, self.head = on_real_pass, head
+        self.on_real_pass, self.head, self.split = on_real_pass, head, split
         self.tracing = False
         self.seconds = 0.0
         self._known: dict[Signature, CostGraph] = {}
         self._traced: set[Signature] = set()
         self._by_data = False
         self._per_position: list[tuple[CostGraph, CostGraph]] = []
-        self._latest: OrderedDict[tuple[int, int], CostGraph] = OrderedDict()
+        self._latest: OrderedDict[tuple[int, ...], tuple[CostGraph, Any]] = OrderedDict()
 
     def of_batch(self, batch: Batch) -> CostGraph:
         """The graph of a batch of these shapes."""
-        found = self._find(batch)
-        return self._headed(found if found is not None else self._trace(batch), batch)
+        found = self._find(self._signature(batch))
+        graph = self._headed(found if found is not None else self._trace(batch), batch)
+        return self._measured(graph, batch)
 
     def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> CostGraph:
         """The graph of the batch that calls the model with these arguments."""
-        found = self._find((args, kwargs))
+        found = self._find(self._signature(kwargs, args))
         if found is not None:
-            return self._headed(found, kwargs)
+            return self._measured(self._headed(found, kwargs), kwargs)
         if not self.one_call or args:
             raise ValueError(
                 "a batch of a new shape: compute its loss with engine.loss(batch), "
                 "so that its cost can be traced"
             )
-        return self._headed(self._trace(kwargs), kwargs)
+        return self._measured(self._headed(self._trace(kwargs), kwargs), kwargs)
+
+    def _measured(self, graph: CostGraph, batch: Batch) -> CostGraph:
+        """The graph of a split batch, held against plain full fine-tuning of the whole one."""
+        if self.split is None or self.split.parts(batch) is batch:
+            return graph
+        with self.split.at(None):
+            plain = self.of_batch(batch).full_flops
+        return self._remembered(
+            (id(graph), -1, plain), graph, lambda: replace(graph, plain_flops=plain)
+        )
+
+    def _remembered(
+        self, key: tuple[int, ...], of: CostGraph, make: Callable[[], CostGraph]
+    ) -> CostGraph:
+        """One of the latest graphs made of others; the other is kept with it, for its number."""
+        if key not in self._latest:
+            self._latest[key] = make(), of
+            if len(self._latest) > LATEST:
+                self._latest.popitem(last=False)
+        self._latest.move_to_end(key)
+        return self._latest[key][0]
 
     def _headed(self, base: CostGraph, batch: Batch) -> CostGraph:
         """The graph with the head on the labelled positions of a batch; `base` has it on none."""
         positions = self.head.positions(batch) if self.head else None
         if self.head is None or positions is None:
             return base
-        key = id(base), positions
-        if key not in self._latest:
+
+        def make() -> CostGraph:
             share = next(share for form, share in self._per_position if form == form_of(base))
             everywhere = batch["labels"].numel()
             graph = added(base, share, positions)
-            plain = base.full_flops + everywhere * share.full_flops
-            self._latest[key] = replace(graph, plain_flops=plain)
-            if len(self._latest) > LATEST:
-                self._latest.popitem(last=False)
-        self._latest.move_to_end(key)
-        return self._latest[key]
+            return replace(graph, plain_flops=base.full_flops + everywhere * share.full_flops)
 
-    def _signature(self, value: Any) -> Signature:
-        shapes = signature(value)
-        return (*shapes, (LABELLED, (labelled(value),))) if self._by_data else shapes
+        return self._remembered((id(base), positions), base, make)
 
-    def _find(self, value: Any) -> CostGraph | None:
+    def _signature(self, batch: Batch, args: tuple[Any, ...] | None = None) -> Signature:
+        """The sizes that a batch is known by; with `args` those of the call that it makes."""
+        parts = self.split.parts(batch) if self.split else batch
+        shapes = signature(parts if args is None else (args, parts))
+        return (*shapes, (LABELLED, (labelled(batch),))) if self._by_data else shapes
+
+    def _find(self, wanted: Signature) -> CostGraph | None:
         """A graph known, or foretold from those traced at other sizes."""
-        wanted = self._signature(value)
         if wanted not in self._known:
             form = [(path, len(shape)) for path, shape in wanted]
             alike = {
@@ -118,23 +142,25 @@ class GraphCache:
         return self._known[wanted]
 
     def _trace(self, batch: Batch) -> CostGraph:
-        calls: list[Any] = []
+        calls: list[Signature] = []
 
         def note(_model: Any, args: Any, kwargs: Any) -> None:
-            calls.append((args, kwargs))
+            parts = self.split.parts(kwargs) if self.split else kwargs
+            calls.append(signature((args, parts)))
 
-        handle = self.model.register_forward_pre_hook(note, with_kwargs=True)
+        handle = self.model.register_forward_pre_hook(note, prepend=True, with_kwargs=True)
         self.tracing = True
         start = time.perf_counter()
         try:
-            graph = self._walk(batch)
+            with self.split.on(batch) if self.split else nullcontext():
+                graph = self._walk(batch)
         finally:
             handle.remove()
             self.tracing = False
             self.seconds += time.perf_counter() - start
         keys = {self._signature(batch)}
-        if len({signature(call) for call in calls}) == 1:
-            shapes = signature(calls[-1])
+        if len(set(calls)) == 1:
+            shapes = calls[-1]
             keys.add((*shapes, self._signature(batch)[-1]) if self._by_data else shapes)
         self._known |= dict.fromkeys(keys, graph)
         self._traced |= keys
@@ -145,11 +171,12 @@ class GraphCache:
         positions = self.head.positions(batch) if self.head else None
         if self.head is None or positions is None:
             return self._pass(batch)
-        with self.head.on(batch):
+        seen = self.split.last(batch) if self.split else batch
+        with self.head.on(seen):
             graph = self._pass(batch)
         form = form_of(graph)
         if not any(form == known for known, _ in self._per_position):
-            with self.head.on(batch, more=1):
+            with self.head.on(seen, more=1):
                 self._per_position.append((form, added(self._pass(batch), graph, -1)))
         share = next(share for known, share in self._per_position if known == form)
         return added(graph, share, -positions)

@@ -20,7 +20,7 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import astuple
 from typing import Any
 
@@ -29,10 +29,13 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from greentrainer.snapshot import preserved
-from greentrainer.types import Batch, LossFn, TensorStatistics, loss_of
+from greentrainer.types import Batch, LossFn, Tail, TensorStatistics, loss_of
 
 CHUNK = 1 << 20
 """Elements turned to float64 at a time."""
+
+REMEMBERED = 1 << 18
+"""Elements of a tensor's whole gradient that are remembered while gradients of tails are taken."""
 
 Visitor = Callable[[str, nn.Parameter, torch.Tensor], None]
 """Called with a tensor's name, the tensor and its gradient as the gradient arrives."""
@@ -101,6 +104,59 @@ def measure_importance(
     return {name: value / seen for name, value in _whole(total, parameters).items()}
 
 
+def measure_tails(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    optimizer: torch.optim.Optimizer,
+    loss_fn: LossFn | None,
+    passes: Mapping[Tail, Sequence[str]],
+    at: Callable[[Tail], AbstractContextManager[None]],
+) -> dict[Tail, dict[str, float]]:
+    """Importance of each tensor with gradient through tails of some lengths.
+
+    `I[k](tail) = -sum(delta_w(tail) * dL/dw)`: the update made from the gradient of the tail's
+    positions, judged by the whole gradient.
+
+    passes: for each tail, and first for the whole (None), names of tensors.  All must be in the
+        whole's.
+    at: makes the context in which gradient passes through such a tail.
+
+    One pass gives the whole gradient and one each those of the tails.  Of the whole gradient of a
+    tensor at most `REMEMBERED` elements, evenly spaced, are remembered; of a larger tensor the sum
+    is estimated from these.  Leaves no trace either.  Raises ValueError as `measure_importance`.
+    """
+    whole = _probed(model, passes[None])
+    groups = _groups(optimizer, whole)
+    total = {tail: dict.fromkeys(names, 0.0) for tail, names in passes.items()}
+    remembered: dict[str, torch.Tensor] = {}
+
+    def judge(name: str, parameter: nn.Parameter, gradient: torch.Tensor) -> None:
+        remembered[name] = _spaced(gradient).clone()
+        updated = _updated(optimizer, groups[name], parameter, gradient)
+        total[None][name] -= _dot_of_change(parameter, updated, gradient)
+
+    def of(tail: Tail) -> Visitor:
+        def visit(name: str, parameter: nn.Parameter, gradient: torch.Tensor) -> None:
+            if name in remembered:
+                updated = _updated(optimizer, groups[name], parameter, gradient)
+                known = remembered[name]
+                share = known.numel() / parameter.numel()
+                change = _dot_of_change(_spaced(parameter), _spaced(updated), known)
+                total[tail][name] -= change / share
+
+        return visit
+
+    seen = 0
+    for seen, batch in enumerate(batches, 1):
+        for tail, names in passes.items():
+            probed = {name: whole[name] for name in names}
+            with preserved(model, probed.keys()), at(tail):
+                _visit(model, batch, seen, loss_fn, probed, judge if tail is None else of(tail))
+        remembered.clear()
+    _require_batches(seen)
+    return {tail: {n: value / seen for n, value in own.items()} for tail, own in total.items()}
+
+
 def measure_statistics(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -121,6 +177,12 @@ def measure_statistics(
             _visit(model, batch, seen, loss_fn, parameters, note)
     _require_batches(seen)
     return {name: TensorStatistics(*(v / seen for v in values)) for name, values in sums.items()}
+
+
+def _spaced(tensor: torch.Tensor) -> torch.Tensor:
+    """At most `REMEMBERED` elements of a tensor."""
+    flat = tensor.detach().reshape(-1)
+    return flat[:: -(-flat.numel() // REMEMBERED)]
 
 
 def _probed(model: nn.Module, tensors: Iterable[str] | None) -> dict[str, nn.Parameter]:

@@ -22,11 +22,16 @@ from greentrainer.types import Batch, CostGraph
 
 @dataclass(frozen=True)
 class Price:
-    """What a training batch costs.  skipped_flops: of the forward pass, left out."""
+    """What a training batch costs.
+
+    skipped_flops: of the forward pass, left out.
+    tail_tokens: positions that gradient may pass; all when None.
+    """
 
     forward_flops: int
     backward_flops: int
     skipped_flops: int = 0
+    tail_tokens: int | None = None
 
 
 class Observer:
@@ -117,6 +122,7 @@ class Observer:
                 skipped_flops=price.skipped_flops,
                 tokens=tokens,
                 padded_tokens=padded,
+                tail_tokens=tokens if price.tail_tokens is None else price.tail_tokens,
             )
         )
 

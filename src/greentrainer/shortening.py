@@ -1,13 +1,15 @@
 """What an engine leaves out of the forward pass, and what that does to costs.
 
 `head` computes logits where there is a label, `kept` starts the pass at activations of earlier
-epochs.  Each is tried on a piece of the sample batch first; one that changes its loss stays off.
+epochs, `split` runs the beginnings of rows without gradients.  Each is tried on a piece of the
+sample batch first; one that changes its loss stays off.
 """
 
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,17 +17,20 @@ import torch
 from torch import nn
 
 from greentrainer.cost.flops import flop_counter
-from greentrainer.forward.check import agrees
+from greentrainer.forward.check import Losses, Shortened, compare
 from greentrainer.forward.head import LabelledHead
 from greentrainer.forward.kept import KeptActivations
-from greentrainer.forward.options import ForwardOptions
+from greentrainer.forward.options import ForwardOptions, Positions
+from greentrainer.forward.split import FINE, SplitForward
 from greentrainer.forward.store import Store
 from greentrainer.graphs import tensors, tokens_of
 from greentrainer.processes import Alone, is_sharded
-from greentrainer.types import Batch, CostGraph, LossFn
+from greentrainer.types import Batch, CostGraph, LossFn, Tail
 
 T = TypeVar("T")
 
+TAILS = (0, 1 / 8, 1 / 3)
+"""Of the longest prompt, by which tails are chosen; and all of it."""
 GRAIN = 200
 """Shares of batches are told in so many steps, so that few graphs differ."""
 
@@ -42,6 +47,7 @@ class Shortening:
         model: nn.Module,
         traced: nn.Module,
         options: ForwardOptions,
+        positions: Positions,
         batch: Batch,
         loss_fn: LossFn | None,
         processes: Alone,
@@ -50,12 +56,16 @@ class Shortening:
         self.head: LabelledHead | None = None
         self.traced_head: LabelledHead | None = None
         self.kept: KeptActivations | None = None
+        self.split: SplitForward | None = None
+        self.positions = positions
         self.notes: list[str] = []
         self.tried_flops = 0
         self.rows = next((t.shape[0] for _, t in tensors(batch) if t.dim()), 1)
         self._made: dict[tuple[int, float], tuple[CostGraph, Any]] = {}
         try_out = Trial(self, batch, loss_fn)
         try:
+            if positions != "all":
+                self._take_split(traced, try_out)
             if options.labelled_head:
                 self._take_head(traced, try_out)
             if options.keep != "nothing":
@@ -63,6 +73,23 @@ class Shortening:
         except BaseException:
             self.close()
             raise
+
+    def _take_split(self, traced: nn.Module, try_out: "Trial") -> None:
+        """First of all, so that its hook comes before the head's."""
+        reason: str | None = None
+        if traced is not self.model or is_sharded(self.model):
+            reason = "a sharded model"
+        else:
+            try:
+                self.split = SplitForward(self.model)
+                reason = self.split.settle(try_out.batch, try_out.compare)
+            except ValueError as error:
+                reason = str(error)
+        if reason:
+            if self.split is not None:
+                self.split.close()
+            self.split = None
+            self._leave_out("splitting batches", reason)
 
     def _take_head(self, traced: nn.Module, try_out: "Trial") -> None:
         try:
@@ -101,6 +128,7 @@ class Shortening:
                 flop_counter,
                 torch.bfloat16 if options.keep_bfloat16 else None,
                 options.examples,
+                self.split.view if self.split else None,
             )
         except ValueError as error:
             store.close()
@@ -120,7 +148,7 @@ class Shortening:
 
     def close(self) -> None:
         """Leave the models as they were."""
-        for part in (self.head, self.traced_head, self.kept):
+        for part in (self.split, self.head, self.traced_head, self.kept):
             if part is not None:
                 part.close()
 
@@ -128,17 +156,50 @@ class Shortening:
     def probing(self) -> Iterator[None]:
         """In here the model is measured, in whatever mode it is."""
         self.leave()
-        if self.head is None:
+        with ExitStack() as working:
+            for part in (self.split, self.head):
+                if part is not None:
+                    working.enter_context(part.on())
+            yield
+
+    def tails(self, batch: Batch) -> list[Tail]:
+        """Those that may be trained with, the longest last."""
+        if self.split is None:
+            return [None]
+        if isinstance(self.positions, int):
+            return [self.positions]
+        if self.split.encodes:
+            return [0, None]
+        with self.split.at(0):
+            where = self.split.cut(batch)
+        longest = where.prefix if where else 0
+        grid = {-(-round(share * longest) // FINE) * FINE for share in TAILS}
+        return [*sorted(tail for tail in grid if tail < longest), None]
+
+    @contextmanager
+    def at(self, tail: Tail) -> Iterator[None]:
+        """In here gradient passes through so many positions of each prompt."""
+        if self.split is None:
             yield
         else:
-            with self.head.on():
+            with self.split.at(tail):
                 yield
+
+    def go_to(self, tail: Tail) -> None:
+        """From now on gradient passes through so many positions of each prompt."""
+        if self.split is not None:
+            self.split.tail = tail
 
     def select(self, graph: CostGraph, names: Iterable[str]) -> None:
         """From now on these tensors are trained."""
         if self.kept is not None:
             self.kept.by_data = bool(graph.notes)
             self.kept.go_to(graph.cut(names))
+
+    def tail_tokens(self, kwargs: Mapping[str, Any]) -> int | None:
+        """Positions of a batch that gradient may pass; None if it is not cut."""
+        where = self.split.cut(kwargs) if self.split else None
+        return where.tail_tokens if where else None
 
     def enter(self, graph: CostGraph, kwargs: Mapping[str, Any]) -> tuple[int, int]:
         """Before a training batch's forward pass: its FLOPs, and those that are skipped."""
@@ -199,9 +260,14 @@ class Trial:
     def __init__(self, owner: Shortening, batch: Batch, loss_fn: LossFn | None) -> None:
         self.owner, self.batch, self.loss_fn = owner, batch, loss_fn
 
-    def __call__(self, shortened: Callable[[Batch], Any]) -> str | None:
+    def __call__(self, shortened: Shortened) -> str | None:
         """Why it does not work, if it does not."""
+        return self.compare(self.batch, shortened).reason
+
+    def compare(self, batch: Batch, shortened: Shortened) -> Losses:
+        """The losses of a batch; a failure in another process is one here too."""
         with flop_counter() as count:
-            reason = agrees(self.owner.model, self.batch, self.loss_fn, shortened)
+            losses = compare(self.owner.model, batch, self.loss_fn, shortened)
         self.owner.tried_flops += count.get_total_flops()
-        return next((r for r in self.owner.processes.every(reason) if r), None)
+        failed = next((r for r in self.owner.processes.every(losses.reason) if r), None)
+        return replace(losses, failure=losses.failure or failed)

@@ -1,59 +1,40 @@
 """What the next choice may cost: the plan of the run held against its books.
 
-`Pace` says which share of full fine-tuning the coming batches may cost; here that becomes a budget
-in FLOPs on a cost graph, for selections, for probes, and for the last step, which has to fit.
+`Pace` says which share of full fine-tuning the coming batches may cost; here that becomes an
+allowance in FLOPs for a batch, for selections, for probes, and for the last step, which has to fit.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from greentrainer.choosing import Basis
 from greentrainer.graphs import GraphCache
 from greentrainer.ledger import Ledger
 from greentrainer.pace import Pace
 from greentrainer.processes import Alone
 from greentrainer.shortening import Shortening
-from greentrainer.types import Batch, CostGraph, Importance, Selection
+from greentrainer.types import Batch, CostGraph, Selection, Tail
 
 PROBE_SHARE = 0.1
 """Share of a run's budget that its probes may take, as far as one batch each allows."""
 BALANCING = (1.0, 0.98, 0.95, 0.9, 0.8, 0.6, 0.3, 0.0)
 """Shares of what seems left that are tried for the last step, until it fits."""
 
-
-@dataclass(frozen=True)
-class Basis:
-    """What a choice is made on.
-
-    graph: what it will cost.  real: what a batch costs of which no activations are known.
-    among: the tensors that may be chosen; all when None.
-    """
-
-    graph: CostGraph
-    real: CostGraph
-    among: frozenset[str] | None = None
-
-    @property
-    def least(self) -> int:
-        """Backward FLOPs of the cheapest tensor that may be chosen."""
-        closures = self.graph.closure_flops
-        return min(closures[n] for n in closures if self.among is None or n in self.among)
-
-    def worth(self, importance: Importance) -> Importance:
-        """The importance of what may be chosen."""
-        if self.among is None:
-            return importance
-        return {name: value for name, value in importance.items() if name in self.among}
+Reached = Mapping[Tail, tuple[str, ...]]
+"""For each tail the tensors whose importance is measured."""
 
 
 @dataclass
 class Steering:
-    """sample: the graph of the sample batch.  passes: of a probe.
+    """samples: for each tail, shortest first, the graph of the sample batch.
 
-    allowed: FLOPs a batch might cost when the last choice was made.
+    whole: its graph with gradient through all positions.
+    passes: of a probe.  allowed: FLOPs a batch might cost when the last choice was made.
     """
 
     pace: Pace
-    sample: CostGraph
+    samples: Mapping[Tail, CostGraph]
+    whole: CostGraph
     graphs: GraphCache
     ledger: Ledger
     processes: Alone
@@ -62,24 +43,34 @@ class Steering:
     allowed: float | None = None
 
     @property
-    def graph(self) -> CostGraph:
-        """What coming batches will cost, if activations are kept from now on."""
-        return self._expected(self.sample)
+    def full_flops(self) -> int:
+        """Of plain full fine-tuning on the sample batch."""
+        return next(iter(self.samples.values())).full_flops
+
+    def smallest_rho(self) -> float:
+        """The smallest share of full fine-tuning at which coming batches can train anything."""
+        return min(self._expected(graph).smallest_rho() for graph in self.samples.values())
 
     def bases(self) -> list[Basis]:
-        """What a choice can be made on: with all tensors, or such that what is kept stays true."""
-        among = self.shortening.lasting(self.sample)
-        anew = Basis(self.graph, self.sample)
-        if among is None:
-            return [anew]
-        return [Basis(self._expected(self.sample, standing=True), self.sample, among), anew]
+        """What a choice can be made on, for each tail.
 
-    def of_last(self, graph: CostGraph) -> Basis:
+        First such that what is kept stays true, then with all tensors; the longest tail last.
+        """
+        standing, anew = [], []
+        for tail, graph in self.samples.items():
+            among = self.shortening.lasting(graph)
+            anew.append(Basis(self._expected(graph), graph, tail=tail))
+            if among is not None:
+                standing.append(Basis(self._expected(graph, standing=True), graph, among, tail))
+        return [*standing, *anew]
+
+    def of_last(self, graph: CostGraph, tail: Tail) -> Basis:
         """What the last step's choice is made on: nothing kept will be used after it."""
         among = self.shortening.lasting(graph)
-        return Basis(self._expected(graph, standing=True), graph, among)
+        return Basis(self._expected(graph, standing=True), graph, among, tail)
 
     def _expected(self, graph: CostGraph, standing: bool = False) -> CostGraph:
+        """What coming batches will cost, if activations are kept from now on."""
         total = self.pace.total_batches
         left = 0 if total is None else total - self.ledger.batches
         return self.shortening.expected(graph, left, standing)
@@ -88,91 +79,100 @@ class Steering:
         """Share of full fine-tuning that the next batches may cost, with `reserve` FLOPs kept."""
         batches = self.ledger.batches
         spent, full = self.processes.mean([self.ledger.spent_flops, self.ledger.full_flops])
-        mean = full / batches if batches else self.sample.full_flops
+        mean = full / batches if batches else self.full_flops
         return self.pace.rate(batches, spent + reserve, full, mean)
 
-    def budget(self) -> float:
-        """Backward FLOPs that a selection may cost on the sample batch: few or below 0 in debt.
+    def allowance(self) -> float:
+        """FLOPs that a batch like the sample may cost: few or below 0 in debt.
 
         What the probes still to come will cost, each as much as the last, is kept.
         """
         reserve = self.ledger.last_probe_flops * self.pace.probes_left(self.ledger.batches)
-        return self.graph.backward_budget(self.rate(reserve))
+        return self.rate(reserve) * self.full_flops
 
-    @property
-    def _least(self) -> int:
-        return min(self.graph.closure_flops.values())
+    def saved_by_tail(self, chosen: Selection) -> int:
+        """FLOPs of the sample batch that its tail saves, the same tensors trained."""
+        whole, own = self.whole, self.samples[chosen.tail]
+        spared = whole.forward_flops - own.forward_flops
+        return spared + whole.backward_flops(chosen.names) - own.backward_flops(chosen.names)
 
     def probe_batches(self, given: list[Batch]) -> int:
         """How many of the given batches this probe's part of `PROBE_SHARE` pays for."""
         total = self.pace.total_batches
         if total is None:
             return len(given)
-        names = self.graph.affordable(max(self.graph.backward_budget(self.pace.rho), self._least))
+        names = self._affordable(self.bases(), self.pace.rho)
         one = sum(self.probe_flops(given[:1], names))
         probes = 1 + self.pace.probes_left(0)
-        allowed = PROBE_SHARE * self.pace.rho * total * self.graph.full_flops / probes
+        allowed = PROBE_SHARE * self.pace.rho * total * self.full_flops / probes
         return max(1, min(len(given), int(allowed / one)))
 
-    def reachable(self, probe: list[Batch]) -> tuple[str, ...]:
+    def reachable(self, probe: list[Batch]) -> Reached:
         """Tensors worth probing: those that an affordable selection may hold.
 
         The probe lowers the budget that says what it is worth probing; a few rounds settle it.
         """
-        if self.pace.total_batches is None:
-            return self.graph.affordable(self.graph.backward_budget(self.pace.rho))
-        left = 1 + self.pace.probes_left(self.ledger.batches)
         bases = self.bases()
+        if self.pace.total_batches is None:
+            return self._affordable(bases, self.pace.rho)
+        left = 1 + self.pace.probes_left(self.ledger.batches)
         names = self._affordable(bases, self.rate())
         for _ in range(2):
             price = sum(self.probe_flops(probe, names))
             names = self._affordable(bases, self.rate(left * price))
         return names
 
-    def _affordable(self, bases: list[Basis], rate: float) -> tuple[str, ...]:
+    def _affordable(self, bases: list[Basis], rate: float) -> Reached:
         """Tensors that a choice on one of the bases may hold, at this share of full fine-tuning."""
-        found: set[str] = set()
+        found: dict[Tail, set[str]] = {tail: set() for tail in self.samples}
+        least = min(basis.cheapest for basis in bases)
         for basis in bases:
-            budget = basis.graph.backward_budget(rate)
-            able = basis.graph.affordable(max(budget, self._least))
-            found |= set(able) if basis.among is None else basis.among.intersection(able)
-        return tuple(name for name in self.sample.tensors if name in found)
+            allowed = max(rate * self.full_flops, least) - basis.graph.forward_flops
+            able = basis.graph.affordable(allowed)
+            found[basis.tail] |= set(able if basis.among is None else basis.among & set(able))
+        return {
+            tail: tuple(name for name in self.samples[tail].tensors if name in names)
+            for tail, names in found.items()
+            if names
+        }
 
-    def leaves_room(self, probe: list[Batch], names: tuple[str, ...]) -> bool:
+    def leaves_room(self, probe: list[Batch], names: Reached) -> bool:
         """Whether the rest of the run can stay within rho once this probe is paid."""
         if self.pace.total_batches is None:
             return True
         rate = self.rate(sum(self.probe_flops(probe, names)))
-        return any(basis.graph.backward_budget(rate) >= self._least for basis in self.bases())
+        return any(rate * self.full_flops >= basis.cheapest for basis in self.bases())
 
-    def probe_flops(self, probe: list[Batch], names: tuple[str, ...]) -> tuple[int, int]:
+    def probe_flops(self, probe: list[Batch], names: Reached) -> tuple[int, int]:
         """Forward and backward FLOPs of measuring the importance of `names`."""
-        graphs = [self.graphs.of_batch(batch) for batch in probe]
-        forward = sum(graph.forward_flops for graph in graphs)
-        backward = sum(graph.backward_flops(names) for graph in graphs)
+        forward = backward = 0
+        for tail, probed in passes_of(names).items():
+            with self.shortening.at(tail):
+                graphs = [self.graphs.of_batch(batch) for batch in probe]
+            forward += sum(graph.forward_flops for graph in graphs)
+            backward += sum(graph.backward_flops(probed) for graph in graphs)
         return self.passes * forward, self.passes * backward
 
     def course(
         self, chosen: Selection, basis: Basis, chooses: Callable[[Basis, float], Selection]
     ) -> float | None:
-        """The budget to choose anew by, or None while the run is on course with `chosen`.
+        """The allowance to choose anew by, or None while the run is on course with `chosen`.
 
         Batches that turn out dearer or cheaper than planned take it off.  basis: of the batch at
         hand where it belongs to the last step, which has to fit what is left.  chooses: what would
-        be selected within a budget.
+        be selected within a backward budget.
         """
         last = self.pace.last(self.ledger.batches)
         if last:
             return self._balanced(chosen, basis, last, chooses)
-        graph, now = self.graph, self._expected(self.sample, standing=True)
-        budget = self.budget()
+        sample, full = self.samples[chosen.tail], self.full_flops
+        now = self._expected(sample, standing=True)
+        allowed = self.allowance()
         current = now.forward_flops + now.backward_flops(chosen.names)
-        allowed = graph.forward_flops + budget
-        full = self.sample.full_flops
         if self.pace.off_course(self.ledger.batches, allowed / full, current / full):
-            before = self.allowed or self.sample.forward_flops + chosen.backward_budget
+            before = self.allowed or sample.forward_flops + chosen.backward_budget
             if current > allowed or allowed > before + 0.01 * full:
-                return budget
+                return allowed
         return None
 
     def _balanced(
@@ -182,7 +182,7 @@ class Steering:
         left: int,
         chooses: Callable[[Basis, float], Selection],
     ) -> float | None:
-        """The budget at which the last step's batches fit what is left, None if they do as it is.
+        """The allowance at which the last step's batches fit what is left, None if they do so now.
 
         The batch at hand is known, others of the step are taken to be like it, of the dearest size
         met so far.
@@ -205,4 +205,19 @@ class Steering:
         least = min(graph.closure_flops.values())
         most = max(least, room / left + graph.backward_budget(self.pace.rho))
         budgets = [least + share * (most - least) for share in BALANCING]
-        return next((b for b in budgets if fits(chooses(basis, b).names)), budgets[-1])
+        fitting = (b for b in budgets if fits(chooses(basis, b).names))
+        return graph.forward_flops + next(fitting, budgets[-1])
+
+
+def passes_of(names: Reached) -> dict[Tail, tuple[str, ...]]:
+    """The passes that measuring takes, and the tensors whose gradients each gives.
+
+    Several tails are judged by the whole gradient, so that takes a pass of its own.
+    """
+    if len(names) < 2:
+        return dict(names)
+    judged = dict.fromkeys(name for probed in names.values() for name in probed)
+    return {
+        None: tuple(judged),
+        **{tail: probed for tail, probed in names.items() if tail is not None},
+    }

@@ -200,6 +200,7 @@ def green_of(
         optimizer_state=config.optimizer_state,
         selector=method.selector(model, config),
         forward=forward_of(config, method, examples),
+        positions=config.positions,
         seed=config.seed,
     )
 

@@ -27,6 +27,9 @@ from greentrainer.graph import ancestors, closure_costs, descendants
 Batch = Any
 LossFn = Callable[[Any, Batch], Any]
 Importance = Mapping[str, float]
+Tail = int | None
+"""Positions of each prompt, counted back from the completion, that gradient passes through; all
+when None."""
 
 
 def loss_of(model: Any, batch: Batch, loss_fn: LossFn | None = None) -> Any:
@@ -48,20 +51,14 @@ class Stage:
     """A part of the forward pass that need not run where what leaves it is known.
 
     path: of the module.
-    before, after: FLOPs of the forward pass when it began and when it ended.
+    flops: of its forward pass.
     node: computed whenever a gradient is computed in this stage or in an earlier one; None if that
         cannot be.
     """
 
     path: str
-    before: int
-    after: int
+    flops: int
     node: int | None
-
-    @property
-    def flops(self) -> int:
-        """FLOPs of its forward pass."""
-        return self.after - self.before
 
 
 @dataclass(frozen=True)
@@ -241,12 +238,15 @@ class Selection:
     names: in the order of `CostGraph.tensors`.
     importance: sum of I[k] over `names` (the value that the selector maximised).
     backward_flops: exact cost on the graph it was chosen for, at most `backward_budget`.
+    tail: positions of each prompt that gradient passes through, counted back from the completion;
+        all when None.
     """
 
     names: tuple[str, ...]
     importance: float
     backward_flops: int
     backward_budget: float
+    tail: Tail = None
 
 
 @dataclass(frozen=True)

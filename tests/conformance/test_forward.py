@@ -90,7 +90,7 @@ def train(
     engine = AdaptiveBackprop(
         model, optimizer, batches[0], rho=1.0, total_batches=6, every=2, forward=forward
     )
-    engine.selector = Deeper(engine.graph)
+    engine._chooser.selector = Deeper(engine.graph)
     losses, counted = [], 0
     for batch in (batch for epoch in epochs for batch in epoch):
         if engine.due:

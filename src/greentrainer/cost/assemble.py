@@ -1,7 +1,7 @@
 """Puts the watched step together: autograd nodes and charges -> a `CostGraph`."""
 
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -22,7 +22,7 @@ class Walk:
     steps: what the backward pass's nodes did, in the order they ran.
     leaves: tensor name, its node, its number of elements, in the order gradients arrived.
     spans: module path, first sequence number of its operations, and the one after the last.
-    stages: path of each stage as it ended, and the forward FLOPs before and after it.
+    stages: path of each stage as it ended, its forward FLOPs, and whether gradients were enabled.
     masks: nodes that made an attention mask which needs a gradient.
     forced: nodes that a gradient is computed for whatever is trained.
     """
@@ -31,7 +31,7 @@ class Walk:
     steps: list[Step] = field(default_factory=list)
     leaves: list[tuple[str, Node, int]] = field(default_factory=list)
     spans: list[tuple[str, int, int]] = field(default_factory=list)
-    stages: list[tuple[str, int, int]] = field(default_factory=list)
+    stages: list[tuple[str, int, bool]] = field(default_factory=list)
     masks: set[Node] = field(default_factory=set)
     forced: set[Node] = field(default_factory=set)
 
@@ -177,16 +177,23 @@ def _nodes_of_modules(walk: Walk, number: dict[Node, int]) -> dict[str, tuple[in
 def _stages(
     walk: Walk, parents: Sequence[Sequence[int]], modules: dict[str, tuple[int, ...]]
 ) -> tuple[Stage, ...]:
-    """The stages up to the first that ran twice, or that a gradient can leave unseen."""
+    """The stages up to the first that ran twice, or that a gradient can leave unseen.
+
+    A stage may run once with gradients and once without, as where a batch is split.
+    """
     found: list[Stage] = []
     inside: list[int] = []
-    for path, before, after in walk.stages:
+    runs = Counter((path, graded) for path, _, graded in walk.stages)
+    flops = Counter[str]()
+    for path, spent, _ in walk.stages:
+        flops[path] += spent
+    for path in dict.fromkeys(path for path, _, _ in walk.stages):
         inside += modules[path]
         node = min(modules[path], default=None)
-        twice = any(stage.path == path for stage in found)
+        twice = max(runs[path, True], runs[path, False]) > 1
         if twice or not _passed_by_all(parents, node, inside):
             break
-        found.append(Stage(path, before, after, node))
+        found.append(Stage(path, flops[path], node))
     return tuple(found)
 
 

@@ -15,9 +15,9 @@ the polynomial through some of them foretells one more of them exactly.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import chain, product
+from itertools import product
 
-from greentrainer.types import CostGraph, Stage
+from greentrainer.types import CostGraph
 
 Sizes = tuple[int, ...]
 """The dimensions of all tensors of a batch, in a fixed order."""
@@ -136,14 +136,14 @@ def _weights(
 def form_of(graph: CostGraph) -> CostGraph:
     """The graph without its costs."""
     variants = tuple((mask, form_of(variant)) for mask, variant in graph.variants)
-    stages = tuple(replace(stage, before=0, after=0) for stage in graph.stages)
+    stages = tuple(replace(stage, flops=0) for stage in graph.stages)
     return replace(graph, costs=(), forward_flops=0, stages=stages, variants=variants)
 
 
 def added(graph: CostGraph, other: CostGraph, times: int) -> CostGraph:
     """A graph with every FLOP of another one of its form added to it, so many times."""
     stages = [
-        replace(s, before=s.before + times * o.before, after=s.after + times * o.after)
+        replace(s, flops=s.flops + times * o.flops)
         for s, o in zip(graph.stages, other.stages, strict=True)
     ]
     variants = [
@@ -163,18 +163,18 @@ def _combined(graphs: Sequence[CostGraph], weights: Sequence[Fraction]) -> CostG
     """A graph whose every cost is the weighted sum; None if one is not a whole number."""
     costs = [_whole(values, weights) for values in zip(*(g.costs for g in graphs), strict=True)]
     forward = _whole([graph.forward_flops for graph in graphs], weights)
-    ends = [
-        [_whole(values, weights) for values in zip(*(_ends(s) for s in stage), strict=True)]
-        for stage in zip(*(graph.stages for graph in graphs), strict=True)
+    stage_flops = [
+        _whole([stage.flops for stage in alike], weights)
+        for alike in zip(*(graph.stages for graph in graphs), strict=True)
     ]
     pairs = zip(*(graph.variants for graph in graphs), strict=True)
     variants = [(pair[0][0], _combined([one for _, one in pair], weights)) for pair in pairs]
-    unknown = [forward, *costs, *chain.from_iterable(ends), *(variant for _, variant in variants)]
+    unknown = [forward, *costs, *stage_flops, *(variant for _, variant in variants)]
     if any(figure is None for figure in unknown):
         return None
     stages = [
-        replace(stage, before=before, after=after)  # type: ignore[arg-type]
-        for stage, (before, after) in zip(graphs[0].stages, ends, strict=True)
+        replace(stage, flops=flops)  # type: ignore[arg-type]
+        for stage, flops in zip(graphs[0].stages, stage_flops, strict=True)
     ]
     return replace(
         graphs[0],
@@ -183,10 +183,6 @@ def _combined(graphs: Sequence[CostGraph], weights: Sequence[Fraction]) -> CostG
         stages=tuple(stages),
         variants=tuple(variants),  # type: ignore[arg-type]
     )
-
-
-def _ends(stage: Stage) -> tuple[int, int]:
-    return stage.before, stage.after
 
 
 def _whole(values: Sequence[int], weights: Sequence[Fraction]) -> int | None:

@@ -262,10 +262,11 @@ class _Tracer:
                 started: Started = started,
             ) -> None:
                 if not self.recorder.backward:
-                    first, flops = started.pop()
+                    first, before = started.pop()
                     self.walk.spans.append((name, first, _get_sequence_nr()))
                     if name in in_order:
-                        self.walk.stages.append((name, flops, self.recorder.forward_flops))
+                        flops = self.recorder.forward_flops - before
+                        self.walk.stages.append((name, flops, torch.is_grad_enabled()))
 
             handles += [
                 module.register_forward_pre_hook(enter),

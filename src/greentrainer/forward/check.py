@@ -1,7 +1,9 @@
 """Whether a shortened forward pass gives the loss that the whole one gives, on a small piece."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,14 +19,42 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 COARSE = 5e-3
 
 
-def agrees(
-    model: nn.Module,
-    batch: Batch,
-    loss_fn: LossFn | None,
-    shortened: Callable[[Batch], AbstractContextManager[None]],
-) -> str | None:
-    """Why a model cannot be used with `shortened` around its loss; None if the losses are equal."""
+Shortened = Callable[[Batch], AbstractContextManager[None]]
+"""Makes the context in which the loss of a batch is computed by a shortened pass."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Of one batch, by the whole pass and by a shortened one.
+
+    failure: why the second cannot be told.  tolerance: relative.
+    """
+
+    whole: float
+    shortened: float
+    tolerance: float
+    failure: str | None = None
+
+    @property
+    def gap(self) -> float:
+        """Their relative difference; infinite if it cannot be told."""
+        if self.failure:
+            return math.inf
+        return abs(self.shortened - self.whole) / max(abs(self.whole), 1e-3)
+
+    @property
+    def reason(self) -> str | None:
+        """Why a model cannot be used so; None if the losses are equal."""
+        if self.failure or self.gap <= self.tolerance:
+            return self.failure
+        got, wanted = f"{self.shortened:.6g}", f"{self.whole:.6g}"
+        return f"the loss of a piece of a batch is {got} instead of {wanted}"
+
+
+def compare(model: nn.Module, batch: Batch, loss_fn: LossFn | None, shortened: Shortened) -> Losses:
+    """The losses of a piece of a batch, in evaluation mode."""
     small = piece(batch)
+    tolerance = TOLERANCE.get(_dtype(model), COARSE)
     with preserved(model, ()), evaluating(model), torch.no_grad():
         try:
             plain = loss_of(model, small, loss_fn)
@@ -35,11 +65,9 @@ def agrees(
             with shortened(small):
                 other = loss_of(model, small, loss_fn)
         except Exception as error:  # whatever a model makes of what it does not expect
-            return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-    wanted, got = float(plain), float(other)
-    if abs(got - wanted) > TOLERANCE.get(_dtype(model), COARSE) * max(abs(wanted), 1e-3):
-        return f"the loss of a piece of a batch is {got:.6g} instead of {wanted:.6g}"
-    return None
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+            return Losses(float(plain), 0.0, tolerance, reason)
+    return Losses(float(plain), float(other), tolerance)
 
 
 def piece(batch: Batch) -> Batch:

@@ -32,6 +32,7 @@ STUBBED = ("forward", "_compiled_call_impl")
 """Attributes of a module that a stub takes the place of."""
 Counting = Callable[[], Any]
 """Makes a context that counts FLOPs and has `get_total_flops()`."""
+View = Callable[[torch.Tensor], torch.Tensor]
 
 
 class KeptActivations:
@@ -41,6 +42,7 @@ class KeptActivations:
     dtype: what they are kept as; as they are when None.
     examples: distinct ones that each epoch has, if that is known.
     counter: counts the FLOPs of the part below the cut.
+    view: what the pass that is running has of a value of all positions; by default all.
 
     `cut` is the number of stages that are skipped.  `off` says why nothing is skipped any more.
     `row_tokens` are those of an average example, by which it is told how many there is room for
@@ -56,11 +58,13 @@ class KeptActivations:
         counter: Counting,
         dtype: torch.dtype | None = None,
         examples: int | None = None,
+        view: View | None = None,
     ) -> None:
         if getattr(getattr(model, "config", None), "output_router_logits", False):
             raise ValueError("its loss takes something from each stage (output_router_logits)")
         self.model, self.store, self.counter = model, store, counter
         self.dtype, self.examples = dtype, examples
+        self.view = view or _whole
         self.stages = list(stages(model).values())
         self.cut = 0
         self.off: str | None = None
@@ -270,7 +274,7 @@ class KeptActivations:
         for number, module in enumerate(self.stages[: self.cut]):
 
             def stub(*args: Any, last: bool = number == last, **kwargs: Any) -> Any:
-                return _like(like, hidden if last else _first(args, kwargs))
+                return _like(like, self.view(hidden) if last else _first(args, kwargs))
 
             own = {name: vars(module)[name] for name in STUBBED if name in vars(module)}
             self._stubbed.append((module, own))
@@ -310,6 +314,10 @@ class _Reached(Exception):
     def __init__(self, output: Any) -> None:
         super().__init__()
         self.output = output
+
+
+def _whole(value: torch.Tensor) -> torch.Tensor:
+    return value
 
 
 def _first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

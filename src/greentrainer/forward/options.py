@@ -6,6 +6,9 @@ from typing import Literal, get_args
 
 Keep = Literal["nothing", "memory", "disk"]
 """Where activations are kept."""
+Positions = Literal["all", "choose"] | int
+"""Of each prompt that gradient passes through: all, so many before the completion, or as many as
+importance says."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from greentrainer.engine import AdaptiveBackprop, release
-from greentrainer.forward.options import ForwardOptions
+from greentrainer.forward.options import ForwardOptions, Positions
 from greentrainer.hf import checkpoint
 from greentrainer.hf.green import GreenConfig
 from greentrainer.processes import Alone, is_sharded
@@ -92,6 +92,7 @@ class GreenCallback(TrainerCallback):
             processes=self.processes,
             hollow=self.hollow,
             forward=self._forward(loader),
+            positions=self._positions(),
         )
         self._verified, self._batches_seen = not self.one_call, 0
         if self.one_call:
@@ -112,6 +113,16 @@ class GreenCallback(TrainerCallback):
             )
             options = replace(options, labelled_head=False)
         return options if options.examples else replace(options, examples=len(loader.dataset))
+
+    def _positions(self) -> Positions:
+        if self.green.positions != "all" and self.one_call:
+            warnings.warn(
+                "gradient passes through all positions: this Trainer may look at the logits "
+                "itself; use GreenTrainer",
+                stacklevel=2,
+            )
+            return "all"
+        return self.green.positions
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from greentrainer.engine import Selector
-from greentrainer.forward.options import ForwardOptions
+from greentrainer.forward.options import ForwardOptions, Positions
 from greentrainer.freeze import OptimizerState
 from greentrainer.select import select
 
@@ -21,6 +21,8 @@ class GreenConfig:
     optimizer_state: what becomes of a frozen tensor's state: keep, drop or offload.
     selector: chooses tensors; `select`, or a control to compare it with.
     forward: what may be left out of the forward pass.
+    positions: of each prompt that gradient passes through: "all", so many before the completion, or
+        "choose".
     seed: of the examples that probes are made on; the Trainer's own data order is left alone.
 
     Raises ValueError for values that cannot work.
@@ -34,6 +36,7 @@ class GreenConfig:
     optimizer_state: OptimizerState = "keep"
     selector: Selector = select
     forward: ForwardOptions = field(default_factory=ForwardOptions)
+    positions: Positions = "all"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -41,5 +44,8 @@ class GreenConfig:
             raise ValueError(f"rho is {self.rho}: choose it between 0 and 1")
         if self.every_epochs <= 0 or (self.every_steps is not None and self.every_steps < 1):
             raise ValueError("every_epochs must be above 0, and every_steps at least 1")
+        counted = isinstance(self.positions, int) and self.positions >= 0
+        if not counted and self.positions not in ("all", "choose"):
+            raise ValueError(f"positions is {self.positions!r}: all, choose, or at least 0")
         if self.probe_batches < 1:
             raise ValueError(f"probe_batches is {self.probe_batches}: it must be at least 1")

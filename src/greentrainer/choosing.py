@@ -1,0 +1,127 @@
+"""The choice between bases: on each the selector chooses tensors, and the best choice is taken.
+
+A basis is one way to train the coming batches: with gradients through tails of some length, and
+with what is kept of forward passes staying true or not.  Each has its own cost graph and its own
+importance, so each is a knapsack of its own; what they share is what a batch may cost.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from greentrainer.select import Blind
+from greentrainer.types import CostGraph, Importance, Selection, Tail
+
+Selector = Callable[[CostGraph, Importance, float], Selection] | Blind
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a choice is made on.
+
+    graph: what it will cost.  real: what a batch costs of which no activations are known.
+    among: the tensors that may be chosen; all when None.
+    tail: positions of each prompt that gradient passes through; all when None.
+    """
+
+    graph: CostGraph
+    real: CostGraph
+    among: frozenset[str] | None = None
+    tail: Tail = None
+
+    @property
+    def least(self) -> int:
+        """Backward FLOPs of the cheapest tensor that may be chosen."""
+        closures = self.graph.closure_flops
+        return min(closures[n] for n in closures if self.among is None or n in self.among)
+
+    @property
+    def cheapest(self) -> int:
+        """FLOPs of the cheapest batch on it."""
+        return self.graph.forward_flops + self.least
+
+
+@dataclass
+class Chooser:
+    """Chooses by the importance at hand.
+
+    importance: of each tensor, for each tail that it was measured for.
+    current: the choice in force.  turn: how many were asked for before.
+    """
+
+    selector: Selector
+    rho: float
+    importance: dict[Tail, Importance] = field(default_factory=dict)
+    current: Selection | None = None
+    turn: int = -1
+
+    @property
+    def measures(self) -> bool:
+        """Whether choices are made by importance."""
+        return self.rho < 1 and not isinstance(self.selector, Blind)
+
+    @property
+    def ready(self) -> bool:
+        """Whether another choice can be made at any time, without a probe."""
+        if isinstance(self.selector, Blind):
+            return self.selector.budgeted and self.rho < 1
+        return bool(self.importance)
+
+    def best(self, bases: Sequence[Basis], allowance: float) -> Selection:
+        """The choice of most importance; of equal ones the one on the first basis.
+
+        allowance: FLOPs that a batch may cost.  Where nothing is within it, as in debt, it is the
+        least that can be trained.  Raises ValueError if no tensor promises any gain.
+        """
+        bases = bases if self.measures else bases[-1:]
+        found: list[Selection] = []
+        refusal: ValueError | None = None
+        for basis in bases:
+            if allowance >= basis.cheapest and self._promises(basis):
+                try:
+                    found.append(self.selected(basis, allowance - basis.graph.forward_flops))
+                except ValueError as error:
+                    refusal = error
+        if found:
+            return max(found, key=lambda selection: selection.importance)
+        if refusal is not None:
+            raise refusal
+        able = [basis for basis in bases if self._promises(basis)]
+        cheapest = min(able, key=lambda basis: basis.cheapest)
+        return self.selected(cheapest, cheapest.least)
+
+    def selected(self, basis: Basis, budget: float) -> Selection:
+        """What the selector chooses; its cost is that of the backward pass alone."""
+        chosen = replace(self._picked(basis, budget), tail=basis.tail)
+        if basis.graph is basis.real:
+            return chosen
+        return replace(chosen, backward_flops=basis.real.backward_flops(chosen.names))
+
+    def _worth(self, basis: Basis) -> Importance:
+        """The importance of what may be chosen."""
+        measured: Mapping[str, float] = self.importance.get(basis.tail, {})
+        if basis.among is None:
+            return measured
+        return {name: value for name, value in measured.items() if name in basis.among}
+
+    def _promises(self, basis: Basis) -> bool:
+        return basis.among is None or any(value > 0 for value in self._worth(basis).values())
+
+    def _picked(self, basis: Basis, budget: float) -> Selection:
+        """What the selector chooses; what is in force, if that fits and nothing promises a gain."""
+        graph, importance = basis.graph, self._worth(basis)
+        if isinstance(self.selector, Blind) and not self.selector.budgeted:
+            return self.selector.choose(graph, budget, self.turn)
+        if self.rho == 1 or budget >= graph.full_backward_flops:
+            return _everything(graph, importance, budget)
+        if isinstance(self.selector, Blind):
+            return self.selector.choose(graph, budget, self.turn)
+        current = self.current if self.current and self.current.tail == basis.tail else None
+        promising = any(importance.get(n, 0.0) > 0 for n in graph.affordable(budget))
+        if current and not promising and graph.backward_flops(current.names) <= budget:
+            return current
+        return self.selector(graph, importance, budget)
+
+
+def _everything(graph: CostGraph, importance: Importance, budget: float) -> Selection:
+    value = sum(importance.get(name, 0.0) for name in graph.tensors)
+    return Selection(graph.tensors, value, graph.full_backward_flops, budget)

@@ -1,0 +1,315 @@
+"""Gradients through the ends of a batch's rows only.
+
+A row is cut in two: the *tail* is its completion and the last positions of its prompt, the *prefix*
+all before.  The prefix runs without gradients and hands its keys and values on, in the model's own
+cache; the tail runs with gradients.  The loss is the same number, for labels lie in the tail.  The
+gradient lacks its path through the prefix's keys and values: it is the sum over the tail's
+positions of exactly what each of them has in ordinary training, for what comes before a position
+has no part in its gradient.
+
+A hook before the model runs the prefix and puts tail and cache in the batch's place.  So whoever
+calls the model need not know: trainers, losses of one's own, replicas, and tracing.  Prefixes are
+padded on the left and tails on the right, so that each row's tokens adjoin; a position keeps its
+number.  Of an encoder-decoder the encoder is the prefix.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from greentrainer.forward.check import Losses, Shortened, evaluating, piece
+from greentrainer.stages import encoder_of
+from greentrainer.types import Batch
+
+IGNORED = -100
+COARSE, FINE = 32, 8
+"""Prefixes and tails are padded to multiples of so many positions: a prefix is the cheaper part, and
+fewer sizes are traced."""
+ENCODED = ("input_ids", "inputs_embeds", "attention_mask")
+"""What an encoder is given."""
+
+Parts = dict[str, dict[str, Any]]
+Compare = Callable[[Batch, Shortened], Losses]
+"""Compares the loss of a batch within a context with that outside."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a batch is cut.
+
+    begin, start, end: (B,), the first and one after the last position of each row that counts, and
+    between them the first of its tail.  prefix, tail: lengths of both parts, padding included.
+    """
+
+    begin: torch.Tensor
+    start: torch.Tensor
+    end: torch.Tensor
+    prefix: int
+    tail: int
+
+    @property
+    def tail_tokens(self) -> int:
+        """Positions in the tails, without padding."""
+        return int((self.end - self.start).sum())
+
+
+@dataclass(frozen=True)
+class Places:
+    """Columns taken of each row.  columns, real: (B, N), and whether there is anything at one."""
+
+    columns: torch.Tensor
+    real: torch.Tensor
+
+    def of(self, value: torch.Tensor, blank: int = 0) -> torch.Tensor:
+        """(B, N, ...) of a value (B, T, ...)."""
+        index = self.columns.view(*self.columns.shape, *[1] * (value.dim() - 2))
+        found = value.gather(1, index.expand(*self.columns.shape, *value.shape[2:]))
+        return found.where(self.real.view_as(index), torch.full_like(found, blank))
+
+
+def cut(labels: torch.Tensor, mask: torch.Tensor, tail: int) -> Cut:
+    """The cut with `tail` positions before the first that predicts a label.
+
+    labels, mask: (B, T).  Raises ValueError for a mask with gaps.
+    """
+    length = labels.shape[1]
+    at = torch.arange(length, device=labels.device)
+    real = mask.bool()
+    begin = torch.where(real, at, length).amin(1)
+    end = torch.where(real, at + 1, 0).amax(1)
+    if not torch.equal(real.sum(1), (end - begin).clamp(min=0)):
+        raise ValueError("the mask of a row has a gap: such a batch cannot be split")
+    labelled = labels[:, 1:] != IGNORED
+    first = torch.where(labelled, at[1:], length).amin(1)  # a row without any gives one position
+    last = torch.where(labelled, at[1:] + 1, 0).amax(1)  # a label may lie where the mask is 0
+    begin, end = torch.minimum(begin, first - 1).clamp(min=0), torch.maximum(end, last)
+    start = torch.maximum(torch.minimum(first - 1 - tail, end - 1), begin)
+    prefix, rest = int((start - begin).max()), int((end - start).max())
+    return Cut(begin, start, end, _up(prefix, COARSE), _up(rest, FINE))
+
+
+def _up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def parted(batch: Mapping[str, Any], where: Cut) -> tuple[Parts, Places, Places]:
+    """A batch as `{"prefix": ..., "tail": ...}`, and where the positions of both lie in it.
+
+    The tail's mask is that of the tail alone.
+    """
+    labels = batch["labels"]
+    given = {k: v for k, v in batch.items() if v is not None and k != "attention_mask"}
+    at = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
+    given.setdefault("position_ids", at)
+    before = _taken(at, where.start - where.prefix, where.prefix, where.begin, where.start)
+    after = _taken(at, where.start, where.tail, where.start, where.end)
+    mask = batch.get("attention_mask")
+    given["attention_mask"] = torch.ones_like(labels) if mask is None else mask
+    size = tuple(labels.shape)
+    parts: Parts = {"prefix": {}, "tail": {}}
+    for name, value in given.items():
+        per_token = isinstance(value, torch.Tensor) and tuple(value.shape[:2]) == size
+        blank = IGNORED if name == "labels" else 0
+        for part, places in (("prefix", before), ("tail", after)):
+            parts[part][name] = places.of(value, blank) if per_token else value
+    del parts["prefix"]["labels"]
+    return parts, before, after
+
+
+def _taken(
+    at: torch.Tensor, first: torch.Tensor, count: int, begin: torch.Tensor, end: torch.Tensor
+) -> Places:
+    columns = first[:, None] + torch.arange(count, device=at.device)
+    real = (columns >= begin[:, None]) & (columns < end[:, None])
+    return Places(columns.clamp(0, at.shape[1] - 1), real)
+
+
+class SplitForward:
+    """Lets a model's training passes send gradients through the tails of their rows only.
+
+    `tail` says how many positions of the prompt, before the first that predicts a label, belong to
+    the tail; None: all of them, as ever.  It works while gradients are enabled and the model is in
+    training mode, or within `on`.  `numbered` says whether positions are numbered by their columns;
+    if not, the model does it itself, by the mask.
+
+    Raises ValueError for a model that hands on no cache.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model: Any = model
+        self.tail: int | None = None
+        inner: Any = getattr(model, "get_base_model", lambda: model)()  # of PEFT's wrapper
+        self.encodes = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+        accepted = inspect.signature(type(inner).forward).parameters
+        self._cache = next((n for n in ("cache", "past_key_values") if n in accepted), None)
+        self.numbered = "position_ids" in accepted
+        if not self.encodes and self._cache is None:
+            raise ValueError(f"{type(inner).__name__} takes no cache")
+        if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+            raise ValueError("activation checkpointing drops the cache in training")
+        self._always = False
+        self._given: tuple[Cut | None] | None = None
+        self._seen: Places | None = None
+        self._handles = [
+            model.register_forward_pre_hook(self._before_model, with_kwargs=True),
+            model.register_forward_hook(self._after_model, always_call=True),
+        ]
+
+    def close(self) -> None:
+        """Leave the model as it was."""
+        for handle in self._handles:
+            handle.remove()
+
+    @contextmanager
+    def at(self, tail: int | None) -> Iterator[None]:
+        """In here it works with this tail."""
+        before, self.tail = self.tail, tail
+        try:
+            yield
+        finally:
+            self.tail = before
+
+    @contextmanager
+    def on(self, batch: Batch = None) -> Iterator[None]:
+        """In here it works in any mode.
+
+        batch: the one that the model is called with, where that has no values to look at.
+        """
+        before = self._always, self._given
+        self._always, self._given = True, None if batch is None else (self.cut(batch),)
+        try:
+            yield
+        finally:
+            self._always, self._given = before
+
+    def settle(self, batch: Batch, compare: Compare) -> str | None:
+        """Find out how positions are numbered; or why the model cannot be split."""
+
+        @contextmanager
+        def shortened(_batch: Batch) -> Iterator[None]:
+            with self.at(0), self.on():
+                yield
+
+        if self.encodes or not isinstance(batch, Mapping) or "labels" not in batch:
+            return compare(batch, shortened).reason
+        found = {}
+        for numbered in sorted({False, self.numbered}):
+            self.numbered = numbered
+            found[numbered] = compare(_hard(piece(batch)), shortened)
+        self.numbered = min(found, key=lambda numbered: found[numbered].gap)
+        return found[self.numbered].reason
+
+    def cut(self, batch: Batch) -> Cut | None:
+        """Where a batch is cut; None where it is not."""
+        labels = batch.get("labels") if isinstance(batch, Mapping) else None
+        if self.tail is None or self.encodes or not isinstance(labels, torch.Tensor):
+            return None
+        if self._given is not None:
+            return self._given[0]
+        mask = batch.get("attention_mask")
+        usable = isinstance(mask, torch.Tensor) and mask.shape == labels.shape
+        where = cut(labels, mask if usable else torch.ones_like(labels), self.tail)
+        return where if where.prefix else None
+
+    def parts(self, batch: Batch) -> Batch:
+        """The batch in its two parts, if it is cut: their shapes tell what it costs."""
+        if self.encodes:
+            return {"encoded": batch} if self._encodes(batch) else batch
+        where = self.cut(batch)
+        return batch if where is None else parted(batch, where)[0]
+
+    def last(self, batch: Batch) -> Batch:
+        """What the model's labels are compared in: the tail of a batch, or all of it."""
+        where = self.cut(batch)
+        return batch if where is None else parted(batch, where)[0]["tail"]
+
+    def view(self, value: torch.Tensor) -> torch.Tensor:
+        """What the part that is running now has of a value of all positions.  (B, T, ...)."""
+        return value if self._seen is None else self._seen.of(value)
+
+    def _encodes(self, batch: Batch) -> bool:
+        """Whether the encoder is run beforehand."""
+        if self.tail is None or not isinstance(batch, Mapping):
+            return False
+        ready = batch.get("encoder_outputs") is not None
+        return not ready and any(batch.get(name) is not None for name in ENCODED[:2])
+
+    def _before_model(self, model: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        self._seen = None  # Ctrl-C may have broken off the pass before
+        working = self._always or (model.training and torch.is_grad_enabled())
+        if not working or args or self.tail is None:
+            return None
+        if self.encodes:
+            return (args, self._encoded(kwargs)) if self._encodes(kwargs) else None
+        where = self.cut(kwargs)
+        return None if where is None else (args, self._tail(model, kwargs, where))
+
+    def _encoded(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        given = {name: kwargs[name] for name in ENCODED if kwargs.get(name) is not None}
+        with torch.no_grad(), evaluating(self.model):
+            encoded = encoder_of(self.model)(**given)
+        rest = {k: v for k, v in kwargs.items() if k not in ENCODED[:2]}
+        return {**rest, "encoder_outputs": encoded}
+
+    def _tail(self, model: Any, kwargs: dict[str, Any], where: Cut) -> dict[str, Any]:
+        """Run the prefix; what the model is to be called with in place of the batch."""
+        parts, before, after = parted(kwargs, where)
+        prefix, tail = parts["prefix"], parts["tail"]
+        tail["attention_mask"] = torch.cat([prefix["attention_mask"], tail["attention_mask"]], 1)
+        if not self.numbered:
+            prefix.pop("position_ids")
+            tail.pop("position_ids")
+        self._seen = before
+        with torch.no_grad(), evaluating(model), _headless(model):
+            out = model.forward(**{**prefix, "use_cache": True})
+        known = out.get(self._cache)
+        if known is None:
+            raise ValueError(f"{type(model).__name__} hands on no cache: it cannot be split")
+        _bridge(known)
+        self._seen = after
+        return {**tail, str(self._cache): known, "use_cache": True}
+
+    def _after_model(self, *_: Any) -> None:
+        self._seen = None
+
+
+def _bridge(cache: Any) -> None:
+    """Give layers that did not run (their activations are kept) the length of one that did."""
+    layers = getattr(cache, "layers", [])
+    ran = {type(layer): layer for layer in layers if getattr(layer, "keys", None) is not None}
+    for number, layer in enumerate(layers):
+        if getattr(layer, "keys", None) is None:
+            layers[number] = ran.get(type(layer), layer)
+
+
+def _hard(batch: Batch) -> Batch:
+    """The batch with a prompt and, where there is a mask, padding on the left of a row."""
+    labels = batch["labels"].clone()
+    labels[:, : 1 + labels.shape[1] // 2] = IGNORED
+    if not bool((labels != IGNORED).any()):
+        labels = batch["labels"]
+    mask = batch.get("attention_mask")
+    if not isinstance(mask, torch.Tensor) or mask.shape != labels.shape:
+        return {**batch, "labels": labels}
+    mask = mask.clone()
+    for row in range(len(mask)):
+        mask[row, : (row + 1) * labels.shape[1] // (4 * len(mask))] = 0
+    return {**batch, "labels": labels, "attention_mask": mask}
+
+
+@contextmanager
+def _headless(model: nn.Module) -> Iterator[None]:
+    """In here the output projection works on no position."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+
+    def none(_head: Any, args: tuple[Any, ...]) -> Any:
+        return args[0][:, :0], *args[1:]
+
+    handle = head.register_forward_pre_hook(none) if isinstance(head, nn.Module) else None
+    with handle or nullcontext():
+        yield
