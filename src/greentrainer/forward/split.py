@@ -28,8 +28,7 @@ from greentrainer.types import Batch
 
 IGNORED = -100
 COARSE, FINE = 32, 8
-"""Prefixes and tails are padded to multiples of so many positions: a prefix is the cheaper part, and
-fewer sizes are traced."""
+"""Prefixes and tails are padded to multiples of so many positions; a prefix is the cheaper part."""
 ENCODED = ("input_ids", "inputs_embeds", "attention_mask")
 """What an encoder is given."""
 
