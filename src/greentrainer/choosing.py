@@ -3,12 +3,16 @@
 A basis is one way to train the coming batches: with gradients through tails of some length, and
 with what is kept of forward passes staying true or not.  Each has its own cost graph and its own
 importance, so each is a knapsack of its own; what they share is what a batch may cost.
+
+Where every tensor can be trained there is nothing to choose but the tail: then longer is better,
+and no importance need be known.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from greentrainer.select import Blind
+from greentrainer.select import Blind, top_layers
 from greentrainer.types import CostGraph, Importance, Selection, Tail
 
 Selector = Callable[[CostGraph, Importance, float], Selection] | Blind
@@ -39,6 +43,11 @@ class Basis:
         """FLOPs of the cheapest batch on it."""
         return self.graph.forward_flops + self.least
 
+    def allows_everything(self, allowance: float) -> bool:
+        """Whether a batch of so many FLOPs may train every tensor."""
+        whole = self.graph.forward_flops + self.graph.full_backward_flops
+        return self.among is None and allowance >= whole
+
 
 @dataclass
 class Chooser:
@@ -64,15 +73,24 @@ class Chooser:
         """Whether another choice can be made at any time, without a probe."""
         if isinstance(self.selector, Blind):
             return self.selector.budgeted and self.rho < 1
-        return bool(self.importance)
+        return self.rho < 1 and self.current is not None
 
     def best(self, bases: Sequence[Basis], allowance: float) -> Selection:
         """The choice of most importance; of equal ones the one on the first basis.
 
         allowance: FLOPs that a batch may cost.  Where nothing is within it, as in debt, it is the
-        least that can be trained.  Raises ValueError if no tensor promises any gain.
+        least that can be trained; the tensors next to the loss, where no importance is known.
+        Raises ValueError if no tensor promises any gain.
         """
-        bases = bases if self.measures else bases[-1:]
+        if not self.measures:
+            return self._within(bases[-1:], allowance)
+        unlimited = [basis for basis in bases if basis.allows_everything(allowance)]
+        weighed = [basis for basis in bases if basis.tail in self.importance]
+        if unlimited and unlimited[-1] not in weighed:
+            weighed.append(unlimited[-1])
+        return self._within(weighed or bases, allowance)
+
+    def _within(self, bases: Sequence[Basis], allowance: float) -> Selection:
         found: list[Selection] = []
         refusal: ValueError | None = None
         for basis in bases:
@@ -112,16 +130,36 @@ class Chooser:
         if isinstance(self.selector, Blind) and not self.selector.budgeted:
             return self.selector.choose(graph, budget, self.turn)
         if self.rho == 1 or budget >= graph.full_backward_flops:
-            return _everything(graph, importance, budget)
+            value = self._gain(basis.tail)
+            return Selection(graph.tensors, value, graph.full_backward_flops, budget)
         if isinstance(self.selector, Blind):
             return self.selector.choose(graph, budget, self.turn)
         current = self.current if self.current and self.current.tail == basis.tail else None
         promising = any(importance.get(n, 0.0) > 0 for n in graph.affordable(budget))
         if current and not promising and graph.backward_flops(current.names) <= budget:
             return current
+        if not self.importance:
+            return top_layers(graph, budget)
         return self.selector(graph, importance, budget)
 
+    def _gain(self, tail: Tail) -> float:
+        """Importance of all tensors together: as measured, or in between what was."""
+        known = {t: sum(own.values()) for t, own in self.importance.items()}
+        if tail in known or not known:
+            return known.get(tail, 0.0)
+        shorter = [t for t in known if _shorter(t, tail)]
+        longer = [t for t in known if not _shorter(t, tail)]
+        if not (shorter and longer):
+            return max(known.values()) if shorter else 0.0
+        low, high = max(shorter, key=_length), min(longer, key=_length)
+        span = _length(high) - _length(low)
+        share = (_length(tail) - _length(low)) / span if math.isfinite(span) else 0.0
+        return known[low] + share * (known[high] - known[low])
 
-def _everything(graph: CostGraph, importance: Importance, budget: float) -> Selection:
-    value = sum(importance.get(name, 0.0) for name in graph.tensors)
-    return Selection(graph.tensors, value, graph.full_backward_flops, budget)
+
+def _length(tail: Tail) -> float:
+    return math.inf if tail is None else tail
+
+
+def _shorter(one: Tail, other: Tail) -> bool:
+    return _length(one) < _length(other)

@@ -298,7 +298,9 @@ class AdaptiveBackprop:
 
     def _probe(self, probe: list[Batch]) -> None:
         """Measure what may be chosen, if that leaves room for a choice."""
-        reachable = self.processes.first(self._steering.reachable(probe))
+        reachable = self.processes.first(self._steering.reachable(probe, self.selection))
+        if not reachable:
+            return
         if self.processes.first(self._steering.leaves_room(probe, reachable)):
             self._measure(probe, reachable)
         elif not self._chooser.importance:

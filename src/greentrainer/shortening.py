@@ -21,7 +21,7 @@ from greentrainer.forward.check import Losses, Shortened, compare
 from greentrainer.forward.head import LabelledHead
 from greentrainer.forward.kept import KeptActivations
 from greentrainer.forward.options import ForwardOptions, Positions
-from greentrainer.forward.split import FINE, SplitForward
+from greentrainer.forward.split import SplitForward
 from greentrainer.forward.store import Store
 from greentrainer.graphs import tensors, tokens_of
 from greentrainer.processes import Alone, is_sharded
@@ -29,8 +29,8 @@ from greentrainer.types import Batch, CostGraph, LossFn, Tail
 
 T = TypeVar("T")
 
-TAILS = (0, 1 / 8, 1 / 3)
-"""Of the longest prompt, by which tails are chosen; and all of it."""
+TAILS = (0, *(n * 2**power for power in range(3, 14) for n in (1, 1.5)))
+"""Positions of a prompt among which is chosen; and all of it."""
 GRAIN = 200
 """Shares of batches are told in so many steps, so that few graphs differ."""
 
@@ -173,8 +173,7 @@ class Shortening:
         with self.split.at(0):
             where = self.split.cut(batch)
         longest = where.prefix if where else 0
-        grid = {-(-round(share * longest) // FINE) * FINE for share in TAILS}
-        return [*sorted(tail for tail in grid if tail < longest), None]
+        return [*(int(tail) for tail in TAILS if tail < longest), None]
 
     @contextmanager
     def at(self, tail: Tail) -> Iterator[None]:

@@ -101,18 +101,54 @@ class Steering:
         total = self.pace.total_batches
         if total is None:
             return len(given)
-        names = self._affordable(self.bases(), self.pace.rho)
+        bases = self.bases()
+        narrow = [basis for basis in bases if basis.tail == bases[0].tail]
+        names = self._affordable(narrow, self.pace.rho)
         one = sum(self.probe_flops(given[:1], names))
         probes = 1 + self.pace.probes_left(0)
         allowed = PROBE_SHARE * self.pace.rho * total * self.full_flops / probes
         return max(1, min(len(given), int(allowed / one)))
 
-    def reachable(self, probe: list[Batch]) -> Reached:
+    def reachable(self, probe: list[Batch], current: Selection | None) -> Reached:
         """Tensors worth probing: those that an affordable selection may hold.
+
+        Tails are weighed at the first selection, if that takes no more than `PROBE_SHARE` of the
+        budget; later ones keep to the tail in force.  None, where every tensor can be trained.
+        """
+        bases = self.bases()
+        names = self._settled(probe, self._weighed(bases, current))
+        total = self.pace.total_batches
+        if len(names) > 1 and total is not None:
+            allowed = PROBE_SHARE * self.pace.rho * total * self.full_flops
+            if sum(self.probe_flops(probe, names)) > allowed:
+                names = self._settled(probe, [b for b in bases if b.tail == self._by_rule(bases)])
+        if len(names) == 1 and any(
+            basis.tail in names and basis.allows_everything(self.rate() * self.full_flops)
+            for basis in bases
+        ):
+            return {}
+        return names
+
+    def _by_rule(self, bases: list[Basis]) -> Tail:
+        """The longest tail with which every tensor can be trained, or else the shortest."""
+        allowed = self.rate() * self.full_flops
+        unlimited = [basis.tail for basis in bases if basis.allows_everything(allowed)]
+        return unlimited[-1] if unlimited else bases[0].tail
+
+    def _weighed(self, bases: list[Basis], current: Selection | None) -> list[Basis]:
+        """Bases of tails worth weighing: the shortest, that by the rule, the next, and all."""
+        tails = list(self.samples)
+        if current is not None:
+            return [basis for basis in bases if basis.tail == current.tail]
+        at = tails.index(self._by_rule(bases))
+        wanted = {tails[0], *tails[at : at + 2], tails[-1]}
+        return [basis for basis in bases if basis.tail in wanted]
+
+    def _settled(self, probe: list[Batch], bases: list[Basis]) -> Reached:
+        """Tensors within reach.
 
         The probe lowers the budget that says what it is worth probing; a few rounds settle it.
         """
-        bases = self.bases()
         if self.pace.total_batches is None:
             return self._affordable(bases, self.pace.rho)
         left = 1 + self.pace.probes_left(self.ledger.batches)
