@@ -1,21 +1,30 @@
 """Cost graphs by shape: each shape of batch is traced once."""
 
 import copy
+import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
-from itertools import accumulate
+from itertools import count
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from greentrainer.cost import trace
-from greentrainer.cost.interpolate import added, form_of, interpolated
+from greentrainer.cost.sizes import (
+    ROOM,
+    SMALLEST,
+    Foretold,
+    added,
+    form_of,
+    symbols,
+)
 from greentrainer.forward.head import LabelledHead
-from greentrainer.forward.split import SplitForward
+from greentrainer.forward.split import Cut, SplitForward
 from greentrainer.types import Batch, CostGraph, LossFn
 
 Signature = tuple[tuple[str, tuple[int, ...]], ...]
@@ -24,6 +33,8 @@ Signature = tuple[tuple[str, tuple[int, ...]], ...]
 LABELLED = "number of labelled positions"
 IGNORED = -100
 """Label of a position that the loss does not cover (PyTorch's convention)."""
+MANY, FEW = 50, 2
+"""Labelled positions of batches that are traced for their sizes."""
 LATEST = 256
 """Graphs kept that differ in the number of labelled positions only."""
 
@@ -62,7 +73,8 @@ class GraphCache:
         self.tracing = False
         self.seconds = 0.0
         self._known: dict[Signature, CostGraph] = {}
-        self._traced: set[Signature] = set()
+        self._foretold: list[tuple[Signature, Foretold]] = []
+        self._singular: set[Signature] = set()
         self._by_data = False
         self._per_position: list[tuple[CostGraph, CostGraph]] = []
         self._latest: OrderedDict[tuple[int, ...], tuple[CostGraph, Any]] = OrderedDict()
@@ -127,22 +139,78 @@ class GraphCache:
         return (*shapes, (LABELLED, (labelled(batch),))) if self._by_data else shapes
 
     def _find(self, wanted: Signature) -> CostGraph | None:
-        """A graph known, or foretold from those traced at other sizes."""
+        """A graph known, or foretold."""
         if wanted not in self._known:
-            form = [(path, len(shape)) for path, shape in wanted]
-            alike = {
-                _sizes(traced): self._known[traced]
-                for traced in self._traced
-                if [(path, len(shape)) for path, shape in traced] == form
-            }
-            graph = interpolated(alike, _sizes(wanted), _linear(wanted)) if alike else None
-            if graph is None:
+            for template, foretold in self._foretold:
+                sizes = _matched(template, wanted)
+                if sizes is not None and foretold.covers(sizes):
+                    self._known[wanted] = foretold.at((*sizes, 0))
+                    break
+            else:
                 return None
-            self._known[wanted] = graph
         return self._known[wanted]
 
-    def _trace(self, batch: Batch) -> CostGraph:
+    def _learn(self, batch: Batch) -> CostGraph | None:
+        """The graph of a batch, foretold with that of all others alike; None if that cannot be."""
+        wanted = self._signature(batch)
+        form = tuple((path, tuple(min(size, 2) for size in shape)) for path, shape in wanted)
+        if self._by_data or form in self._singular:
+            return None
+        alike = Alike(batch, self.split)
+        before = [one for template, one in self._foretold if _matched(template, wanted)]
+        for room in ROOM:
+            sizes = alike.room(room)
+            for one in before:
+                sizes = [max(pair) for pair in zip(sizes, one.symbols.values, strict=False)]
+            try:
+                self._foretold = [*self._told(alike, sizes), *self._foretold]
+            except Exception:  # whatever a model makes of sizes that nobody gave it
+                continue
+            found = self._find(wanted)
+            if found is not None:
+                return found
+        self._singular.add(form)
+        return None
+
+    def _told(self, alike: "Alike", sizes: Sequence[int]) -> list[tuple[Signature, Foretold]]:
+        """What two traces tell of batches alike.  Raises ValueError if they contradict."""
+        dimensions = {size for p in self.model.parameters() for size in p.shape}
+        chosen = symbols([*sizes, MANY], dimensions, alike.sums)
+        least = alike.least()
+        count = len(least)
+        graph, seen = self._synthetic(alike, chosen.values[: count + 1], chosen.factored)
+        foretold = Foretold(graph, chosen, least)
+        small, _ = self._synthetic(alike, (*least, FEW), None)
+        if foretold.at((*least, FEW)) != small:
+            raise ValueError("the costs of this model are no polynomial in its sizes")
+        none, one = foretold.at((*least, 0)), foretold.at((*least, 1))
+        form = form_of(none)
+        if self.head and none != one and not any(form == known for known, _ in self._per_position):
+            self._per_position.append((form, added(one, none, -1)))
+        primes = dict(zip(chosen.values[:count], range(count), strict=True))
+        return [(_template(shapes, primes), foretold) for shapes in seen]
+
+    def _synthetic(
+        self, alike: "Alike", sizes: Sequence[int], work: Callable[[int], int] | None
+    ) -> tuple[CostGraph, set[Signature]]:
+        """The graph of a batch of other sizes, and the signatures it is known by."""
+        *lengths, labels = sizes
+        batch, where = alike.made(lengths)
+        headed = self.head is not None and self.head.positions(alike.batch) is not None
         calls: list[Signature] = []
+        with ExitStack() as stack:
+            if self.split:
+                stack.enter_context(self.split.on(batch if where is None else None, where))
+            known = self._signature(batch)
+            if self.head and headed:
+                stack.enter_context(self.head.on(batch, count=labels))
+            stack.enter_context(self._noting(calls))
+            graph = self._pass(batch, work)
+        return graph, {known, *(calls if len(set(calls)) == 1 else ())}
+
+    @contextmanager
+    def _noting(self, calls: list[Signature]) -> Iterator[None]:
+        """In here a trace is made; notes what the model is called with."""
 
         def note(_model: Any, args: Any, kwargs: Any) -> None:
             parts = self.split.parts(kwargs) if self.split else kwargs
@@ -152,18 +220,24 @@ class GraphCache:
         self.tracing = True
         start = time.perf_counter()
         try:
-            with self.split.on(batch) if self.split else nullcontext():
-                graph = self._walk(batch)
+            yield
         finally:
             handle.remove()
             self.tracing = False
             self.seconds += time.perf_counter() - start
+
+    def _trace(self, batch: Batch) -> CostGraph:
+        found = self._learn(batch)
+        if found is not None:
+            return found
+        calls: list[Signature] = []
+        with self._noting(calls), self.split.on(batch) if self.split else nullcontext():
+            graph = self._walk(batch)
         keys = {self._signature(batch)}
         if len(set(calls)) == 1:
             shapes = calls[-1]
             keys.add((*shapes, self._signature(batch)[-1]) if self._by_data else shapes)
         self._known |= dict.fromkeys(keys, graph)
-        self._traced |= keys
         return graph
 
     def _walk(self, batch: Batch) -> CostGraph:
@@ -181,13 +255,86 @@ class GraphCache:
         share = next(share for known, share in self._per_position if known == form)
         return added(graph, share, -positions)
 
-    def _pass(self, batch: Batch) -> CostGraph:
+    def _pass(self, batch: Batch, work: Callable[[int], int] | None = None) -> CostGraph:
         with _trainable(self.parameters):
-            graph = trace(self.model, batch, self.loss_fn)
+            graph = trace(self.model, batch, self.loss_fn, work)
         if graph.notes:
             self._by_data = True
             self.on_real_pass(graph)
         return graph
+
+
+class Alike:
+    """Batches that differ from one in its sizes: rows and lengths, its tensors' first dimensions.
+
+    sums: pairs of sizes that make another one.
+    """
+
+    def __init__(self, batch: Batch, split: SplitForward | None) -> None:
+        self.batch, self.where = batch, split.cut(batch) if split else None
+        found = [leaf for _, leaf in tensors(batch)]
+        rows = [int(t.shape[0]) for t in found if t.dim() and t.shape[0] > 1]
+        lengths = [int(t.shape[1]) for t in found if t.dim() > 1 and t.shape[1] > 1]
+        self.rows = dict.fromkeys(rows)
+        self.sizes = list(dict.fromkeys([*rows, *lengths]))
+        self.sums: list[tuple[int, int]] = []
+        if self.where is not None:
+            if len(self.rows) != 1:
+                raise ValueError("the rows of a split batch cannot be told")
+            self.sizes = [rows[0], self.where.prefix, self.where.tail]
+            self.sums = [(1, 2)]
+
+    def room(self, share: float) -> list[int]:
+        """Its number of rows, and lengths so many times its own."""
+        return [math.ceil(size if size in self.rows else share * size) for size in self.sizes]
+
+    def least(self) -> tuple[int, ...]:
+        """Very small ones."""
+        lengths = count(SMALLEST)
+        return tuple(2 if i == 0 else next(lengths) for i in range(len(self.sizes)))
+
+    def made(self, sizes: Sequence[int]) -> tuple[Batch, Cut | None]:
+        """A batch of such sizes, without sense, and its cut."""
+        if self.where is None:
+            return self._of(dict(zip(self.sizes, sizes, strict=True))), None
+        rows, prefix, tail = sizes
+        width = self.batch["labels"].shape[1]
+        batch = self._of({self.sizes[0]: rows}, {width: prefix + tail})
+        none = batch["labels"].new_zeros(rows)
+        return batch, Cut(none, none, none, prefix, tail)
+
+    def _of(self, instead: Mapping[int, int], columns: Mapping[int, int] | None = None) -> Batch:
+        second = instead if columns is None else columns
+
+        def blank(tensor: torch.Tensor) -> torch.Tensor:
+            first = [instead.get(size, size) for size in tensor.shape[:1]]
+            then = [second.get(size, size) for size in tensor.shape[1:2]]
+            return tensor.new_zeros([*first, *then, *tensor.shape[2:]])
+
+        return tree_map_only(torch.Tensor, blank, self.batch)
+
+
+def _template(shapes: Signature, primes: Mapping[int, int]) -> Signature:
+    """A signature with sizes as -1, -2, ... in place of what they were traced at."""
+    return tuple(
+        (path, tuple(-1 - primes[size] if size in primes else size for size in shape))
+        for path, shape in shapes
+    )
+
+
+def _matched(template: Signature, wanted: Signature) -> tuple[int, ...] | None:
+    """The sizes that make a template this signature, if any do."""
+    if len(template) != len(wanted):
+        return None
+    sizes: dict[int, int] = {}
+    for (path, pattern), (other, shape) in zip(template, wanted, strict=True):
+        if path != other or len(pattern) != len(shape):
+            return None
+        for place, size in zip(pattern, shape, strict=True):
+            known = sizes.setdefault(place, size) if place < 0 else place
+            if known != size:
+                return None
+    return tuple(sizes[place] for place in sorted(sizes, reverse=True))
 
 
 def hollow(model: nn.Module) -> nn.Module:
@@ -238,16 +385,6 @@ def labelled(value: Any) -> int:
         if path.endswith(".labels")
     ]
     return sum(counts)
-
-
-def _sizes(shapes: Signature) -> tuple[int, ...]:
-    return tuple(size for _, shape in shapes for size in shape)
-
-
-def _linear(shapes: Signature) -> frozenset[int]:
-    """Positions among the sizes of first dimensions: all else is proportional to them."""
-    starts = accumulate((len(shape) for _, shape in shapes), initial=0)
-    return frozenset(at for at, (_, shape) in zip(starts, shapes, strict=False) if shape)
 
 
 def tensors(value: Any) -> Iterator[tuple[str, torch.Tensor]]:

@@ -6,6 +6,7 @@ each matrix operation went into.
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,10 +90,14 @@ def _is_tensor(value: Any) -> bool:
 
 
 class Recorder(TorchDispatchMode):
-    """Counts the operations of one training step; forward until `backward` is set."""
+    """Counts the operations of one training step; forward until `backward` is set.
 
-    def __init__(self) -> None:
+    work: what is made of the FLOPs of an operation.
+    """
+
+    def __init__(self, work: Callable[[int], int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.work = work
         self.forward_flops = 0
         self.regions: dict[Any, list[tuple[int, int]]] = defaultdict(list)
         self.uncounted: set[str] = set()
@@ -116,7 +121,7 @@ class Recorder(TorchDispatchMode):
         if has_uncounted_work(packet):
             self.uncounted.add(str(packet))
         if not self.backward:
-            self._count_forward(count_flops(packet, args, kwargs, out))
+            self._count_forward(self.work(count_flops(packet, args, kwargs, out)))
         elif self.window is not None and not self._recomputing():
             self._count_backward(packet, args, kwargs, out)
         return out
@@ -134,11 +139,11 @@ class Recorder(TorchDispatchMode):
         apart = count_by_output(packet, args, kwargs, out)
         first = len(window.flops)
         if apart is None:
-            flops = count_flops(packet, args, kwargs, out)
+            flops = self.work(count_flops(packet, args, kwargs, out))
             window.flops += [flops] if flops else []
             own = [[first] if flops else []] * len(outputs)
         else:
-            window.flops += apart
+            window.flops += [self.work(flops) for flops in apart]
             kept = [i for i, t in enumerate(out) if _is_tensor(t)]
             own = [[first + i] for i in kept]
         window.feed((args, kwargs), outputs, own)

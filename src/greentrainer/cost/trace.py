@@ -48,21 +48,27 @@ Started = list[tuple[int, int]]
 _REAL = "shapes depend on the data, so the cost was counted on a real pass over this very batch"
 
 
-def trace(model: nn.Module, batch: Batch, loss_fn: LossFn | None = None) -> CostGraph:
+Work = Callable[[int], int]
+"""What is made of the FLOPs of one operation, before they are added up."""
+
+
+def trace(
+    model: nn.Module, batch: Batch, loss_fn: LossFn | None = None, work: Work | None = None
+) -> CostGraph:
     """The exact cost of a backward pass for this batch's shapes, for any set of tensors.
 
     The tensors are the parameters that require a gradient and that the loss depends on.  Works from
     a real, meta or fake model; weights, gradients, buffers and random streams stay as they were.
     Batch: a mapping passed as `model(**batch)` with `.loss`, or anything together with
-    `loss_fn(model, batch)`.
+    `loss_fn(model, batch)`.  With `work` no real pass is made where shapes depend on data.
 
     Raises ValueError for a model with nothing to train, for reentrant activation checkpointing, and
-    for a model on the meta device whose shapes depend on data.
+    for a model on the meta device, or with `work`, whose shapes depend on data.
     """
     names = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
     if not names:
         raise ValueError("the model has no trainable parameters: set requires_grad on some")
-    return _trace_variants(model, batch, loss_fn, names, {})
+    return _trace_variants(model, batch, loss_fn, names, {}, work)
 
 
 def _trace_variants(
@@ -71,12 +77,13 @@ def _trace_variants(
     loss_fn: LossFn | None,
     trainable: frozenset[str],
     done: dict[frozenset[str], CostGraph],
+    work: Work | None,
 ) -> CostGraph:
     """The graph when `trainable` may be trained, and those with a learned mask frozen below it."""
     if trainable not in done:
-        walk, notes = _walk(model, batch, loss_fn, trainable)
+        walk, notes = _walk(model, batch, loss_fn, trainable, work)
         variants = tuple(
-            (mask, _trace_variants(model, batch, loss_fn, trainable - mask, done))
+            (mask, _trace_variants(model, batch, loss_fn, trainable - mask, done, work))
             for mask in sorted(walk.learned_masks(), key=sorted)
             if trainable - mask
         )
@@ -85,23 +92,27 @@ def _trace_variants(
 
 
 def _walk(
-    model: nn.Module, batch: Batch, loss_fn: LossFn | None, trainable: frozenset[str]
+    model: nn.Module,
+    batch: Batch,
+    loss_fn: LossFn | None,
+    trainable: frozenset[str],
+    work: Work | None,
 ) -> tuple[Walk, tuple[str, ...]]:
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             home = _device_of(batch)
             state = {name: _blank(tensor, home) for name, tensor in _state(model).items()}
             blank_batch = tree_map_only(torch.Tensor, partial(_blank, home=home), batch)
-            return _Tracer(model, state, trainable, mode).run(blank_batch, loss_fn), ()
+            return _Tracer(model, state, trainable, mode, work).run(blank_batch, loss_fn), ()
     except RuntimeError as error:  # every refusal of fake tensors; a user's mistake comes again
-        if any(p.is_meta for p in model.parameters()):
+        if work is not None or any(p.is_meta for p in model.parameters()):
             raise ValueError(
                 "the model's shapes depend on its data, or it uses an operation that cannot be "
                 "traced without values: load its weights before tracing it"
             ) from error
     state = {name: _alias(tensor) for name, tensor in _state(model).items()}
     with _random_streams_kept():
-        return _Tracer(model, state, trainable, None).run(batch, loss_fn), (_REAL,)
+        return _Tracer(model, state, trainable, None, None).run(batch, loss_fn), (_REAL,)
 
 
 def _state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -217,13 +228,14 @@ class _Tracer:
         state: dict[str, torch.Tensor],
         trainable: frozenset[str],
         mode: FakeTensorMode | None,
+        work: Work | None,
     ) -> None:
         self.model, self.state, self.mode = model, state, mode
         for name in trainable:
             state[name].requires_grad_()
             state[name].register_post_accumulate_grad_hook(_discard_gradient)
         self.names = {id(state[name]): name for name in trainable}
-        self.recorder = Recorder()
+        self.recorder = Recorder(work or int)
         self.walk = Walk(recorder=self.recorder)
 
     def run(self, batch: Batch, loss_fn: LossFn | None) -> Walk:

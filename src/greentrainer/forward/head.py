@@ -71,14 +71,17 @@ class LabelledHead:
         return int((labels[:, self.moves :] != IGNORED).sum()) + self.moves
 
     @contextmanager
-    def on(self, batch: Batch = None, more: int = 0) -> Iterator[None]:
+    def on(self, batch: Batch = None, more: int = 0, count: int | None = None) -> Iterator[None]:
         """In here it works in any mode.
 
         batch: the one that the model is called with, where that has no values to look at.
-        more: as many positions besides.
+        more: as many positions besides.  count: so many positions, whatever the batch.
         """
         self._always = True
-        if batch is not None:
+        if count is not None:
+            self._given = Picked(*batch["labels"].new_zeros(2, count).unbind())
+            self._given = Picked(self._given.positions, self._given.labels[None])
+        elif batch is not None:
             self._given = pick(batch["labels"], self.moves, more)
         try:
             yield

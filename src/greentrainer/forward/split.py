@@ -174,13 +174,17 @@ class SplitForward:
             self.tail = before
 
     @contextmanager
-    def on(self, batch: Batch = None) -> Iterator[None]:
+    def on(self, batch: Batch = None, where: Cut | None = None) -> Iterator[None]:
         """In here it works in any mode.
 
         batch: the one that the model is called with, where that has no values to look at.
+        where: its cut, if that is not to be told from it.
         """
         before = self._always, self._given
-        self._always, self._given = True, None if batch is None else (self.cut(batch),)
+        if batch is not None:
+            where = self.cut(batch)
+        self._given = (where,) if batch is not None or where is not None else None
+        self._always = True
         try:
             yield
         finally:
