@@ -98,14 +98,17 @@ class Observer:
         self._tick()
         with self.unobserved():
             known = self._batch is not None
-            graph = (
-                self.graphs.of_batch(self._batch) if known else self.graphs.of_call(args, kwargs)
-            )
-            self.before_batch(graph)
+            self.before_batch(self._graph(args, kwargs))
             self._clock = time.perf_counter()
+            graph = self._graph(args, kwargs)  # gradient may pass through other positions now
             price = self.price(graph, kwargs)
         self._enter(graph, price, self._batch if known else kwargs)
         self._quiet = known
+
+    def _graph(self, args: Any, kwargs: Any) -> CostGraph:
+        if self._batch is not None:
+            return self.graphs.of_batch(self._batch)
+        return self.graphs.of_call(args, kwargs)
 
     def _is_training(self) -> bool:
         watching = not (self._quiet or self.graphs.tracing)

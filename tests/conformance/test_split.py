@@ -1,19 +1,25 @@
 """Batches cut in two: the same loss, and the gradient that leaves out the prefix."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from greentrainer.cost.flops import flop_counter
 from greentrainer.forward.check import compare
-from greentrainer.forward.split import SplitForward
+from greentrainer.forward.head import LabelledHead
+from greentrainer.forward.split import SplitForward, cut
+from greentrainer.graphs import GraphCache
 from tests.conformance.families import FAMILIES, batch_for, build
 
 DECODERS = [n for n in FAMILIES if "t5" not in n and "bart" not in n and "checkpointed" not in n]
 ENCODERS = [n for n in FAMILIES if ("t5" in n or "bart" in n) and "checkpointed" not in n]
 ROWS, LENGTH = 3, 18
 PROMPTS = (11, 4, 13)
+KEYS_AND_VALUES = ("k_proj", "v_proj", "k_norm", "c_attn", "query_key_value")
+"""Ends of the names of modules that make them, in all families; some make queries too."""
 
 
 def still(family: str) -> Any:
@@ -68,3 +74,105 @@ def test_a_tail_of_everything_has_the_whole_gradient(family: str) -> None:
     assert whole.keys() == parted.keys()
     for name, gradient in whole.items():
         torch.testing.assert_close(parted[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_the_gradient_is_that_with_keys_and_values_of_the_prefix_detached(family: str) -> None:
+    model, batch = still(family), ragged()
+    starts = torch.tensor(PROMPTS)[:, None] - 1  # of the first position that predicts a label
+    prefix = torch.arange(LENGTH) < starts
+
+    def detach(_module: Any, _args: Any, out: torch.Tensor) -> torch.Tensor:
+        at = prefix.view([size if size in (ROWS, LENGTH) else 1 for size in out.shape])
+        return out.detach().where(at, out)
+
+    modules = [m for n, m in model.named_modules() if n.endswith(KEYS_AND_VALUES)]
+    assert len(modules) in (3, 6, 9)
+    handles = [module.register_forward_hook(detach) for module in modules]
+    wanted = gradients(model, model(**batch).loss)
+    for handle in handles:
+        handle.remove()
+    found = gradients(model, split_loss(model, batch, 0))
+    whole = gradients(model, model(**batch).loss)
+    assert found.keys() == wanted.keys() == whole.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+    assert any(not torch.allclose(found[n], whole[n], rtol=1e-2, atol=1e-5) for n in whole)
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_of_an_encoder_decoder_the_encoder_gets_no_gradient(family: str) -> None:
+    model, batch = still(family), ragged()
+    whole = gradients(model, model(**batch).loss)
+    found = gradients(model, split_loss(model, batch, 0))
+    encoder = {f"{n}" for n in whole if "encoder." in n and "decoder" not in n}
+    assert encoder.isdisjoint(found)
+    shared = {n for n in whole if "shared" in n or "embed" in n}
+    for name in found.keys() - shared:
+        torch.testing.assert_close(found[name], whole[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("family", [*DECODERS, *ENCODERS])
+def test_executed_flops_are_those_foretold(family: str, head: bool) -> None:
+    model, batch = still(family), ragged()
+    split, labelled = SplitForward(model), LabelledHead(model) if head else None
+    candidates = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    graphs = GraphCache(model, candidates.values(), None, head=labelled, split=split)
+    whole = graphs.of_batch(batch)
+    for tail in (0, 3):
+        with split.at(tail):
+            graph = graphs.of_batch(batch)
+        assert graph.full_flops == whole.full_flops
+        for share in (1, 4):
+            names = graph.tensors[::share]
+            for name, parameter in candidates.items():
+                parameter.requires_grad_(name in names)
+            with split.at(tail), split.on(), labelled.on() if labelled else nullcontext():
+                with flop_counter() as forward:
+                    loss = model(**batch).loss
+                with flop_counter() as backward:
+                    loss.backward()
+            assert forward.get_total_flops() == graph.forward_flops
+            assert backward.get_total_flops() == graph.backward_flops(names)
+
+
+def test_a_tail_is_what_has_labels_and_what_was_asked_of_the_prompt() -> None:
+    labels = torch.tensor([[-100] * 4 + [5, 6, -100, -100], [-100] * 6 + [7, 8], [-100] * 8])
+    mask = torch.tensor([[1] * 6 + [0, 0], [0, 0] + [1] * 6, [1] * 8])
+    where = cut(labels, mask, 0)
+    assert where.begin.tolist() == [0, 2, 0]
+    assert where.start.tolist() == [3, 5, 7]
+    assert where.end.tolist() == [6, 8, 8]
+    assert where.tail_tokens == 3 + 3 + 1
+    assert cut(labels, mask, 2).start.tolist() == [1, 3, 5]
+    assert cut(labels, mask, 90).start.tolist() == [0, 2, 0]
+    assert cut(labels, mask, 90).prefix == 0
+
+
+def test_several_turns_lie_in_the_tail_from_the_first_label_on() -> None:
+    model, batch = still("llama"), ragged()
+    batch["labels"][0, 6:8] = batch["input_ids"][0, 6:8]
+    whole, parted = model(**batch).loss, split_loss(model, batch, 0)
+    torch.testing.assert_close(parted, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_a_mask_with_a_gap_is_refused() -> None:
+    batch = ragged()
+    batch["attention_mask"][0, 3] = 0
+    with pytest.raises(ValueError, match="has a gap"):
+        cut(batch["labels"], batch["attention_mask"], 0)
+
+
+def test_activations_that_are_recomputed_cannot_be_split() -> None:
+    with pytest.raises(ValueError, match="drops the cache"):
+        SplitForward(build("llama-checkpointed"))
+
+
+def test_a_batch_with_labels_everywhere_is_left_whole() -> None:
+    model = still("llama")
+    batch = batch_for("", ROWS, LENGTH)
+    split = SplitForward(model)
+    with split.at(0):
+        assert split.cut(batch) is None
+        assert split.parts(batch) is batch
