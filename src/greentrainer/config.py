@@ -82,7 +82,8 @@ class RunConfig(BaseModel):
     virtual_tokens: of prefix and prompt tuning.
     top_blocks: how many of the last blocks method top_blocks trains.
     positions: positions of each prompt that gradient passes through: all, so many before the
-        completion (0: the completion alone), or as many as importance says (choose).
+        completion (0: the completion alone), or as many as the budget and importance say (choose);
+        when None, choose for method green by importance, and all for others.
     labelled_head: compute logits and loss on labelled positions only; when None, for method green.
     keep_activations: start forward passes at activations kept from earlier epochs, in memory or on
         disk; when None, in memory for method green in more than one epoch.
@@ -135,7 +136,7 @@ class RunConfig(BaseModel):
     top_blocks: Count = 2
     bf16: bool = False
     activation_checkpointing: bool = False
-    positions: Literal["all", "choose"] | Annotated[int, Field(ge=0)] = "all"
+    positions: Literal["all", "choose"] | Annotated[int, Field(ge=0)] | None = None
     labelled_head: bool | None = None
     keep_activations: Literal["nothing", "memory", "disk"] | None = None
     keep_bytes: Count | None = None

@@ -226,9 +226,11 @@ def train(
 
         def report(step: int, loss: float, engine: AdaptiveBackprop) -> None:
             trained = len(engine.selection.names) if engine.selection else 0
+            tail = engine.selection.tail if engine.selection else None
+            through = "" if tail is None else f", {tail} prompt positions"
             figures = (
                 f"loss {loss:.3f}  rho {engine.ledger.rho_spent:.3f}  "
-                f"training {trained}/{len(engine.graph.tensors)} tensors"
+                f"training {trained}/{len(engine.graph.tensors)} tensors{through}"
             )
             planned = engine.pace.total_batches or 0
             shown = -(-planned // config.accumulate) if method.shortened else steps

@@ -20,7 +20,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 
 from greentrainer.config import RunConfig, nearest
 from greentrainer.engine import AdaptiveBackprop
-from greentrainer.forward.options import ForwardOptions
+from greentrainer.forward.options import ForwardOptions, Positions
 from greentrainer.hf.blocks import compile_blocks
 from greentrainer.hf.checkpoint import last_whole
 from greentrainer.hf.green import GreenConfig
@@ -200,7 +200,7 @@ def green_of(
         optimizer_state=config.optimizer_state,
         selector=method.selector(model, config),
         forward=forward_of(config, method, examples),
-        positions=config.positions,
+        positions=positions_of(config, method),
         seed=config.seed,
     )
 
@@ -218,6 +218,14 @@ def forward_of(config: RunConfig, method: Method, examples: int) -> ForwardOptio
         keep_bfloat16=config.keep_bfloat16,
         examples=examples,
     )
+
+
+def positions_of(config: RunConfig, method: Method) -> Positions:
+    """Which positions gradient passes through: as asked, or as method green chooses."""
+    if config.positions is not None:
+        return config.positions
+    chooses = method.budgeted and config.metric == "first_order" and config.rho < 1
+    return "choose" if chooses else "all"
 
 
 def steps_of(config: RunConfig, examples: int) -> int:

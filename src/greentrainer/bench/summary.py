@@ -120,6 +120,9 @@ def _costs(bills: Sequence[Mapping[str, Any]]) -> Row:
             bill["trace_seconds"] / total if selects else 0.0
             for bill, total in zip(bills, seconds, strict=True)
         ),
+        "tail tokens / tokens": middle(
+            bill.get("tail_tokens", bill["tokens"]) / bill["tokens"] for bill in bills
+        ),
         "peak_memory_bytes": middle(bill["peak_memory_bytes"] for bill in bills),
         "steps": middle(bill["steps"] for bill in bills),
     }

@@ -82,6 +82,8 @@ def course(outcome: Outcome) -> Record:
                 "batch": event["batch"],
                 "asked": event["asked"],
                 "seconds": event["seconds"],
+                "tail": event["tail"],
+                "tail_saves_flops": event["tail_saves_flops"],
                 "tensors": [number[name] for name in event["names"]],
             }
             for event in engine.history

@@ -18,6 +18,8 @@ SCORES = {
     "accuracy_generation": "accuracy, by generation",
 }
 """What a test may be scored by, in per cent, and its heading."""
+TAIL = "tail tokens / tokens"
+"""Share of positions that gradient may pass through."""
 MAIN = ("rougeL", "exact_match", "accuracy_likelihood")
 """Of these the one that a narrow table shows."""
 
@@ -26,11 +28,13 @@ def lines(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Headings, and a line for each row; a row without a finished run says why."""
     scores = [key for key in SCORES if any(key in row for row in rows)]
     head = ["method", "learning rate", "loss", *(SCORES[key] for key in scores)]
+    tails = any(row.get(TAIL, 1.0) < 1 for row in rows)
+    head += ["positions"] if tails else []
     head += ["TFLOPs", "FLOPs / full", "seconds / full", "memory / full", "choosing", "seeds"]
-    return head, [_line(row, scores, len(head)) for row in rows]
+    return head, [_line(row, scores, tails, len(head)) for row in rows]
 
 
-def _line(row: Row, scores: Sequence[str], width: int) -> list[str]:
+def _line(row: Row, scores: Sequence[str], tails: bool, width: int) -> list[str]:
     if "loss" not in row:
         reason = "; ".join(row.get("failures", ["not run yet"]))
         return [row["label"], reason, *[""] * (width - 2)]
@@ -39,6 +43,7 @@ def _line(row: Row, scores: Sequence[str], width: int) -> list[str]:
         _rate(row),
         spread(row, "loss", 3),
         *(spread(row, key, 1) if key in row else "" for key in scores),
+        *([_share(row, TAIL)] if tails else []),
         f"{row['flops'] / 1e12:.2f}" if "flops" in row else "0",
         *(_share(row, key) for key in ("flops / full", "seconds / full", "memory / full")),
         _choosing(row),
