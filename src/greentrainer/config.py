@@ -83,7 +83,8 @@ class RunConfig(BaseModel):
     top_blocks: how many of the last blocks method top_blocks trains.
     positions: positions of each prompt that gradient passes through: all, so many before the
         completion (0: the completion alone), or as many as the budget and importance say (choose);
-        when None, choose for method green by importance, and all for others.
+        when None, choose for method green by importance, unless activations are recomputed or the
+        model is compiled; and all for others.
     labelled_head: compute logits and loss on labelled positions only; when None, for method green.
     keep_activations: start forward passes at activations kept from earlier epochs, in memory or on
         disk; when None, in memory for method green in more than one epoch.

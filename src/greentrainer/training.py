@@ -225,7 +225,8 @@ def positions_of(config: RunConfig, method: Method) -> Positions:
     if config.positions is not None:
         return config.positions
     chooses = method.budgeted and config.metric == "first_order" and config.rho < 1
-    return "choose" if chooses else "all"
+    recomputed = config.activation_checkpointing or config.compile
+    return "choose" if chooses and not recomputed else "all"
 
 
 def steps_of(config: RunConfig, examples: int) -> int:

@@ -121,7 +121,7 @@ def _costs(bills: Sequence[Mapping[str, Any]]) -> Row:
             for bill, total in zip(bills, seconds, strict=True)
         ),
         "tail tokens / tokens": middle(
-            bill.get("tail_tokens", bill["tokens"]) / bill["tokens"] for bill in bills
+            bill["tail_tokens"] / bill["tokens"] if "tail_tokens" in bill else 1.0 for bill in bills
         ),
         "peak_memory_bytes": middle(bill["peak_memory_bytes"] for bill in bills),
         "steps": middle(bill["steps"] for bill in bills),
