@@ -34,7 +34,7 @@ def checks(rows: list[Row]) -> list[dict[str, Any]]:
 def main() -> None:
     """Run or draw, and write the figures down."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("name", choices=("scitldr", "webquestions"))
+    parser.add_argument("name", choices=("scitldr", "webquestions", "importance"))
     parser.add_argument("--draw", action="store_true")
     parser.add_argument("--data-dir", help="the data set's files; the hub's without it")
     asked = parser.parse_args()
