@@ -17,7 +17,7 @@ from provenance import RESULTS, ROOT
 
 from greentrainer.report.compare import choices, plot_of
 from greentrainer.report.plots import svg
-from greentrainer.report.tables import lines, markdown
+from greentrainer.report.tables import lines, markdown, spread
 
 Row = dict[str, Any]
 
@@ -179,12 +179,82 @@ def floor_picture() -> None:
     (FIGURES / "floor.svg").write_text(svg(figure, "floor"), encoding="utf-8")
 
 
-STUDIES = tuple(name for name in ("scitldr", "webquestions") if (RESULTS / f"{name}.json").exists())
+def quality_table(part: str) -> str:
+    """The rows of one comparison of `benchmarks/quality.py`."""
+    head = ["", "learning rate", "held-out loss", "loss / full's", "FLOPs / full",
+            "processor seconds / full", "positions", "seeds"]  # fmt: skip
+    body = [
+        [
+            row["label"],
+            f"{row['learning_rate']:g}",
+            spread(row, "loss", 3),
+            f"{row['loss / full']:.4f}",
+            f"{row['flops / full']:.1%}",
+            f"{row['seconds / full']:.1%}",
+            f"{row['tail tokens / tokens']:.0%}",
+            str(len(row["seeds"])),
+        ]
+        for row in rows_of("quality")
+        if row["part"] == part and "loss" in row
+    ]
+    return markdown(head, body)
+
+
+def quality_picture() -> None:
+    """Held-out loss against FLOPs, one panel for each comparison of `benchmarks/quality.py`."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows_of("quality") if "loss" in row]
+    parts = list(dict.fromkeys(row["part"] for row in rows))
+    kinds = (
+        ("green, positions", "o", "#1b7837"),
+        ("green, tensors", "v", "#a6dba0"),
+        ("full stopped", "s", "#6e6e6e"),
+        ("full", "D", "#1b1b1b"),
+        ("LoRA", "^", "#762a83"),
+    )
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    for axes, part in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
+        left = [row for row in rows if row["part"] == part]
+        for start, mark, colour in kinds:
+            mine = [row for row in left if row["label"].startswith(start)]
+            left = [row for row in left if row not in mine]
+            x, y = ([row[key] for row in mine] for key in ("flops / full", "loss"))
+            if mine:
+                axes.plot(x, y, mark, color=colour, label=start, markeredgecolor="#1b1b1b")
+        axes.set(title=part, xlabel="FLOPs / full fine-tuning's", xlim=(0, 1.08))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("held-out loss per token")
+    figure.axes[0].legend(frameon=False, fontsize=7)
+    (FIGURES / "quality.svg").write_text(svg(figure, "quality"), encoding="utf-8")
+
+
+def small_table(name: str, *columns: str) -> str:
+    """Some columns of a benchmark's rows."""
+    body = [[_plain(row.get(column)) for column in columns] for row in rows_of(name)]
+    return markdown(columns, body)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str("" if value is None else value)
+
+
+STUDIES = tuple(name for name in ("scitldr", "webquestions", "importance") if (RESULTS / f"{name}.json").exists())
 TABLES: dict[str, Callable[[], str]] = {
     "engine": engine_table,
     "quickstart": quickstart_table,
     "paper_flops": paper_flops_table,
     "floor": floor_table,
+    "quality": partial(quality_table, "quality"),
+    "quality_epochs": partial(quality_table, "quality_epochs"),
+    "quality_dialogsum": partial(quality_table, "quality_dialogsum"),
+    "positions_memory": partial(
+        small_table, "positions_memory", "what", "bytes / full", "positions / full"
+    ),
+    "examples_axis": partial(
+        small_table, "examples_axis", "trained on", "loss", "flops / full, about"
+    ),
     **{name: partial(comparison, name) for name in STUDIES},
 }
 
@@ -239,8 +309,10 @@ def main() -> None:
         page.write_text(text, encoding="utf-8")
     quickstart_picture()
     floor_picture()
+    quality_picture()
     for name in STUDIES:
-        comparison_pictures(name)
+        if name != "importance":
+            comparison_pictures(name)
 
 
 if __name__ == "__main__":
