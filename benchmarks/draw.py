@@ -240,7 +240,11 @@ def _plain(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str("" if value is None else value)
 
 
-STUDIES = tuple(name for name in ("scitldr", "webquestions", "importance") if (RESULTS / f"{name}.json").exists())
+STUDIES = tuple(
+    name
+    for name in ("scitldr", "webquestions", "importance")
+    if (RESULTS / f"{name}.json").exists()
+)
 TABLES: dict[str, Callable[[], str]] = {
     "engine": engine_table,
     "quickstart": quickstart_table,

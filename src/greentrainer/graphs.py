@@ -1,38 +1,30 @@
 """Cost graphs by shape: each shape of batch is traced once."""
 
 import copy
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
-from itertools import count
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map_only
 
 from greentrainer.cost import trace
 from greentrainer.cost.sizes import (
     ROOM,
-    SMALLEST,
     Foretold,
     added,
     form_of,
     symbols,
 )
 from greentrainer.forward.head import LabelledHead
-from greentrainer.forward.split import Cut, SplitForward
+from greentrainer.forward.split import SplitForward
+from greentrainer.shapes import Alike, Signature, labelled, matched, signature, template_of
 from greentrainer.types import Batch, CostGraph, LossFn
 
-Signature = tuple[tuple[str, tuple[int, ...]], ...]
-"""The path to each tensor and its shape; a flag is part of its path and has none."""
-
 LABELLED = "number of labelled positions"
-IGNORED = -100
-"""Label of a position that the loss does not cover (PyTorch's convention)."""
 MANY, FEW = 50, 2
 """Labelled positions of batches that are traced for their sizes."""
 LATEST = 256
@@ -142,7 +134,7 @@ class GraphCache:
         """A graph known, or foretold."""
         if wanted not in self._known:
             for template, foretold in self._foretold:
-                sizes = _matched(template, wanted)
+                sizes = matched(template, wanted)
                 if sizes is not None and foretold.covers(sizes):
                     self._known[wanted] = foretold.at((*sizes, 0))
                     break
@@ -157,7 +149,7 @@ class GraphCache:
         if self._by_data or form in self._singular:
             return None
         alike = Alike(batch, self.split)
-        before = [one for template, one in self._foretold if _matched(template, wanted)]
+        before = [one for template, one in self._foretold if matched(template, wanted)]
         for room in ROOM:
             sizes = alike.room(room)
             for one in before:
@@ -172,7 +164,7 @@ class GraphCache:
         self._singular.add(form)
         return None
 
-    def _told(self, alike: "Alike", sizes: Sequence[int]) -> list[tuple[Signature, Foretold]]:
+    def _told(self, alike: Alike, sizes: Sequence[int]) -> list[tuple[Signature, Foretold]]:
         """What two traces tell of batches alike.  Raises ValueError if they contradict."""
         dimensions = {size for p in self.model.parameters() for size in p.shape}
         chosen = symbols([*sizes, MANY], dimensions, alike.sums)
@@ -188,10 +180,10 @@ class GraphCache:
         if self.head and none != one and not any(form == known for known, _ in self._per_position):
             self._per_position.append((form, added(one, none, -1)))
         primes = dict(zip(chosen.values[:count], range(count), strict=True))
-        return [(_template(shapes, primes), foretold) for shapes in seen]
+        return [(template_of(shapes, primes), foretold) for shapes in seen]
 
     def _synthetic(
-        self, alike: "Alike", sizes: Sequence[int], work: Callable[[int], int] | None
+        self, alike: Alike, sizes: Sequence[int], work: Callable[[int], int] | None
     ) -> tuple[CostGraph, set[Signature]]:
         """The graph of a batch of other sizes, and the signatures it is known by."""
         *lengths, labels = sizes
@@ -264,79 +256,6 @@ class GraphCache:
         return graph
 
 
-class Alike:
-    """Batches that differ from one in its sizes: rows and lengths, its tensors' first dimensions.
-
-    sums: pairs of sizes that make another one.
-    """
-
-    def __init__(self, batch: Batch, split: SplitForward | None) -> None:
-        self.batch, self.where = batch, split.cut(batch) if split else None
-        found = [leaf for _, leaf in tensors(batch)]
-        rows = [int(t.shape[0]) for t in found if t.dim() and t.shape[0] > 1]
-        lengths = [int(t.shape[1]) for t in found if t.dim() > 1 and t.shape[1] > 1]
-        self.rows = dict.fromkeys(rows)
-        self.sizes = list(dict.fromkeys([*rows, *lengths]))
-        self.sums: list[tuple[int, int]] = []
-        if self.where is not None:
-            if len(self.rows) != 1:
-                raise ValueError("the rows of a split batch cannot be told")
-            self.sizes = [rows[0], self.where.prefix, self.where.tail]
-            self.sums = [(1, 2)]
-
-    def room(self, share: float) -> list[int]:
-        """Its number of rows, and lengths so many times its own."""
-        return [math.ceil(size if size in self.rows else share * size) for size in self.sizes]
-
-    def least(self) -> tuple[int, ...]:
-        """Very small ones."""
-        lengths = count(SMALLEST)
-        return tuple(2 if i == 0 else next(lengths) for i in range(len(self.sizes)))
-
-    def made(self, sizes: Sequence[int]) -> tuple[Batch, Cut | None]:
-        """A batch of such sizes, without sense, and its cut."""
-        if self.where is None:
-            return self._of(dict(zip(self.sizes, sizes, strict=True))), None
-        rows, prefix, tail = sizes
-        width = self.batch["labels"].shape[1]
-        batch = self._of({self.sizes[0]: rows}, {width: prefix + tail})
-        none = batch["labels"].new_zeros(rows)
-        return batch, Cut(none, none, none, prefix, tail)
-
-    def _of(self, instead: Mapping[int, int], columns: Mapping[int, int] | None = None) -> Batch:
-        second = instead if columns is None else columns
-
-        def blank(tensor: torch.Tensor) -> torch.Tensor:
-            first = [instead.get(size, size) for size in tensor.shape[:1]]
-            then = [second.get(size, size) for size in tensor.shape[1:2]]
-            return tensor.new_zeros([*first, *then, *tensor.shape[2:]])
-
-        return tree_map_only(torch.Tensor, blank, self.batch)
-
-
-def _template(shapes: Signature, primes: Mapping[int, int]) -> Signature:
-    """A signature with sizes as -1, -2, ... in place of what they were traced at."""
-    return tuple(
-        (path, tuple(-1 - primes[size] if size in primes else size for size in shape))
-        for path, shape in shapes
-    )
-
-
-def _matched(template: Signature, wanted: Signature) -> tuple[int, ...] | None:
-    """The sizes that make a template this signature, if any do."""
-    if len(template) != len(wanted):
-        return None
-    sizes: dict[int, int] = {}
-    for (path, pattern), (other, shape) in zip(template, wanted, strict=True):
-        if path != other or len(pattern) != len(shape):
-            return None
-        for place, size in zip(pattern, shape, strict=True):
-            known = sizes.setdefault(place, size) if place < 0 else place
-            if known != size:
-                return None
-    return tuple(sizes[place] for place in sorted(sizes, reverse=True))
-
-
 def hollow(model: nn.Module) -> nn.Module:
     """A copy of a model without values: every parameter and buffer on the meta device.
 
@@ -364,52 +283,3 @@ def _trainable(parameters: list[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter, flag in zip(parameters, before, strict=True):
             parameter.requires_grad_(flag)
-
-
-def signature(value: Any) -> Signature:
-    """The shapes of all tensors in nested mappings and sequences, and the flags beside them."""
-    found = []
-    for path, leaf in leaves(value):
-        if isinstance(leaf, torch.Tensor):
-            found.append((path, tuple(leaf.shape)))
-        elif isinstance(leaf, (bool, str)):
-            found.append((f"{path}={leaf}", ()))
-    return tuple(sorted(found))
-
-
-def labelled(value: Any) -> int:
-    """How many positions have a label, the first of each row left out: nothing comes before it."""
-    counts = [
-        int((tensor[..., 1:] != IGNORED).sum())
-        for path, tensor in tensors(value)
-        if path.endswith(".labels")
-    ]
-    return sum(counts)
-
-
-def tensors(value: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors in nested mappings and sequences, each with the path to it."""
-    return ((path, leaf) for path, leaf in leaves(value) if isinstance(leaf, torch.Tensor))
-
-
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """All that is no mapping or sequence in nested ones, each with the path to it."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from leaves(item, f"{path}.{key}")
-    elif isinstance(value, (list, tuple)):
-        for position, item in enumerate(value):
-            yield from leaves(item, f"{path}.{position}")
-    else:
-        yield path, value
-
-
-def tokens_of(batch: Batch) -> tuple[int, int]:
-    """Real and padded tokens of a batch with an attention mask or token ids; else 0."""
-    if isinstance(batch, Mapping):
-        mask, ids = batch.get("attention_mask"), batch.get("input_ids")
-        if isinstance(mask, torch.Tensor):
-            return int(mask.sum()), mask.numel()
-        if isinstance(ids, torch.Tensor):
-            return ids.numel(), ids.numel()
-    return 0, 0

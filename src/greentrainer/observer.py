@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.autograd.graph import register_multi_grad_hook
 
-from greentrainer.graphs import GraphCache, tensors, tokens_of
+from greentrainer.graphs import GraphCache
 from greentrainer.ledger import Entry, Ledger
+from greentrainer.shapes import tensors, tokens_of
 from greentrainer.types import Batch, CostGraph
 
 

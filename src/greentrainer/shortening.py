@@ -23,8 +23,8 @@ from greentrainer.forward.kept import KeptActivations
 from greentrainer.forward.options import ForwardOptions, Positions
 from greentrainer.forward.split import SplitForward
 from greentrainer.forward.store import Store
-from greentrainer.graphs import tensors, tokens_of
 from greentrainer.processes import Alone, is_sharded
+from greentrainer.shapes import tensors, tokens_of
 from greentrainer.types import Batch, CostGraph, LossFn, Tail
 
 T = TypeVar("T")
