@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map_only
 
-from greentrainer.cost.sizes import SMALLEST
+from greentrainer.cost.sizes import ROOM, SMALLEST
 from greentrainer.forward.split import IGNORED, Cut, SplitForward
 from greentrainer.types import Batch
 
@@ -37,7 +37,14 @@ class Alike:
             self.sums = [(1, 2)]
 
     def room(self, share: float) -> list[int]:
-        """Its number of rows, and lengths so many times its own."""
+        """Its number of rows, and lengths so many times its own.
+
+        First both parts of a split batch may be as long as the whole.
+        """
+        if self.where is not None:
+            rows, *parts = self.sizes
+            width = self.batch["labels"].shape[1]
+            return [rows, *(math.ceil(share * (width if share == ROOM[0] else n)) for n in parts)]
         return [math.ceil(size if size in self.rows else share * size) for size in self.sizes]
 
     def least(self) -> tuple[int, ...]:
