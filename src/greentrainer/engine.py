@@ -152,7 +152,7 @@ class AdaptiveBackprop:
         if self._short.tried_flops:
             self.ledger.add(Entry("trace", self._short.tried_flops))
         samples: dict[Tail, CostGraph] = {}
-        for tail in self._short.tails(sample_batch):
+        for tail in processes.first(self._short.tails(sample_batch)):
             with self._short.at(tail):
                 samples[tail] = self.graphs.of_batch(sample_batch)
         with self._short.at(None):

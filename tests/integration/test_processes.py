@@ -54,6 +54,19 @@ def test_replicas_are_the_same_after_every_step_and_selection(ddp: list[dict[str
     assert 0.9 * RHO <= ddp[0]["rho_spent"] <= RHO
 
 
+def test_replicas_agree_on_the_positions_whatever_their_own_batches(folder: Path) -> None:
+    one, other = outcome("ddp_positions", folder)
+    assert all(one["equal"])
+    assert one["tails"] == other["tails"]
+    assert one["tails"][0] is not None
+    assert one["names"] == other["names"]
+    assert one["weights"] == other["weights"]
+    assert one["share"] < 1
+    assert sum(p["spent"][0] for p in (one, other)) <= RHO * sum(
+        p["spent"][1] for p in (one, other)
+    )
+
+
 def test_only_gradients_of_trained_tensors_are_exchanged(ddp: list[dict[str, Any]]) -> None:
     for one in ddp:
         assert one["exchanged"][-1] == one["last"]

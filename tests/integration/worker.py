@@ -29,6 +29,7 @@ from greentrainer.stages import blocks
 from tests.conformance.families import batch_for, build
 from tests.trainer import arguments, mixed
 
+Batches = Callable[[int, int], dict[str, torch.Tensor]]
 Exchanged = torch.futures.Future[torch.Tensor]
 STEPS = 24
 RHO = 0.6
@@ -39,7 +40,16 @@ def batch(step: int, rank: int) -> dict[str, torch.Tensor]:
     return batch_for("", seed=2 * step + rank)
 
 
-def loop(model: nn.Module, engine: AdaptiveBackprop, rank: int) -> list[bool]:
+def prompted(step: int, rank: int) -> dict[str, torch.Tensor]:
+    """A batch whose prompt is shorter in the second process."""
+    found = batch_for("", length=40, seed=2 * step + rank)
+    found["labels"][:, : 36 - 12 * rank] = -100
+    return found
+
+
+def loop(
+    model: nn.Module, engine: AdaptiveBackprop, rank: int, batch: Batches = batch
+) -> list[bool]:
     """Train; whether the processes held the same weights after each step."""
     equal, bare = [], engine.model
     for step in range(STEPS):
@@ -106,6 +116,21 @@ def ddp(folder: Path, rank: int) -> dict[str, Any]:
     last = sum(sizes[name] for name in engine.history[-1]["names"])
     torch.save(dict(model.named_parameters()), folder / f"ddp-{rank}.pt")
     return result(engine, equal=equal, exchanged=exchanged, last=last)
+
+
+def ddp_positions(folder: Path, rank: int) -> dict[str, Any]:
+    """A loop under DDP with gradient through the ends of rows, which differ in length."""
+    model = build("llama").train()
+    wrapper = DistributedDataParallel(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    engine = AdaptiveBackprop(
+        model, optimizer, prompted(0, rank), rho=RHO, total_batches=STEPS, every=STEPS // 2,
+        processes=Replicas(wrapper), positions="choose",
+    )  # fmt: skip
+    equal = loop(wrapper, engine, rank, prompted)
+    tails = [event["tail"] for event in engine.history]
+    tokens = engine.ledger.summary()
+    return result(engine, equal=equal, tails=tails, share=tokens["tail_tokens"] / tokens["tokens"])
 
 
 def fsdp(folder: Path, rank: int) -> dict[str, Any]:
@@ -182,7 +207,16 @@ def drifting(folder: Path, rank: int) -> dict[str, Any]:
 
 SCENARIOS = {
     s.__name__: s
-    for s in (ddp, fsdp, trainer, trainer_short, trainer_killed, trainer_resumed, drifting)
+    for s in (
+        ddp,
+        ddp_positions,
+        fsdp,
+        trainer,
+        trainer_short,
+        trainer_killed,
+        trainer_resumed,
+        drifting,
+    )
 }
 
 
