@@ -200,6 +200,13 @@ def quality_table(part: str) -> str:
     return markdown(head, body)
 
 
+TITLES = {
+    "quality": "SciTLDR, one epoch",
+    "quality_epochs": "SciTLDR, three epochs",
+    "quality_dialogsum": "DialogSum, one epoch",
+}
+
+
 def quality_picture() -> None:
     """Held-out loss against FLOPs, one panel for each comparison of `benchmarks/quality.py`."""
     from matplotlib.figure import Figure
@@ -208,8 +215,8 @@ def quality_picture() -> None:
     parts = list(dict.fromkeys(row["part"] for row in rows))
     kinds = (
         ("green, positions", "o", "#1b7837"),
-        ("green, tensors", "v", "#a6dba0"),
-        ("full stopped", "s", "#6e6e6e"),
+        ("green, tensors only", "v", "#a6dba0"),
+        ("full stopped early", "s", "#6e6e6e"),
         ("full", "D", "#1b1b1b"),
         ("LoRA", "^", "#762a83"),
     )
@@ -222,7 +229,7 @@ def quality_picture() -> None:
             x, y = ([row[key] for row in mine] for key in ("flops / full", "loss"))
             if mine:
                 axes.plot(x, y, mark, color=colour, label=start, markeredgecolor="#1b1b1b")
-        axes.set(title=part, xlabel="FLOPs / full fine-tuning's", xlim=(0, 1.08))
+        axes.set(title=TITLES[part], xlabel="FLOPs / full fine-tuning's", xlim=(0, 1.08))
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("held-out loss per token")
