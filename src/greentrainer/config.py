@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 Model = TypeVar("Model", bound=BaseModel)
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -52,6 +52,13 @@ MAY_DIFFER = frozenset(
     }
 )
 """Keys that a resumed run may change."""
+
+
+def _positions(value: Any) -> Any:
+    counted = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if counted or value in ("all", "choose", None):
+        return value
+    raise ValueError("give all, choose, or a number from 0 upwards")
 
 
 class RunConfig(BaseModel):
@@ -137,7 +144,7 @@ class RunConfig(BaseModel):
     top_blocks: Count = 2
     bf16: bool = False
     activation_checkpointing: bool = False
-    positions: Literal["all", "choose"] | Annotated[int, Field(ge=0)] | None = None
+    positions: Annotated[Literal["all", "choose"] | int | None, BeforeValidator(_positions)] = None
     labelled_head: bool | None = None
     keep_activations: Literal["nothing", "memory", "disk"] | None = None
     keep_bytes: Count | None = None

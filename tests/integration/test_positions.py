@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from greentrainer import AdaptiveBackprop
+from greentrainer.config import RunConfig, validated
 from greentrainer.cost.flops import flop_counter
 from greentrainer.forward.options import ForwardOptions, Positions
 from greentrainer.forward.split import SplitForward
 from greentrainer.hf import GreenConfig, GreenTrainer
 from greentrainer.importance import measure_tails
+from greentrainer.methods import METHODS
 from greentrainer.steering import passes_of
+from greentrainer.training import positions_of
 from tests.conformance.families import batch_for, build
 from tests.integration.test_forward_run import llama
 from tests.trainer import arguments, mixed
@@ -291,3 +294,22 @@ def test_a_trainer_that_resumes_ends_where_one_that_ran_through_does(
     assert resumed.ledger.spent_flops == through.ledger.spent_flops
     for one, other in zip(through.model.parameters(), resumed.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [-1, "foo", True, 1.5])
+def test_a_wrong_number_of_positions_is_refused_in_one_line(value: Any) -> None:
+    with pytest.raises(ValueError, match="give all, choose, or a number from 0 upwards"):
+        validated(RunConfig, {"positions": value})
+
+
+def test_method_green_chooses_positions_and_others_do_not() -> None:
+    def asked(**more: Any) -> Positions:
+        config = RunConfig(**more)
+        return positions_of(config, METHODS[config.method])
+
+    assert asked() == "choose"
+    assert asked(positions="all") == "all"
+    assert asked(method="full") == "all"
+    assert asked(method="lora", positions=3) == 3
+    assert asked(metric="random") == "all"
+    assert asked(activation_checkpointing=True) == "all"
