@@ -9,8 +9,8 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from greentrainer.cost.sizes import ROOM, SMALLEST
-from greentrainer.forward.split import IGNORED, Cut, SplitForward
-from greentrainer.types import Batch
+from greentrainer.forward.split import Cut, SplitForward
+from greentrainer.types import IGNORED, Batch
 
 Signature = tuple[tuple[str, tuple[int, ...]], ...]
 """The path to each tensor and its shape; a flag is part of its path and has none."""

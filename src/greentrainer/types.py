@@ -27,6 +27,8 @@ from greentrainer.graph import ancestors, closure_costs, descendants
 Batch = Any
 LossFn = Callable[[Any, Batch], Any]
 Importance = Mapping[str, float]
+IGNORED = -100
+"""Label of a position that the loss does not cover (PyTorch's convention)."""
 Tail = int | None
 """Positions of each prompt, counted back from the completion, that gradient passes through; all
 when None."""

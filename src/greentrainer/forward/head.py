@@ -16,9 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from greentrainer.types import Batch
-
-IGNORED = -100
+from greentrainer.types import IGNORED, Batch
 
 
 @dataclass(frozen=True)

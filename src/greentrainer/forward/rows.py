@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-IGNORED = -100
+from greentrainer.types import IGNORED
 
 
 class Unknown(Exception):

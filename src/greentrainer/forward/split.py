@@ -24,9 +24,8 @@ from torch import nn
 
 from greentrainer.forward.check import Losses, Shortened, evaluating, piece
 from greentrainer.stages import encoder_of
-from greentrainer.types import Batch
+from greentrainer.types import IGNORED, Batch
 
-IGNORED = -100
 COARSE, FINE = 32, 8
 """Prefixes and tails are padded to multiples of so many positions; a prefix is the cheaper part."""
 ENCODED = ("input_ids", "inputs_embeds", "attention_mask")
