@@ -29,12 +29,13 @@ from greentrainer.choosing import Basis, Chooser, Selector
 from greentrainer.forward.options import ForwardOptions, Positions
 from greentrainer.freeze import Freezer, OptimizerState
 from greentrainer.graphs import LATEST, GraphCache
-from greentrainer.importance import measure_importance, measure_statistics, measure_tails
+from greentrainer.importance import measure_tails
 from greentrainer.ledger import Entry, Ledger
 from greentrainer.observer import Observer, Price
 from greentrainer.pace import Pace
 from greentrainer.processes import Alone
-from greentrainer.select import CONTROLS, scores, select
+from greentrainer.scoring import metric_named
+from greentrainer.select import select
 from greentrainer.shortening import Shortening
 from greentrainer.steering import Reached, Steering, passes_of
 from greentrainer.types import Batch, CostGraph, Importance, LossFn, Selection, Tail, loss_of
@@ -55,7 +56,7 @@ class AdaptiveBackprop:
         without it, it is saved up again in the first few batches after each probe.
     every: training batches between selections; `due` then says when one is due.
     accumulate: training batches an optimizer step.
-    metric: of `measure_importance`, or one of `CONTROLS` to select by that score.
+    metric: what tensors are chosen by, one of `scoring.METRICS`.
     optimizer_state: what becomes of a frozen tensor's state: keep, drop or offload.
     selector: chooses tensors; `select`, or a control to compare it with.  A `Blind` one has nothing
         measured.
@@ -97,7 +98,7 @@ class AdaptiveBackprop:
         if positions == "choose" and metric != "first_order":
             raise ValueError(f"positions are chosen by first_order importance, not by {metric}")
         self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
-        self.metric = metric
+        self._metric = metric_named(metric)
         self._chooser = Chooser(selector, rho)
         self.processes = processes or Alone()
         self.closed = False
@@ -110,7 +111,6 @@ class AdaptiveBackprop:
         except BaseException:
             self.close()
             raise
-        self._steering.passes = 2 if metric == "two_pass" else 1
         self.history: list[dict[str, Any]] = []
         self._prices: dict[int, tuple[CostGraph, int]] = {}
         _LIVE[model] = ref(self)
@@ -213,6 +213,7 @@ class AdaptiveBackprop:
         self._freezer.wake()
         with self.processes.changing():
             if self._chooser.measures:
+                self._steering.passes = self._metric.passes
                 count = self._steering.probe_batches(given)
                 self._probe(given[: self.processes.first(count)])
             return self._choose(self._steering.bases(), self._steering.allowance(), asked=True)
@@ -328,13 +329,7 @@ class AdaptiveBackprop:
             return measure_tails(model, probe, self.optimizer, loss_fn, passes, self._short.at)
         [(tail, probed)] = names.items()
         with self._short.at(tail):
-            if self.metric in CONTROLS:
-                found = measure_statistics(model, probe, loss_fn, probed)
-                return {tail: scores(self.metric, found)}
-            own = measure_importance(
-                model, probe, self.optimizer, loss_fn, probed, metric=self.metric
-            )
-            return {tail: own}
+            return {tail: self._metric.measure(model, probe, self.optimizer, loss_fn, probed)}
 
     def _choose(self, bases: list[Basis], allowance: float, asked: bool) -> Selection:
         """Select by the importance at hand, and freeze the rest.  allowance: FLOPs of a batch."""

@@ -28,7 +28,7 @@ from greentrainer.hf.trainer import GreenTrainer
 from greentrainer.interrupt import StopRequest
 from greentrainer.methods import METHODS, Method
 from greentrainer.reference import EpochOrder, affordable_steps, graphs_of, step_flops
-from greentrainer.select import CONTROLS
+from greentrainer.scoring import METRICS
 from greentrainer.tasks import encode
 from greentrainer.tasks.encode import Encoded
 
@@ -191,12 +191,11 @@ def green_of(
     """Budget and schedule: `selections` evenly spaced over the run's steps."""
     steps = steps_of(config, examples) if max_steps < 0 else max_steps
     every = math.ceil(steps / min(config.selections, steps))
-    measured = ("first_order", "two_pass", *CONTROLS)
     return GreenConfig(
         rho=config.rho if method.budgeted else 1.0,
         every_steps=method.interval(steps) if method.interval else every,
         probe_batches=config.probe_batches,
-        metric=config.metric if config.metric in measured else "first_order",
+        metric=config.metric if config.metric in METRICS else "first_order",
         optimizer_state=config.optimizer_state,
         selector=method.selector(model, config),
         forward=forward_of(config, method, examples),

@@ -15,7 +15,7 @@ LAYERS = [
     {"types", "meters", "config", "interrupt", "bill", "report"},
     {"stages", "snapshot"},
     {"cost", "importance", "select", "freeze", "forward", "ledger", "pace", "tasks", "processes"},
-    {"shapes"},
+    {"shapes", "scoring"},
     {"graphs", "choosing"},
     {"observer", "shortening"},
     {"steering"},

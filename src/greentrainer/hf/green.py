@@ -17,7 +17,7 @@ class GreenConfig:
         second wins if both are given.
     probe_batches: batches importance is measured on at each selection; fewer where the run is too
         short to pay for them.
-    metric: first_order or two_pass importance, or a control's score (`select.CONTROLS`).
+    metric: first_order or two_pass importance, or a control's score (`scoring.METRICS`).
     optimizer_state: what becomes of a frozen tensor's state: keep, drop or offload.
     selector: chooses tensors; `select`, or a control to compare it with.
     forward: what may be left out of the forward pass.
