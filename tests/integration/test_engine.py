@@ -10,6 +10,7 @@ from torch import nn
 
 from greentrainer import AdaptiveBackprop
 from greentrainer.cost import flop_counter
+from greentrainer.scoring import METRICS
 from greentrainer.steering import PROBE_SHARE
 from tests.conformance.families import batch_for, build
 
@@ -298,7 +299,7 @@ def test_a_probe_that_finds_nothing_worth_training_keeps_what_is_in_force(
     def hopeless(*_: Any, **__: Any) -> dict[str, float]:
         return dict.fromkeys(engine.graph.tensors, -1.0)
 
-    monkeypatch.setattr("greentrainer.engine.measure_importance", hopeless)
+    monkeypatch.setattr(METRICS["first_order"], "measure", hopeless)
     assert engine.reselect(data[:1]).names == first.names
     fresh = AdaptiveBackprop(model, adamw(model), data[0], rho=0.6, total_batches=40)
     with pytest.raises(ValueError, match="positive importance"):

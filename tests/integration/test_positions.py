@@ -83,6 +83,24 @@ def test_rho_bounds_the_run_and_the_books_are_right(
     assert 0 < ledger.summary()["tail_tokens"] < ledger.summary()["tokens"]
 
 
+@pytest.mark.parametrize("allowed", [0.35, 0.9])
+def test_a_batch_is_priced_after_the_choice_that_it_brings_about(
+    allowed: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that takes the run to another tail is booked as it is then executed."""
+    batch = data()[1]
+    engine, _ = engine_of(llama(), 0.6, "choose", 24, forward=HEAD)
+    first = engine.reselect([data()[0]])
+    monkeypatch.setattr(engine, "_course", lambda *_: allowed * engine.graph.full_flops)
+    engine.graphs.of_batch(batch)
+    with flop_counter() as count:
+        engine.loss(batch).backward()
+    assert engine.selection is not None
+    assert engine.selection.tail != first.tail
+    ledger = engine.ledger
+    assert count.get_total_flops() == ledger.forward_flops + ledger.backward_flops
+
+
 def test_positions_let_more_be_trained_for_the_same() -> None:
     whole, _, _ = trained(0.6, "all", forward=HEAD)
     chosen, _, _ = trained(0.6, "choose", forward=HEAD)
