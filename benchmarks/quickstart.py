@@ -78,8 +78,8 @@ def main() -> None:
     bill = summary["bill"]
     checks = [
         check("minutes, all told", minutes, MINUTES),
-        check("share of full fine-tuning's FLOPs", bill["rho_spent"], config.rho),
-        check("share of the budget used", bill["rho_spent"] / config.rho, 0.97, at_most=False),
+        check("share of full fine-tuning's FLOPs", bill["rho_spent"], bill["rho"]),
+        check("share of the budget used", bill["rho_spent"] / bill["rho"], 0.97, at_most=False),
         check("held-out loss after / before", rows[3]["loss"] / rows[2]["loss"], 1.0),
     ]
     write("quickstart", rows, checks, seeds=[config.seed], note=NOTE)

@@ -25,7 +25,7 @@ def seconds_of(bill: Mapping[str, Any]) -> float:
 def bill_table(summary: dict[str, Any]) -> Table:
     """What was spent beside what full fine-tuning would have, and the quality before and after."""
     bill, full = summary["bill"], summary.get("full_fine_tuning")
-    budget = f" at rho {bill['rho']:g}" if bill["rho"] < 1 else ""
+    budget = _budget(bill)
     table = Table(title=f"the bill of {bill['method']}{budget}", title_justify="left")
     for column in ("", bill["method"], "full fine-tuning", "share"):
         table.add_column(column, justify="left" if not column else "right")
@@ -57,6 +57,14 @@ def bill_table(summary: dict[str, Any]) -> Table:
             later = f"{after[key]:.{digits}f}" if after else "interrupted"
             table.add_row(label, f"{before[key]:.{digits}f}", later, "")
     return table
+
+
+def _budget(bill: dict[str, Any]) -> str:
+    """What the run was told to spend, if not all of full fine-tuning."""
+    unit, amount = bill["budget"]["unit"], bill["budget"]["amount"]
+    if unit == "rho":
+        return f" at rho {amount:g}" if amount < 1 else ""
+    return f" within {unit} {amount:g} (rho {bill['rho']:.3f})"
 
 
 def _reference(bill: dict[str, Any]) -> float:

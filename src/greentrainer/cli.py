@@ -26,6 +26,12 @@ Method = Annotated[
     typer.Option(help="green, full, full_at_budget, lora, prefix, top2, bitfit, lisa, ..."),
 ]
 Rho = Annotated[float | None, typer.Option(help="share of full fine-tuning's FLOPs to spend")]
+Hours = Annotated[float | None, typer.Option(help="a budget in place of rho: hours of training")]
+Kwh = Annotated[float | None, typer.Option(help="a budget in place of rho: kilowatt-hours")]
+Grams = Annotated[float | None, typer.Option(help="a budget in place of rho: grams of CO2")]
+FlopsBudget = Annotated[float | None, typer.Option(help="a budget in place of rho: FLOPs")]
+Cost = Annotated[str | None, typer.Option(help="what tensors are weighed by: flops or seconds")]
+CarbonSchedule = Annotated[Path | None, typer.Option(help="CSV of times and gCO2/kWh to follow")]
 Epochs = Annotated[int | None, typer.Option(help="passes over the training data")]
 LearningRate = Annotated[float | None, typer.Option(help="peak learning rate of AdamW")]
 BatchSize = Annotated[int | None, typer.Option(help="examples a batch")]
@@ -81,6 +87,12 @@ def train(
     prompt_format: PromptFormat = None,
     method: Method = None,
     rho: Rho = None,
+    hours: Hours = None,
+    kwh: Kwh = None,
+    co2_grams: Grams = None,
+    flops: FlopsBudget = None,
+    cost: Cost = None,
+    carbon_schedule: CarbonSchedule = None,
     epochs: Epochs = None,
     learning_rate: LearningRate = None,
     batch_size: BatchSize = None,

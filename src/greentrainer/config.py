@@ -2,15 +2,18 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from greentrainer.types import Unit
 
 Model = TypeVar("Model", bound=BaseModel)
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 MethodName = Literal[
     "green",
     "full",
@@ -34,6 +37,11 @@ Metric = Literal[
     "random",
     "top_layers",
 ]
+
+BUDGETS: tuple[Unit, ...] = get_args(Unit)
+"""Keys that say what may be spent; exactly one counts."""
+RHO = 0.5
+"""What may be spent where nothing is said."""
 
 MAY_DIFFER = frozenset(
     {
@@ -71,7 +79,12 @@ class RunConfig(BaseModel):
     prompt_column, completion_column, messages_column: of one's own file.
     test_path: one's own file to test on; some rows are held out when None.
     method: one of `greentrainer.methods`.
-    rho: share of full fine-tuning's FLOPs (methods green and full_at_budget).
+    rho: share of full fine-tuning's FLOPs (methods green and full_at_budget); 0.5 if no budget is
+        given.
+    hours, kwh, co2_grams, flops: a budget in another unit, in place of rho; exactly one counts.
+    cost: what rho is a share of, and tensors are weighed by: FLOPs, or seconds on this device.
+    carbon_schedule: CSV file of times and grams of CO2 a kWh: more is then spent where less is
+        emitted, within the same budget.
     data_seed: of which examples are used where there are limits.
     max_length: tokens of prompt and completion together; longer prompts are cut.
     pad_multiple: batches are padded to a multiple of so many tokens.
@@ -117,7 +130,13 @@ class RunConfig(BaseModel):
     messages_column: str | None = None
     test_path: str | None = None
     method: MethodName = "green"
-    rho: Share = 0.5
+    rho: Share | None = None
+    hours: Positive | None = None
+    kwh: Positive | None = None
+    co2_grams: Positive | None = None
+    flops: Positive | None = None
+    cost: Literal["flops", "seconds"] = "flops"
+    carbon_schedule: Path | None = None
     epochs: Count = 1
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     weight_decay: Amount = 0.01
@@ -158,6 +177,19 @@ class RunConfig(BaseModel):
     resume: bool = False
     training: dict[str, Any] = Field(default_factory=dict)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_budget(cls, values: dict[str, Any]) -> dict[str, Any]:
+        given = [name for name in BUDGETS if values.get(name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give {given[0]} or {given[1]}, not both")
+        return values if given else values | {"rho": RHO}
+
+    @property
+    def budget(self) -> tuple[Unit, float]:
+        """Unit and amount of what may be spent."""
+        return next((n, getattr(self, n)) for n in BUDGETS if getattr(self, n) is not None)
+
     def yaml(self) -> str:
         """The configuration as YAML."""
         text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -188,6 +220,8 @@ def read(path: Path | None, flags: dict[str, Any]) -> RunConfig:
     """
     values = read_mapping(path) if path else {}
     given = {name: value for name, value in flags.items() if value is not None}
+    if any(name in given for name in BUDGETS):  # a flag's budget takes the place of the file's
+        values = {name: value for name, value in values.items() if name not in BUDGETS}
     if isinstance(values.get("training"), dict) and isinstance(given.get("training"), dict):
         given["training"] = values["training"] | given["training"]
     return validated(RunConfig, values | given)
@@ -202,6 +236,8 @@ def validated(kind: type[Model], values: dict[str, Any]) -> Model:
         return kind(**values)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:
+            raise ValueError(first["msg"].removeprefix("Value error, ")) from None
         name = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{name} is {first['input']!r}: {first['msg'].lower()}") from None
 

@@ -16,33 +16,40 @@ a tensor is worth, `select` chooses, `Freezer` applies, `Pace` says how much may
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, astuple, replace
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import nn
 
+from greentrainer.budget import Budget
 from greentrainer.choosing import Basis, Chooser, Selector
+from greentrainer.clock import Clock
 from greentrainer.forward.options import ForwardOptions, Positions
 from greentrainer.freeze import Freezer, OptimizerState
 from greentrainer.graphs import LATEST, GraphCache
 from greentrainer.importance import measure_tails
 from greentrainer.ledger import Entry, Ledger
 from greentrainer.observer import Observer, Price
-from greentrainer.pace import Pace
+from greentrainer.pace import SLACK, TIMED_SLACK, Pace
 from greentrainer.processes import Alone
 from greentrainer.scoring import metric_named
-from greentrainer.select import select
+from greentrainer.select import select, top_layers
 from greentrainer.shortening import Shortening
 from greentrainer.steering import Reached, Steering, passes_of
+from greentrainer.timing import REPEATS, Trial, set_clock
 from greentrainer.types import Batch, CostGraph, Importance, LossFn, Selection, Tail, loss_of
 
 __all__ = ["AdaptiveBackprop", "Selector", "release"]
 
-STATE_VERSION = 2
+STATE_VERSION = 3
+ALMOST = 0.9999
+"""The greatest share of a timed run: one that may turn out too slow goes on being chosen for."""
 
 
 class AdaptiveBackprop:
@@ -50,7 +57,8 @@ class AdaptiveBackprop:
 
     model, optimizer: everything that may be trained requires a gradient and is in the optimizer.
     sample_batch: a batch as in training; selections are made for its shapes.
-    rho: share of full fine-tuning's FLOPs, from `graph.smallest_rho()` to 1.
+    rho: share of full fine-tuning's FLOPs, from `graph.smallest_rho()` to 1; or a `Budget` in
+        another unit, which takes `total_batches`.
     loss_fn: `loss_fn(model, batch)`; by default `model(**batch).loss`.
     total_batches: training batches planned.  With it the cost of probes is spread over the run;
         without it, it is saved up again in the first few batches after each probe.
@@ -81,7 +89,7 @@ class AdaptiveBackprop:
         optimizer: torch.optim.Optimizer,
         sample_batch: Batch,
         *,
-        rho: float,
+        rho: float | Budget,
         loss_fn: LossFn | None = None,
         total_batches: int | None = None,
         every: int | None = None,
@@ -99,15 +107,18 @@ class AdaptiveBackprop:
             raise ValueError(f"positions are chosen by first_order importance, not by {metric}")
         self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
         self._metric = metric_named(metric)
-        self._chooser = Chooser(selector, rho)
+        self.budget = rho if isinstance(rho, Budget) else Budget("rho", rho)
+        self.clock: Clock | None = None
         self.processes = processes or Alone()
         self.closed = False
         release(model)
-        self.pace = Pace(rho, total_batches, every, accumulate)
+        slack = TIMED_SLACK if self.budget.timed else SLACK
+        self.pace = Pace(1.0, total_batches, every, accumulate, slack)
         self.trainable = frozenset(n for n, p in model.named_parameters() if p.requires_grad)
         self._undo = ExitStack()
         try:
             self._set_up(sample_batch, optimizer_state, one_call, hollow, forward, positions)
+            self._chooser = Chooser(selector, self._settle(sample_batch))
         except BaseException:
             self.close()
             raise
@@ -159,14 +170,67 @@ class AdaptiveBackprop:
             whole = self.graphs.of_batch(sample_batch)
         self.graph = list(samples.values())[-1]
         self._short.go_to(list(samples)[-1])
+        self._samples, self._whole = samples, whole
+
+    def _settle(self, sample_batch: Batch) -> float:
+        """Translate the budget; returns the share of full fine-tuning that it comes to.
+
+        Raises ValueError for one that is too small.
+        """
+        budget, batches = self.budget, self.pace.total_batches
+        if budget.unit != "rho" and batches is None:
+            raise ValueError(f"a budget in {budget.unit} takes total_batches: say how many")
+        if budget.timed or budget.tilted:
+            self.clock = self._set_clock(sample_batch)
+        currency = budget.currency(self.clock, self._whole)
+        left = budget.share(currency, self._whole, batches or 1)
+        self.pace = replace(self.pace, rho=min(1.0, left))
         self._steering = Steering(
-            self.pace, samples, whole, self.graphs, self.ledger, processes, self._short
-        )
-        _require_rho(self.rho, self._steering.smallest_rho())
+            self.pace, self._samples, self._whole, self.graphs, self.ledger, self.processes,
+            self._short, currency, self._tilt,
+        )  # fmt: skip
+        smallest = self._steering.smallest_rho()
+        if left < smallest:
+            raise ValueError(budget.refusal(smallest, left))
+        if left > 1:
+            warnings.warn(
+                f"{budget.unit} is {budget.amount:g}: full fine-tuning takes about "
+                f"{budget.amount / left:.3g}",
+                stacklevel=2,
+            )
+        return min(left, ALMOST if budget.timed else 1.0)
+
+    def _set_clock(self, batch: Batch) -> Clock:
+        """Time a few passes of the sample batch."""
+        shortest, longest = next(iter(self._samples.items())), list(self._samples.items())[-1]
+        chosen = [(*shortest, shortest[1].tensors)] if shortest != longest else []
+        graph = longest[1]
+        for share in (1.0, 0.5, 0.15):
+            budget = max(share * graph.full_backward_flops, min(graph.closure_flops.values()))
+            chosen.append((*longest, top_layers(graph, budget).names))
+        trials = [Trial(g, names, partial(self._short.at, tail)) for tail, g, names in chosen]
+        start = time.perf_counter()
+        with self._observer.unobserved(), self._short.probing():
+            clock = set_clock(self.model, self.optimizer, batch, self.loss_fn, trials, self._whole)
+        for trial in trials:
+            flops = trial.graph.forward_flops, trial.graph.backward_flops(trial.names)
+            self.ledger.add(Entry("trace", *(REPEATS * count for count in flops)))
+        self.ledger.add(Entry("trace", seconds=time.perf_counter() - start))
+        agreed: Clock = self.processes.first(clock.per_batch(self.pace.accumulate))
+        return agreed
+
+    def _tilt(self, left: int) -> float:
+        """By how much more than on average the next of so many batches may cost."""
+        if not self.budget.tilted:
+            return 1.0
+        assert self.clock is not None
+        batches = self.ledger.batches
+        each = self.ledger.total("seconds", "train") / batches if batches else 0.0
+        return self.budget.consumption.tilt(left * (each or self.clock.seconds(self._whole)))
 
     @property
     def rho(self) -> float:
-        """Share of full fine-tuning's FLOPs that the run may spend."""
+        """Share of full fine-tuning that the run may spend, as it was at its start."""
         return self.pace.rho
 
     @property
@@ -248,7 +312,8 @@ class AdaptiveBackprop:
         """Everything needed to go on: plain values, fit for JSON."""
         return {
             "version": STATE_VERSION,
-            "pace": asdict(self.pace),
+            "budget": [self.budget.unit, self.budget.amount, self.budget.cost],
+            "used": list(astuple(self.budget.consumption.used())),
             "trainable": sorted(self.trainable),
             "selection": asdict(self.selection) if self.selection else None,
             "importance": [[tail, dict(own)] for tail, own in self._chooser.importance.items()],
@@ -268,10 +333,12 @@ class AdaptiveBackprop:
             )
         if set(state["trainable"]) != self.trainable:
             raise ValueError("engine state belongs to a model with other trainable tensors")
-        if state["pace"]["rho"] != self.rho:
+        if state["budget"] != [self.budget.unit, self.budget.amount, self.budget.cost]:
+            unit, amount, _ = state["budget"]
             raise ValueError(
-                f"engine state was written at rho {state['pace']['rho']}, this run has {self.rho}"
+                f"engine state was written at {unit} {amount:g}, this run has {self.budget}"
             )
+        self.budget.consumption.go_on(state["used"])
         self.ledger.load_state_dict(state["ledger"])
         self._chooser.importance = {tail: dict(own) for tail, own in state["importance"]}
         self.history = list(state["history"])
@@ -402,8 +469,3 @@ def release(model: nn.Module) -> None:
     older = _LIVE[model]() if model in _LIVE else None
     if older is not None:
         older.close()
-
-
-def _require_rho(rho: float, smallest: float) -> None:
-    if not smallest <= rho <= 1:
-        raise ValueError(f"rho is {rho}: choose it between {smallest:.4f} (for this model) and 1")

@@ -300,26 +300,34 @@ def _updated(
     parameter: nn.Parameter,
     gradient: torch.Tensor,
 ) -> torch.Tensor:
-    """The weights after the step that the optimizer would take on this one tensor.
-
-    The twin is made without the constructor, whose arguments are not known.  An instance's own
-    `step` is left behind: schedulers put one there that is bound to the original.
-    """
+    """The weights after the step that the optimizer would take on this one tensor."""
     weight = nn.Parameter(parameter.detach().clone())
     weight.grad = gradient.clone()
-    twin = object.__new__(type(optimizer))
-    twin.__dict__.update(optimizer.__dict__)
-    twin.__dict__.pop("step", None)
-    twin.__dict__.update(_optimizer_step_pre_hooks={}, _optimizer_step_post_hooks={})
-    twin.state = defaultdict(dict)
+    other = twin(optimizer, group, [weight])
     if parameter in optimizer.state:
-        twin.state[weight] = copy.deepcopy(optimizer.state[parameter])
+        other.state[weight] = copy.deepcopy(optimizer.state[parameter])
+    type(optimizer).step(other)
+    return weight.detach()
+
+
+def twin(
+    optimizer: torch.optim.Optimizer, group: Mapping[str, Any], weights: list[nn.Parameter]
+) -> Any:
+    """An optimizer like this one for other weights, with the settings of a group and no state.
+
+    It is made without the constructor, whose arguments are not known.  Step it by the class's own
+    `step`: an instance's is left behind, as schedulers put one there that is bound to the original.
+    """
+    other = object.__new__(type(optimizer))
+    other.__dict__.update(optimizer.__dict__)
+    other.__dict__.pop("step", None)
+    other.__dict__.update(_optimizer_step_pre_hooks={}, _optimizer_step_post_hooks={})
+    other.state = defaultdict(dict)
     options = {k: copy.deepcopy(v) for k, v in group.items() if k not in ("params", "param_names")}
     if options.get("lr") == 0:
         options["lr"] = options.get("initial_lr", 0.0)
-    twin.param_groups = [{**options, "params": [weight]}]
-    type(optimizer).step(twin)
-    return weight.detach()
+    other.param_groups = [{**options, "params": weights}]
+    return other
 
 
 @torch.no_grad()

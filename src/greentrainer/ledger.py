@@ -43,7 +43,7 @@ class Ledger:
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         self._entries: list[Entry] = []
         self._sums: dict[tuple[str, str], float] = {}
-        self.last_probe_flops = 0
+        self.last_probe_flops, self.last_probe_seconds = 0, 0.0
         for entry in entries:
             self.add(entry)
 
@@ -57,7 +57,7 @@ class Ledger:
         """Enter something that was spent."""
         self._entries.append(entry)
         if entry.kind == "probe":
-            self.last_probe_flops = entry.flops
+            self.last_probe_flops, self.last_probe_seconds = entry.flops, entry.seconds
         self._count(entry, +1)
 
     def amend(self, **more: float) -> None:
@@ -152,7 +152,8 @@ class Ledger:
 
     def load_state_dict(self, entries: Iterable[Mapping[str, Any]]) -> None:
         """Replace all entries by those that `state_dict` described."""
-        self._entries, self._sums, self.last_probe_flops = [], {}, 0
+        self._entries, self._sums = [], {}
+        self.last_probe_flops, self.last_probe_seconds = 0, 0.0
         for entry in entries:
             self.add(Entry(**entry))
 

@@ -13,7 +13,9 @@ PAYBACK_BATCHES = 4
 MARGIN = 0.02
 """Share of a run's batches by which the books are balanced before its end."""
 SLACK = 0.002
-"""A projected deviation, as a share of the budget, that does not call for another selection."""
+"""Of a run that is counted in FLOPs."""
+TIMED_SLACK = 0.01
+"""Of one that is counted by a clock."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,14 @@ class Pace:
     total_batches: training batches planned, None if not known.
     every: training batches between selections, None if the caller decides each time.
     accumulate: training batches an optimizer step; what is trained changes only between steps.
+    slack: a projected deviation, as a share of the budget, that does not call for another choice.
     """
 
     rho: float
     total_batches: int | None = None
     every: int | None = None
     accumulate: int = 1
+    slack: float = SLACK
 
     def horizon(self, batches: int) -> int:
         """Batches over which a debt is to be settled.
@@ -69,11 +73,11 @@ class Pace:
     def off_course(self, batches: int, rate: float, current: float) -> bool:
         """Whether going on at `current`, when `rate` is allowed, would miss the budget.
 
-        Missing it by less than `SLACK` of the whole run is left for later batches to settle, but
+        Missing it by less than `slack` of the whole run is left for later batches to settle, but
         overspending is not left over at the end.
         """
         horizon = self.horizon(batches)
         whole = self.total_batches or horizon
         miss = (current - rate) * horizon / (self.rho * whole)
         ending = self.total_batches is not None and horizon <= max(1, whole // 20)
-        return miss > (0.0 if ending else SLACK) or miss < -5 * SLACK
+        return miss > (0.0 if ending else self.slack) or miss < -5 * self.slack

@@ -16,7 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -277,7 +277,9 @@ def bill(config: RunConfig, outcome: Outcome, peak_bytes: int) -> dict[str, Any]
     chosen = engine.selection
     return {
         "method": config.method,
-        "rho": config.rho if METHODS[config.method].budgeted else 1.0,
+        "rho": engine.rho,
+        "budget": {"unit": engine.budget.unit, "amount": engine.budget.amount},
+        "clock": asdict(engine.clock) if engine.clock else None,
         "interrupted": outcome.interrupted,
         "steps": outcome.steps,
         "planned_steps": outcome.planned,
@@ -288,7 +290,7 @@ def bill(config: RunConfig, outcome: Outcome, peak_bytes: int) -> dict[str, Any]
         "peak_memory_bytes": peak_bytes,
         "wall_seconds": outcome.wall_seconds,
         "processor_seconds": outcome.processor_seconds,
-        "trace_seconds": engine.graphs.seconds,
+        "trace_seconds": engine.graphs.seconds + engine.ledger.total("seconds", "trace"),
         "plain_full_flops": sum(outcome.plain_steps),
         "share_of_plain_full": engine.ledger.spent_flops / sum(outcome.plain_steps),
         **engine.ledger.summary(),

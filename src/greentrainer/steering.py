@@ -1,13 +1,16 @@
 """What the next choice may cost: the plan of the run held against its books.
 
 `Pace` says which share of full fine-tuning the coming batches may cost; here that becomes an
-allowance in FLOPs for a batch, for selections, for probes, and for the last step, which has to fit.
+allowance for a batch, for selections, for probes, and for the last step, which has to fit.  All of
+it is counted in the run's currency: FLOPs, or seconds or what else a clock tells.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from greentrainer.choosing import Basis
+from greentrainer.currency import Currency
 from greentrainer.graphs import GraphCache
 from greentrainer.ledger import Ledger
 from greentrainer.pace import Pace
@@ -28,28 +31,49 @@ Reached = Mapping[Tail, tuple[str, ...]]
 class Steering:
     """samples: for each tail, shortest first, the graph of the sample batch.
 
+    plan: pace of the run; its `rho` gives way to what the currency has in all, if that is fixed.
     whole: its graph with gradient through all positions.
-    passes: of a probe.  allowed: FLOPs a batch might cost when the last choice was made.
+    tilt: by how much the coming batches may cost more than is left for each on average.
+    passes: of a probe.  allowed: what a batch might cost when the last choice was made.
     """
 
-    pace: Pace
+    plan: Pace
     samples: Mapping[Tail, CostGraph]
     whole: CostGraph
     graphs: GraphCache
     ledger: Ledger
     processes: Alone
     shortening: Shortening
+    currency: Currency
+    tilt: Callable[[int], float] = lambda _left: 1.0
     passes: int = 1
     allowed: float | None = None
 
+    @cached_property
+    def prices(self) -> dict[Tail, CostGraph]:
+        """What the samples cost."""
+        return {tail: self.currency.price(graph) for tail, graph in self.samples.items()}
+
     @property
-    def full_flops(self) -> int:
+    def full_cost(self) -> int:
         """Of plain full fine-tuning on the sample batch."""
-        return next(iter(self.samples.values())).full_flops
+        return next(iter(self.prices.values())).full_flops
+
+    @property
+    def pace(self) -> Pace:
+        """The plan as it stands: what is left may have to do for more or less than was thought."""
+        total = self.currency.total
+        if total is None or self.plan.total_batches is None:
+            return self.plan
+        batches = self.ledger.batches
+        done = self.currency.full(self.ledger.full_flops, batches)
+        mean = done / batches if batches else self.full_cost
+        left = max(0, self.plan.total_batches - batches)
+        return replace(self.plan, rho=min(1.0, total / (done + left * mean)))
 
     def smallest_rho(self) -> float:
         """The smallest share of full fine-tuning at which coming batches can train anything."""
-        return min(self._expected(graph).smallest_rho() for graph in self.samples.values())
+        return min(self._expected(graph).smallest_rho() for graph in self.prices.values())
 
     def bases(self) -> list[Basis]:
         """What a choice can be made on, for each tail.
@@ -57,38 +81,46 @@ class Steering:
         First such that what is kept stays true, then with all tensors; the longest tail last.
         """
         standing, anew = [], []
-        for tail, graph in self.samples.items():
-            among = self.shortening.lasting(graph)
-            anew.append(Basis(self._expected(graph), graph, tail=tail))
+        for tail, graph in self.prices.items():
+            real, among = self.samples[tail], self.shortening.lasting(graph)
+            anew.append(Basis(self._expected(graph), real, tail=tail))
             if among is not None:
-                standing.append(Basis(self._expected(graph, standing=True), graph, among, tail))
+                standing.append(Basis(self._expected(graph, standing=True), real, among, tail))
         return [*standing, *anew]
 
     def of_last(self, graph: CostGraph, tail: Tail) -> Basis:
         """What the last step's choice is made on: nothing kept will be used after it."""
-        among = self.shortening.lasting(graph)
-        return Basis(self._expected(graph, standing=True), graph, among, tail)
+        price = self.currency.price(graph)
+        among = self.shortening.lasting(price)
+        return Basis(self._expected(price, standing=True), graph, among, tail)
 
     def _expected(self, graph: CostGraph, standing: bool = False) -> CostGraph:
         """What coming batches will cost, if activations are kept from now on."""
-        total = self.pace.total_batches
+        total = self.plan.total_batches
         left = 0 if total is None else total - self.ledger.batches
         return self.shortening.expected(graph, left, standing)
 
+    def _books(self) -> list[float]:
+        """What was spent so far, and what full fine-tuning would have spent."""
+        batches, currency = self.ledger.batches, self.currency
+        full = currency.full(self.ledger.full_flops, batches)
+        return list(self.processes.mean([currency.spent(self.ledger), full]))
+
     def rate(self, reserve: float = 0.0) -> float:
-        """Share of full fine-tuning that the next batches may cost, with `reserve` FLOPs kept."""
+        """Share of full fine-tuning that the next batches may cost, with `reserve` kept."""
         batches = self.ledger.batches
-        spent, full = self.processes.mean([self.ledger.spent_flops, self.ledger.full_flops])
-        mean = full / batches if batches else self.full_flops
-        return self.pace.rate(batches, spent + reserve, full, mean)
+        spent, full = self._books()
+        mean = full / batches if batches else self.full_cost
+        even = self.pace.rate(batches, spent + reserve, full, mean)
+        return even * self.tilt(self.pace.horizon(batches))
 
     def allowance(self) -> float:
-        """FLOPs that a batch like the sample may cost: few or below 0 in debt.
+        """What a batch like the sample may cost: little or below 0 in debt.
 
         What the probes still to come will cost, each as much as the last, is kept.
         """
-        reserve = self.ledger.last_probe_flops * self.pace.probes_left(self.ledger.batches)
-        return self.rate(reserve) * self.full_flops
+        probes = self.plan.probes_left(self.ledger.batches)
+        return self.rate(self.currency.last_probe(self.ledger) * probes) * self.full_cost
 
     def saved_by_tail(self, chosen: Selection) -> int:
         """FLOPs of the sample batch that its tail saves, the same tensors trained."""
@@ -98,15 +130,15 @@ class Steering:
 
     def probe_batches(self, given: list[Batch]) -> int:
         """How many of the given batches this probe's part of `PROBE_SHARE` pays for."""
-        total = self.pace.total_batches
+        total = self.plan.total_batches
         if total is None:
             return len(given)
         bases = self.bases()
         narrow = [basis for basis in bases if basis.tail == bases[0].tail]
         names = self._affordable(narrow, self.pace.rho)
-        one = sum(self.probe_flops(given[:1], names))
-        probes = 1 + self.pace.probes_left(0)
-        allowed = PROBE_SHARE * self.pace.rho * total * self.full_flops / probes
+        one = self.probe_cost(given[:1], names)
+        probes = 1 + self.plan.probes_left(0)
+        allowed = PROBE_SHARE * self.pace.rho * total * self.full_cost / probes
         return max(1, min(len(given), int(allowed / one)))
 
     def reachable(self, probe: list[Batch], current: Selection | None) -> Reached:
@@ -117,13 +149,13 @@ class Steering:
         """
         bases = self.bases()
         names = self._settled(probe, self._weighed(bases, current))
-        total = self.pace.total_batches
+        total = self.plan.total_batches
         if len(names) > 1 and total is not None:
-            allowed = PROBE_SHARE * self.pace.rho * total * self.full_flops
-            if sum(self.probe_flops(probe, names)) > allowed:
+            allowed = PROBE_SHARE * self.pace.rho * total * self.full_cost
+            if self.probe_cost(probe, names) > allowed:
                 names = self._settled(probe, [b for b in bases if b.tail == self._by_rule(bases)])
         if len(names) == 1 and any(
-            basis.tail in names and basis.allows_everything(self.rate() * self.full_flops)
+            basis.tail in names and basis.allows_everything(self.rate() * self.full_cost)
             for basis in bases
         ):
             return {}
@@ -131,7 +163,7 @@ class Steering:
 
     def _by_rule(self, bases: list[Basis]) -> Tail:
         """The longest tail with which every tensor can be trained, or else the shortest."""
-        allowed = self.rate() * self.full_flops
+        allowed = self.rate() * self.full_cost
         unlimited = [basis.tail for basis in bases if basis.allows_everything(allowed)]
         return unlimited[-1] if unlimited else bases[0].tail
 
@@ -149,12 +181,12 @@ class Steering:
 
         The probe lowers the budget that says what it is worth probing; a few rounds settle it.
         """
-        if self.pace.total_batches is None:
+        if self.plan.total_batches is None:
             return self._affordable(bases, self.pace.rho)
-        left = 1 + self.pace.probes_left(self.ledger.batches)
+        left = 1 + self.plan.probes_left(self.ledger.batches)
         names = self._affordable(bases, self.rate())
         for _ in range(2):
-            price = sum(self.probe_flops(probe, names))
+            price = self.probe_cost(probe, names)
             names = self._affordable(bases, self.rate(left * price))
         return names
 
@@ -163,7 +195,7 @@ class Steering:
         found: dict[Tail, set[str]] = {tail: set() for tail in self.samples}
         least = min(basis.cheapest for basis in bases)
         for basis in bases:
-            allowed = max(rate * self.full_flops, least) - basis.graph.forward_flops
+            allowed = max(rate * self.full_cost, least) - basis.graph.forward_flops
             able = basis.graph.affordable(allowed)
             found[basis.tail] |= set(able if basis.among is None else basis.among & set(able))
         return {
@@ -174,17 +206,26 @@ class Steering:
 
     def leaves_room(self, probe: list[Batch], names: Reached) -> bool:
         """Whether the rest of the run can stay within rho once this probe is paid."""
-        if self.pace.total_batches is None:
+        if self.plan.total_batches is None:
             return True
-        rate = self.rate(sum(self.probe_flops(probe, names)))
-        return any(rate * self.full_flops >= basis.cheapest for basis in self.bases())
+        rate = self.rate(self.probe_cost(probe, names))
+        return any(rate * self.full_cost >= basis.cheapest for basis in self.bases())
 
     def probe_flops(self, probe: list[Batch], names: Reached) -> tuple[int, int]:
         """Forward and backward FLOPs of measuring the importance of `names`."""
+        return self._of_probe(probe, names, lambda graph: graph)
+
+    def probe_cost(self, probe: list[Batch], names: Reached) -> int:
+        """The same in the run's currency, forward and backward together."""
+        return sum(self._of_probe(probe, names, self.currency.price))
+
+    def _of_probe(
+        self, probe: list[Batch], names: Reached, price: Callable[[CostGraph], CostGraph]
+    ) -> tuple[int, int]:
         forward = backward = 0
         for tail, probed in passes_of(names).items():
             with self.shortening.at(tail):
-                graphs = [self.graphs.of_batch(batch) for batch in probe]
+                graphs = [price(self.graphs.of_batch(batch)) for batch in probe]
             forward += sum(graph.forward_flops for graph in graphs)
             backward += sum(graph.backward_flops(probed) for graph in graphs)
         return self.passes * forward, self.passes * backward
@@ -198,10 +239,10 @@ class Steering:
         hand where it belongs to the last step, which has to fit what is left.  chooses: what would
         be selected within a backward budget.
         """
-        last = self.pace.last(self.ledger.batches)
+        last = self.plan.last(self.ledger.batches)
         if last:
             return self._balanced(chosen, basis, last, chooses)
-        sample, full = self.samples[chosen.tail], self.full_flops
+        sample, full = self.prices[chosen.tail], self.full_cost
         now = self._expected(sample, standing=True)
         allowed = self.allowance()
         current = now.forward_flops + now.backward_flops(chosen.names)
@@ -224,13 +265,15 @@ class Steering:
         met so far.
         """
         graph = basis.graph
-        spent, full = self.processes.mean([self.ledger.spent_flops, self.ledger.full_flops])
-        room = self.pace.rho * full - spent
+        spent, full = self._books()
+        rho = self.pace.rho
+        room = rho * full - spent
 
         def beyond(one: CostGraph, names: Iterable[str]) -> float:
-            return one.forward_flops + one.backward_flops(names) - self.pace.rho * one.full_flops
+            return one.forward_flops + one.backward_flops(names) - rho * one.full_flops
 
-        dearest = max([entry.full_flops for entry in self.ledger] + [graph.full_flops])
+        met = [self.currency.full(entry.full_flops, 1) for entry in self.ledger]
+        dearest = max([*met, graph.full_flops])
 
         def fits(names: Iterable[str]) -> bool:
             mine = beyond(graph, names)
@@ -239,7 +282,7 @@ class Steering:
         if fits(chosen.names):
             return None
         least = min(graph.closure_flops.values())
-        most = max(least, room / left + graph.backward_budget(self.pace.rho))
+        most = max(least, room / left + graph.backward_budget(rho))
         budgets = [least + share * (most - least) for share in BALANCING]
         fitting = (b for b in budgets if fits(chooses(basis, b).names))
         return graph.forward_flops + next(fitting, budgets[-1])

@@ -18,7 +18,9 @@ from pydantic import TypeAdapter, ValidationError
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
+from greentrainer.budget import Budget
 from greentrainer.config import RunConfig, nearest
+from greentrainer.consumption import Consumption, Intensity, read_schedule
 from greentrainer.engine import AdaptiveBackprop
 from greentrainer.forward.options import ForwardOptions, Positions
 from greentrainer.hf.blocks import compile_blocks
@@ -111,27 +113,32 @@ def fit(
     report: Report = lambda _step, _loss, _engine: None,
     stopping: Callable[[], None] = lambda: None,
     max_steps: int = -1,
+    joules: Callable[[], float] | None = None,
 ) -> Outcome:
     """Train `model` in place, as the configured method does.
 
     judge: examples that evaluations during training are on.
 
     Stops at Ctrl-C after the step in hand, with the model whole; `stopping` is called when it is
-    asked to.  max_steps: end after so many.  Raises ValueError for nothing to train on, an
-    infeasible rho, a loss that is not finite, or training arguments that cannot be.
+    asked to.  max_steps: end after so many.  joules: what a meter shows; by default an estimate.
+    Raises ValueError for nothing to train on, an infeasible budget, a loss that is not finite, or
+    training arguments that cannot be.
     """
     if not train:
         raise ValueError("there is no example to train on")
+    consumption = consumption_of(config, joules)
     method = METHODS[config.method]
+    require_budget(config, method)
     collate = encode.Collator(encode.pad_id(tokenizer), config.pad_multiple, config.max_length)
     own = method.adapts(config) or method.shortened or config.activation_checkpointing
+    own = own or config.rho is None
     plain = step_flops(config, graphs_of(model), train, collate) if own else []
     torch.manual_seed(config.seed)
     adapted = method.adapt(model, config)
     if config.compile:
         compile_blocks(adapted)
     if method.shortened and max_steps < 0:
-        max_steps = affordable_steps(plain, config.rho)
+        max_steps = affordable_steps(plain, config.rho or config.budget[1] / sum(plain))
     arguments = arguments_of(config, len(train), max_steps)
     if arguments.world_size > 1:
         raise ValueError(
@@ -149,7 +156,9 @@ def fit(
             train_dataset=list(train),
             eval_dataset=list(judge),
             callbacks=[watch, *patience],
-            green=green_of(config, method, adapted, len(train), max_steps),
+            green=green_of(
+                config, method, adapted, len(train), max_steps, sum(plain) or None, consumption
+            ),
             order=EpochOrder(train, config.batch_size, config.seed),
         )
         with _in_one_line():
@@ -185,14 +194,46 @@ class Rows:
         return self.collate(rows)
 
 
+def consumption_of(config: RunConfig, joules: Callable[[], float] | None) -> Consumption:
+    """What counts the run's seconds, joules and grams from now on.
+
+    Raises ValueError for a carbon schedule that cannot be read.
+    """
+    schedule = read_schedule(config.carbon_schedule) if config.carbon_schedule else Intensity()
+    return Consumption(joules, schedule) if joules else Consumption(intensity=schedule)
+
+
+def require_budget(config: RunConfig, method: Method) -> None:
+    """Raise ValueError for a budget that the method cannot keep to."""
+    unit, _ = config.budget
+    timed = unit in ("hours", "kwh", "co2_grams") or config.cost == "seconds"
+    if unit != "rho" and not (method.budgeted or method.shortened):
+        raise ValueError(f"{unit} is a budget, and {method.name} spends what it takes: use green")
+    if timed and method.shortened:
+        raise ValueError(f"{method.name} keeps to rho or flops: give one of these, or use green")
+
+
 def green_of(
-    config: RunConfig, method: Method, model: Any, examples: int, max_steps: int = -1
+    config: RunConfig,
+    method: Method,
+    model: Any,
+    examples: int,
+    max_steps: int = -1,
+    whole_flops: int | None = None,
+    consumption: Consumption | None = None,
 ) -> GreenConfig:
-    """Budget and schedule: `selections` evenly spaced over the run's steps."""
+    """Budget and schedule: `selections` evenly spaced over the run's steps.
+
+    whole_flops: of plain full fine-tuning of the run's data.
+    """
+    consumption = consumption or Consumption()
+    budget = Budget("rho", 1.0, consumption=consumption)
+    if method.budgeted:
+        budget = Budget(*config.budget, config.cost, whole_flops, consumption)
     steps = steps_of(config, examples) if max_steps < 0 else max_steps
     every = math.ceil(steps / min(config.selections, steps))
     return GreenConfig(
-        rho=config.rho if method.budgeted else 1.0,
+        rho=budget,
         every_steps=method.interval(steps) if method.interval else every,
         probe_batches=config.probe_batches,
         metric=config.metric if config.metric in METRICS else "first_order",
@@ -223,7 +264,7 @@ def positions_of(config: RunConfig, method: Method) -> Positions:
     """Which positions gradient passes through: as asked, or as method green chooses."""
     if config.positions is not None:
         return config.positions
-    chooses = method.budgeted and config.metric == "first_order" and config.rho < 1
+    chooses = method.budgeted and config.metric == "first_order" and config.rho != 1
     recomputed = config.activation_checkpointing or config.compile
     return "choose" if chooses and not recomputed else "all"
 

@@ -20,7 +20,7 @@ paper (section 3)            here
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from greentrainer.graph import ancestors, closure_costs, descendants
 
@@ -32,6 +32,9 @@ IGNORED = -100
 Tail = int | None
 """Positions of each prompt, counted back from the completion, that gradient passes through; all
 when None."""
+
+Unit = Literal["rho", "hours", "kwh", "co2_grams", "flops"]
+"""What a budget is given in: a share of full fine-tuning, or so much of something."""
 
 
 def loss_of(model: Any, batch: Batch, loss_fn: LossFn | None = None) -> Any:

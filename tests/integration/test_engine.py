@@ -156,7 +156,7 @@ def test_state_round_trips_and_goes_on_the_same() -> None:
     [
         ({"version": 99}, "version 99"),
         ({"trainable": ["x"]}, "other trainable tensors"),
-        ({"pace": {"rho": 0.9}}, "written at rho 0.9"),
+        ({"budget": ["rho", 0.9, "flops"]}, "written at rho 0.9"),
     ],
 )
 def test_a_foreign_state_is_refused(change: dict[str, Any], message: str) -> None:

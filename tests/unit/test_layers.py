@@ -12,11 +12,13 @@ import greentrainer
 ROOT = Path(greentrainer.__file__).parent
 LAYERS = [
     {"graph"},
-    {"types", "meters", "config", "interrupt", "bill", "report"},
+    {"types"},
+    {"meters", "config", "interrupt", "bill", "report", "consumption"},
     {"stages", "snapshot"},
     {"cost", "importance", "select", "freeze", "forward", "ledger", "pace", "tasks", "processes"},
-    {"shapes", "scoring"},
-    {"graphs", "choosing"},
+    {"shapes", "scoring", "clock"},
+    {"graphs", "choosing", "currency", "timing"},
+    {"budget"},
     {"observer", "shortening"},
     {"steering"},
     {"engine"},

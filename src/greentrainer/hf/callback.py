@@ -80,7 +80,7 @@ class GreenCallback(TrainerCallback):
             model,
             optimizer,
             next(self._batches.draw(0, 1)),
-            rho=self.green.rho,
+            rho=self.green.budget,
             loss_fn=self.loss_fn,
             one_call=self.one_call,
             total_batches=total,
@@ -224,7 +224,7 @@ class GreenCallback(TrainerCallback):
                 f"no {folder}: the callback resumes only from checkpoints in the output folder"
             )
         saved = checkpoint.read(folder)
-        checkpoint.require_fit(saved, engine.model, engine.rho, folder)
+        checkpoint.require_fit(saved, engine.model, engine.budget, folder)
         checkpoint.require_order(saved, engine)
         engine.load_state_dict(checkpoint.state_for(saved, engine.processes, folder))
         self._batches_seen = engine.ledger.batches

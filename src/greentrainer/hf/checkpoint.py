@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from greentrainer.budget import Budget
 from greentrainer.engine import STATE_VERSION, AdaptiveBackprop
 from greentrainer.processes import Alone
 
@@ -71,7 +72,7 @@ def read(folder: Path) -> dict[str, Any]:
     return value
 
 
-def require_fit(saved: Mapping[str, Any], model: nn.Module, rho: float, where: Path) -> None:
+def require_fit(saved: Mapping[str, Any], model: nn.Module, budget: Budget, where: Path) -> None:
     """Raise ValueError if a checkpoint belongs to another model, budget or format.
 
     Other versions of the libraries are told in a warning: results may differ in the last bits.
@@ -91,8 +92,9 @@ def require_fit(saved: Mapping[str, Any], model: nn.Module, rho: float, where: P
             f"{where} belongs to another model: {len(differing)} tensors differ, such as "
             f"{differing[0]}"
         )
-    if state["pace"]["rho"] != rho:
-        raise ValueError(f"{where} was written at rho {state['pace']['rho']}, this run has {rho}")
+    unit, amount, cost = state["budget"]
+    if (unit, amount, cost) != (budget.unit, budget.amount, budget.cost):
+        raise ValueError(f"{where} was written at {unit} {amount:g}, this run has {budget}")
     changed = {k: v for k, v in saved["versions"].items() if _versions().get(k) != v}
     if changed:
         warnings.warn(f"{where} was written with {changed}: the last bits may differ", stacklevel=3)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from greentrainer.budget import Budget
 from greentrainer.engine import Selector
 from greentrainer.forward.options import ForwardOptions, Positions
 from greentrainer.freeze import OptimizerState
@@ -12,7 +13,8 @@ from greentrainer.select import select
 class GreenConfig:
     """How much to spend, and how often to choose.
 
-    rho: share of full fine-tuning's FLOPs for the whole run, probes included.
+    rho: share of full fine-tuning's FLOPs for the whole run, probes included; or a `Budget` in
+        another unit.
     every_epochs, every_steps: how often tensors are chosen, in epochs or in optimizer steps; the
         second wins if both are given.
     probe_batches: batches importance is measured on at each selection; fewer where the run is too
@@ -28,7 +30,7 @@ class GreenConfig:
     Raises ValueError for values that cannot work.
     """
 
-    rho: float = 0.5
+    rho: float | Budget = 0.5
     every_epochs: float = 1.0
     every_steps: int | None = None
     probe_batches: int = 2
@@ -40,7 +42,7 @@ class GreenConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.rho <= 1:
+        if not isinstance(self.rho, Budget) and not 0 < self.rho <= 1:
             raise ValueError(f"rho is {self.rho}: choose it between 0 and 1")
         if self.every_epochs <= 0 or (self.every_steps is not None and self.every_steps < 1):
             raise ValueError("every_epochs must be above 0, and every_steps at least 1")
@@ -49,3 +51,8 @@ class GreenConfig:
             raise ValueError(f"positions is {self.positions!r}: all, choose, or at least 0")
         if self.probe_batches < 1:
             raise ValueError(f"probe_batches is {self.probe_batches}: it must be at least 1")
+
+    @property
+    def budget(self) -> Budget:
+        """What may be spent."""
+        return self.rho if isinstance(self.rho, Budget) else Budget("rho", self.rho)

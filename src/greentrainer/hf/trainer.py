@@ -78,7 +78,7 @@ class Green(Trainer):
         folder = self.green_callback.resumed_from
         if folder is not None:
             saved = checkpoint.read(folder)
-            checkpoint.require_fit(saved, self.model, self.green_callback.green.rho, folder)
+            checkpoint.require_fit(saved, self.model, self.green_callback.green.budget, folder)
         try:
             return super().train(resume_from_checkpoint=folder and str(folder), **kwargs)
         except BaseException:

@@ -1,0 +1,146 @@
+"""What a run uses up besides FLOPs: seconds, joules, and grams of CO2.
+
+The grid's intensity is a number, or a schedule that says from when on it is what.
+"""
+
+import csv
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+
+JOULES_PER_KWH = 3.6e6
+WORLD_INTENSITY = 480.0
+"""Grams of CO2 a kWh: the world's average of 2023 (Ember, Global Electricity Review 2024)."""
+STATED_WATTS = 65.0
+"""Of a device whose power is neither measured nor stated."""
+
+
+@dataclass(frozen=True)
+class Used:
+    """Seconds, joules, and grams of CO2."""
+
+    seconds: float = 0.0
+    joules: float = 0.0
+    grams: float = 0.0
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """Grams of CO2 a kWh over time: `grams[i]` from `times[i]` (seconds since 1970) on.
+
+    Before the first time it is the first value.
+    """
+
+    times: tuple[float, ...] = (0.0,)
+    grams: tuple[float, ...] = (WORLD_INTENSITY,)
+
+    def at(self, when: float) -> float:
+        """At one time."""
+        return self.grams[max(0, bisect_right(self.times, when) - 1)]
+
+    def mean(
+        self, start: float, seconds: float, of: Callable[[float], float] = lambda grams: grams
+    ) -> float:
+        """The mean over a stretch of time; `of`: of what is made of each value."""
+        end = start + seconds
+        inside = [t for t in self.times if start < t < end]
+        edges = [start, *inside, end]
+        if seconds <= 0:
+            return of(self.at(start))
+        parts = pairwise(edges)
+        return sum(of(self.at(a)) * (b - a) for a, b in parts) / seconds
+
+    def tilt(self, start: float, seconds: float) -> float:
+        """By how much more than on average to spend now, where `seconds` are to come.
+
+        In inverse proportion to the intensity: what is spent in all stays the same, and as more is
+        spent where less is emitted, the emission is at most that of even spending (Chebyshev's sum
+        inequality).
+        """
+        return (1 / self.at(start)) / self.mean(start, seconds, lambda grams: 1 / grams)
+
+
+def read_schedule(path: Path) -> Intensity:
+    """The schedule in a CSV file of two columns: time (ISO 8601 or seconds) and gCO2/kWh.
+
+    A first line that holds no number is a heading.  A time without a zone is local.  Raises
+    ValueError, in one line, for a file that cannot be read or holds something else.
+    """
+    try:
+        rows = [row for row in csv.reader(path.read_text(encoding="utf-8").splitlines()) if row]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read the carbon schedule {path}: {error}") from None
+    found: list[tuple[float, float]] = []
+    for number, row in enumerate(rows, 1):
+        try:
+            when, grams = row
+            found.append((_seconds(when.strip()), float(grams)))
+        except ValueError:
+            if number > 1:
+                raise ValueError(
+                    f"{path}, line {number}: give a time (ISO 8601) and grams of CO2 a kWh, "
+                    f"not {','.join(row)[:60]!r}"
+                ) from None
+    if not found or min(grams for _, grams in found) <= 0:
+        raise ValueError(f"{path} needs lines of a time and grams of CO2 a kWh above 0")
+    times, values = zip(*sorted(found), strict=True)
+    return Intensity(times, values)
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return datetime.fromisoformat(text).timestamp()
+
+
+def _stated() -> Callable[[], float]:
+    start = time.monotonic()
+    return lambda: STATED_WATTS * (time.monotonic() - start)
+
+
+@dataclass
+class Consumption:
+    """What has been used since this was made, and before it by the run that is resumed.
+
+    joules: as a meter shows since about then.  intensity: of the grid, now and to come.
+    """
+
+    joules: Callable[[], float] = field(default_factory=_stated)
+    intensity: Intensity = field(default_factory=Intensity)
+    clock: Callable[[], float] = time.time
+    before: Used = Used()
+    _grams: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._start, self._shown, self._at = time.monotonic(), self.joules(), self.clock()
+        self._zero = self._shown
+
+    def used(self) -> Used:
+        """So far.  Between two calls the intensity is taken as that of the middle."""
+        shown, now = self.joules(), self.clock()
+        spent = (shown - self._shown) / JOULES_PER_KWH
+        self._grams += spent * self.intensity.mean(self._at, now - self._at)
+        self._shown, self._at = shown, now
+        return Used(
+            self.before.seconds + time.monotonic() - self._start,
+            self.before.joules + shown - self._zero,
+            self.before.grams + self._grams,
+        )
+
+    def go_on(self, used: Sequence[float]) -> None:
+        """After the run that had used so much."""
+        self.before = Used(*used)
+
+    def watts(self) -> float:
+        """Mean power since this was made."""
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        return (self.joules() - self._zero) / seconds
+
+    def tilt(self, seconds: float) -> float:
+        """By how much more than on average to spend now, where so many seconds are to come."""
+        return self.intensity.tilt(self.clock(), seconds)

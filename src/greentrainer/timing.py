@@ -1,0 +1,108 @@
+"""Setting a clock: a few real passes of the model at hand, timed, and nothing left of them."""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from greentrainer.clock import Clock, Timed, fit, work_of
+from greentrainer.importance import twin
+from greentrainer.snapshot import preserved
+from greentrainer.types import Batch, CostGraph, LossFn, loss_of
+
+REPEATS = 3
+"""Of each pass; the first is left out."""
+UPDATED = 1 << 24
+"""Elements whose update is timed."""
+STEPS = 4
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A way to run the sample batch.
+
+    graph: what it costs.  names: tensors trained.  on: makes the context that it is run in.
+    """
+
+    graph: CostGraph
+    names: Sequence[str]
+    on: Callable[[], AbstractContextManager[None]]
+
+
+def set_clock(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    loss_fn: LossFn | None,
+    trials: Sequence[Trial],
+    whole: CostGraph,
+) -> Clock:
+    """The clock of this model on this device.  whole: the graph of a plain batch.
+
+    Weights, gradients, optimizer state, buffers, modes and random streams stay as they were.
+    """
+    passes = [_timed(model, batch, loss_fn, trial) for trial in trials]
+    device = next(model.parameters()).device
+    return fit(passes, whole, _update_seconds(model, optimizer), 0.0, device_name(device))
+
+
+def device_name(device: torch.device) -> str:
+    """What was measured on: a GPU's name, or the processor and its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} processor, {torch.get_num_threads()} threads"
+
+
+def _timed(model: nn.Module, batch: Batch, loss_fn: LossFn | None, trial: Trial) -> Timed:
+    """The median of a few passes."""
+    parameters = dict(model.named_parameters())
+    forward, backward = [], []
+    for _ in range(REPEATS):
+        with preserved(model, trial.names), trial.on():
+            start = _now(model)
+            loss = loss_of(model, batch, loss_fn)
+            between = _now(model)
+            loss.backward()
+            end = _now(model)
+            for name in trial.names:
+                parameters[name].grad = None
+        forward.append(between - start)
+        backward.append(end - between)
+    work = work_of(trial.graph, trial.names)
+    return Timed(work, statistics.median(forward[1:]), statistics.median(backward[1:]))
+
+
+def _update_seconds(model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+    """Seconds an element of an optimizer's step and of clipping gradients before it.
+
+    Timed on copies of some tensors, the smallest that make up `UPDATED` elements together.
+    """
+    held = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    parameters = sorted((p for p in model.parameters() if id(p) in held), key=nn.Parameter.numel)
+    copies: list[nn.Parameter] = []
+    for parameter in parameters:
+        if copies and sum(p.numel() for p in copies) + parameter.numel() > UPDATED:
+            break
+        copies.append(nn.Parameter(parameter.detach().clone()))
+    stepping: Any = twin(optimizer, held[id(parameters[0])], copies)
+    seconds = []
+    for _ in range(STEPS):
+        for copy in copies:
+            copy.grad = torch.zeros_like(copy)
+        start = _now(model)
+        nn.utils.clip_grad_norm_(copies, 1.0)
+        type(optimizer).step(stepping)
+        seconds.append(_now(model) - start)
+    return statistics.median(seconds[1:]) / sum(p.numel() for p in copies)
+
+
+def _now(model: nn.Module) -> float:
+    if next(model.parameters()).device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
