@@ -79,6 +79,50 @@ def quickstart(
 
 
 @app.command()
+def plan(
+    model: Annotated[str, typer.Argument(help="smollm2-135m, a folder, config.json, or a hub id")],
+    task: Task = None,
+    data_dir: DataDir = None,
+    prompt_format: PromptFormat = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    max_length: MaxLength = None,
+    train_limit: TrainLimit = None,
+    bf16: Bf16 = None,
+    calibrate: Annotated[bool, typer.Option(help="time a few steps on this device")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+    picture: Annotated[Path | None, typer.Option(help="draw it: a .svg or .html file")] = None,
+    set_: Set = None,
+) -> None:
+    """What each budget buys, from the configuration alone: no weights are read."""
+    apart = ("json_", "picture", "calibrate", "set_")
+    flags = {k: v for k, v in locals().items() if k not in ("apart", *apart)}
+    from greentrainer.config import read, settings
+
+    asked = read(None, flags | settings(set_ or []))
+    console = _console()
+    from greentrainer.plan import Planner
+    from greentrainer.report import plan as drawn
+
+    planner = Planner(asked, padded=task is None)
+    if calibrate:
+        planner.calibrate()
+    figures = planner.summary()
+    if picture:
+        drawn.write(figures, picture)
+    if json_:
+        import json
+
+        print(json.dumps(figures, indent=2))
+        return
+    for line in drawn.head(figures):
+        console.print(line, markup=False)
+    console.print(drawn.table(figures))
+    if not figures["clock"]:
+        console.print("for seconds, energy and CO2 add --calibrate", markup=False)
+
+
+@app.command()
 def train(
     config: Annotated[Path | None, typer.Option(help="a YAML file; flags override it")] = None,
     model: Model = None,

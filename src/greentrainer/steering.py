@@ -139,7 +139,7 @@ class Steering:
         one = self.probe_cost(given[:1], names)
         probes = 1 + self.plan.probes_left(0)
         allowed = PROBE_SHARE * self.pace.rho * total * self.full_cost / probes
-        return max(1, min(len(given), int(allowed / one)))
+        return max(1, min(len(given), int(allowed / one))) if one else len(given)
 
     def reachable(self, probe: list[Batch], current: Selection | None) -> Reached:
         """Tensors worth probing: those that an affordable selection may hold.

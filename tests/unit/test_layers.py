@@ -22,11 +22,11 @@ LAYERS = [
     {"observer", "shortening"},
     {"steering"},
     {"engine"},
-    {"hf", "delta", "reference"},
+    {"hf", "delta", "reference", "memory"},
     {"methods"},
     {"training"},
     {"runs"},
-    {"quickstart", "bench"},
+    {"quickstart", "bench", "plan"},
     {"report"},
     {"cli"},
 ]

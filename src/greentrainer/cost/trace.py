@@ -22,7 +22,7 @@ these the same walk is made on one real pass.
 
 import gc
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -113,6 +113,27 @@ def _walk(
     state = {name: _alias(tensor) for name, tensor in _state(model).items()}
     with _random_streams_kept():
         return _Tracer(model, state, trainable, None, None).run(batch, loss_fn), (_REAL,)
+
+
+@contextmanager
+def faked(
+    model: nn.Module, batch: Batch, trainable: Collection[str]
+) -> Iterator[tuple[dict[str, torch.Tensor], Batch]]:
+    """In here, under a fake mode, the model has blanks for its tensors; gives them and a batch.
+
+    Exactly `trainable` require a gradient.
+    """
+    home = _device_of(batch)
+    state = {name: _blank(tensor, home) for name, tensor in _state(model).items()}
+    for name in trainable:
+        state[name].requires_grad_()
+    with ExitStack() as stack:
+        stack.enter_context(_uncompiled())
+        stack.enter_context(_uncollected())
+        stack.enter_context(attributes_preserved(model))
+        stack.enter_context(_holding(model, state))
+        stack.enter_context(torch.enable_grad())
+        yield state, tree_map_only(torch.Tensor, partial(_blank, home=home), batch)
 
 
 def _state(model: nn.Module) -> dict[str, torch.Tensor]:

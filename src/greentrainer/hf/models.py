@@ -101,6 +101,46 @@ def load_tokenizer(model: str, *, notify: Notify = logger.warning) -> tuple[Any,
     return config, tokenizer
 
 
+def sketch(model: str, *, notify: Notify = logger.warning) -> tuple[Any, Any]:
+    """A model without weights, on the meta device, and its tokenizer.
+
+    model: as for `load`, or a configuration file (JSON), which comes with no tokenizer: None.
+    Raises ValueError, in one line, for what is no configuration of a language model.
+    """
+    path = Path(model).expanduser()
+    if path.is_file():
+        config, tokenizer = _read_config(path), None
+    elif path.is_dir() and not any(path.glob("*.safetensors")) and (path / "config.json").is_file():
+        config, tokenizer = _read_config(path / "config.json"), None
+    else:
+        config, tokenizer = load_tokenizer(model, notify=notify)
+    with _in_one_line(model, local=True), torch.device("meta"):
+        return _kind(config).from_config(config), tokenizer
+
+
+def blank(network: Any) -> Any:
+    """A model with the configuration of another and weights at random."""
+    return type(network)._from_config(network.config).train()
+
+
+def _read_config(path: Path) -> Any:
+    """The configuration in a JSON file."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        kind = values.pop("model_type")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        raise ValueError(f"{path} is no model's config.json: it names no model_type") from None
+    with _in_one_line(str(path), local=True):
+        return transformers.AutoConfig.for_model(kind, **values)
+
+
+def _kind(config: Any) -> Any:
+    """The class that loads such a model."""
+    if config.is_encoder_decoder:
+        return transformers.AutoModelForSeq2SeqLM
+    return transformers.AutoModelForCausalLM
+
+
 def _locate(model: str) -> tuple[str, bool]:
     """What transformers should open, and whether that is a local folder."""
     path = Path(model).expanduser()
@@ -141,13 +181,8 @@ def _refuse_quantised(config: Any) -> None:
 
 
 def _network(source: str, config: Any, dtype: torch.dtype, options: dict[str, bool]) -> Any:
-    kind = (
-        transformers.AutoModelForSeq2SeqLM
-        if config.is_encoder_decoder
-        else transformers.AutoModelForCausalLM
-    )
     with _no_progress_bars():
-        network, info = kind.from_pretrained(
+        network, info = _kind(config).from_pretrained(
             source,
             config=config,
             dtype=dtype,

@@ -1,0 +1,376 @@
+"""What a budget buys, before anything is spent: a model's costs from its configuration alone.
+
+The model is built on the meta device and traced, so no weight is read.  For each share of full
+fine-tuning the tensors that make up most of the model within it are chosen: the importance of each
+is not known before a run, which will choose others, at the same cost.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from greentrainer.budget import Budget
+from greentrainer.clock import Clock, load_clock
+from greentrainer.config import RunConfig
+from greentrainer.consumption import JOULES_PER_KWH, STATED_WATTS, WORLD_INTENSITY
+from greentrainer.cost import trace
+from greentrainer.engine import AdaptiveBackprop
+from greentrainer.forward.head import LabelledHead
+from greentrainer.forward.options import ForwardOptions
+from greentrainer.forward.split import SplitForward
+from greentrainer.graphs import GraphCache
+from greentrainer.hf import models
+from greentrainer.hf.blocks import layout
+from greentrainer.memory import Memory, step_memory
+from greentrainer.reference import EpochOrder
+from greentrainer.runs import load_task, training_examples
+from greentrainer.select import select
+from greentrainer.tasks import encode
+from greentrainer.timing import device_name
+from greentrainer.types import Batch, CostGraph, loss_of
+
+SHARES = (0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
+QUICK = 0.5
+"""Seconds within which one step's memory must be told for all rows to have their own."""
+KEPT_EPOCHS = 3
+"""Epochs that forward-skipping is shown for, where the run has but one."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Batches of a run.  sample: the one whose cost is nearest the mean."""
+
+    sample: dict[str, torch.Tensor]
+    full_flops: int
+    batches: int
+    examples: int | None
+    tokens: int
+    says: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a share of full fine-tuning buys.
+
+    depth: of how many blocks, counted from the loss, some tensor can be trained.
+    trained: the largest share of all elements that can be trained; skipping_depth,
+        skipping_trained: with forward passes that start at kept activations.
+    seconds: of a batch, kwh and co2_grams of the run; None without a calibration.
+    memory_simulated: activations were, and not taken from between two rows.
+    """
+
+    rho: float
+    flops: float
+    depth: int
+    trained: float
+    skipping_depth: int
+    skipping_trained: float
+    memory: Memory
+    memory_simulated: bool
+    seconds: float | None = None
+    hours: float | None = None
+    kwh: float | None = None
+    co2_grams: float | None = None
+
+
+class Planner:
+    """Plans runs of one model.  padded: for batches of the greatest length, not for the task."""
+
+    def __init__(self, config: RunConfig, padded: bool = False) -> None:
+        self.config = config
+        self.network, self.tokenizer = models.sketch(config.model)
+        if padded:
+            self.tokenizer = None
+        elif self.tokenizer is None:
+            raise ValueError(f"{config.model} comes with no tokenizer: plan without a task")
+        self.network.train()
+        self.clock = self._saved_clock()
+
+    @cached_property
+    def data(self) -> Data:
+        """The batches of the task, or padded ones."""
+        return self._padded() if self.tokenizer is None else self._real()
+
+    @cached_property
+    def graph(self) -> CostGraph:
+        """Of the sample batch, its head on labelled positions only where that can be."""
+        if self.tokenizer is None:
+            return trace(self.network, self._padded_batch)
+        return self._graphs.of_batch(self.data.sample)
+
+    @cached_property
+    def _graphs(self) -> GraphCache:
+        head = None
+        if self.config.labelled_head is not False:
+            with suppress(ValueError):
+                head = LabelledHead(self.network)
+        return GraphCache(self.network, self.network.parameters(), None, head=head)
+
+    @cached_property
+    def skipping(self) -> CostGraph:
+        """The sample's graph where activations are kept from the first epoch on."""
+        epochs = self.epochs_kept
+        return self.graph.expecting([(epochs - 1) / epochs] * len(self.graph.stages))
+
+    @property
+    def epochs_kept(self) -> int:
+        """Epochs of the run that forward-skipping is shown for."""
+        return self.config.epochs if self.config.epochs > 1 else KEPT_EPOCHS
+
+    def rows(self) -> list[Row]:
+        """What each share buys; shares below the smallest of any kind are left out."""
+        chosen = [
+            (rho, self._chosen(self.graph, rho), self._chosen(self.skipping, rho)) for rho in SHARES
+        ]
+        able = [one for one in chosen if one[1] or one[2]]
+        memory = self._memory([names or more for _, names, more in able])
+        return [
+            self._row(rho, names, more, *told)
+            for (rho, names, more), told in zip(able, memory, strict=True)
+        ]
+
+    def _chosen(self, graph: CostGraph, rho: float) -> tuple[str, ...]:
+        """Most of the model within a share of full fine-tuning; nothing where that buys none."""
+        if rho == 1:
+            return graph.tensors
+        budget = graph.backward_budget(rho)
+        if budget < min(graph.closure_flops.values()):
+            return ()
+        return select(graph, {n: float(size) for n, size in graph.sizes.items()}, budget).names
+
+    def _row(
+        self, rho: float, names: Sequence[str], more: Sequence[str], memory: Memory, own: bool
+    ) -> Row:
+        seconds = self.seconds(names) if self.clock and names else None
+        hours = seconds * self.data.batches * self.config.epochs / 3600 if seconds else None
+        kwh = hours * STATED_WATTS * 3600 / JOULES_PER_KWH if hours else None
+        return Row(
+            rho,
+            rho * self.data.full_flops * self.config.epochs,
+            self._depth(names),
+            self._share(names),
+            self._depth(more),
+            self._share(more),
+            memory,
+            own,
+            seconds,
+            hours,
+            kwh,
+            kwh * WORLD_INTENSITY if kwh else None,
+        )
+
+    def seconds(self, names: Sequence[str]) -> float:
+        """Of an average batch that trains these tensors, by the clock."""
+        assert self.clock is not None
+        elements = sum(self.graph.sizes[name] for name in names)
+        update = self.clock.update * elements
+        passes = self.clock.seconds(self.graph, names) - update
+        average = self.data.full_flops / self.data.batches
+        return passes * average / self.graph.full_flops + update
+
+    @cached_property
+    def _places(self) -> dict[str, dict[str, Any]]:
+        return layout(self.network)
+
+    @cached_property
+    def blocks(self) -> int:
+        """Repeated blocks of the model."""
+        return 1 + max(
+            (p["block"] for p in self._places.values() if p["block"] is not None), default=-1
+        )
+
+    def _depth(self, names: Sequence[str]) -> int:
+        """Blocks from the loss to the deepest in which something is trained."""
+        numbers = [self._places[name]["block"] for name in names]
+        return self.blocks - min((n for n in numbers if n is not None), default=self.blocks)
+
+    def _share(self, names: Sequence[str]) -> float:
+        return sum(self.graph.sizes[n] for n in names) / sum(self.graph.sizes.values())
+
+    def _memory(self, selections: list[Sequence[str]]) -> Iterator[tuple[Memory, bool]]:
+        """For each selection a step's memory; where that takes long, of some by interpolation."""
+        start = time.perf_counter()
+        known = {len(selections) - 1: self._step(selections[-1])}
+        if time.perf_counter() - start < QUICK:
+            known |= {i: self._step(names) for i, names in enumerate(selections[:-1])}
+        else:
+            known[0] = self._step(selections[0])
+        for place, names in enumerate(selections):
+            if place in known:
+                yield known[place], True
+            else:
+                yield self._between(names, known[0], known[len(selections) - 1]), False
+
+    def _step(self, names: Sequence[str]) -> Memory:
+        return step_memory(self.network, self.data.sample, names, self._loss)
+
+    def _between(self, names: Sequence[str], low: Memory, high: Memory) -> Memory:
+        elements = sum(self.graph.sizes[name] for name in names)
+        gradients = 4 * elements
+        share = (gradients - low.gradients) / max(1, high.gradients - low.gradients)
+        activations = low.activations + share * (high.activations - low.activations)
+        return Memory(high.weights, gradients, 8 * elements, round(activations))
+
+    def _loss(self, model: nn.Module, batch: Batch) -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
+            return loss_of(model, batch)
+
+    # The data
+
+    @cached_property
+    def _padded_batch(self) -> dict[str, torch.Tensor]:
+        """A batch of the greatest length, every position labelled."""
+        config = self.config
+        ids = torch.ones(config.batch_size, config.max_length, dtype=torch.long)
+        labels = ids[:, : max(1, config.max_length // 4)] if self._seq2seq else ids
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+    def _padded(self) -> Data:
+        config, sample = self.config, self._padded_batch
+        batches = -(-(config.train_limit or config.batch_size) // config.batch_size)
+        shape = " + ".join(f"{sample[name].shape[1]}" for name in self._lengths)
+        return Data(
+            sample,
+            batches * self.graph.full_flops,
+            batches,
+            config.train_limit,
+            batches * sample["input_ids"].numel(),
+            f"{batches} batch{'es' * (batches > 1)} of {config.batch_size} x {shape} tokens, "
+            "every position labelled",
+        )
+
+    @property
+    def _lengths(self) -> tuple[str, ...]:
+        return ("input_ids", "labels") if self._seq2seq else ("input_ids",)
+
+    def _real(self) -> Data:
+        """The batches of an epoch of the task."""
+        config = self.config
+        task = load_task(config, self.tokenizer)
+        examples, _ = training_examples(task, config)
+        encoded = encode.encode_all(examples, self.tokenizer, config.max_length, self._seq2seq)
+        collate = encode.Collator(
+            encode.pad_id(self.tokenizer), config.pad_multiple, config.max_length
+        )
+        order = EpochOrder(encoded, config.batch_size, config.seed)
+        batches = [collate([encoded[i] for i in rows]) for rows in order.groups()]
+        costs = [self._graphs.of_batch(batch).full_flops for batch in batches]
+        mean = sum(costs) / len(costs)
+        nearest = min(range(len(costs)), key=lambda i: abs(costs[i] - mean))
+        tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
+        return Data(
+            batches[nearest], sum(costs), len(batches), len(encoded), tokens,
+            f"{task.name}: {len(encoded)} examples in {len(batches)} batches, {tokens} tokens",
+        )  # fmt: skip
+
+    @property
+    def _seq2seq(self) -> bool:
+        return bool(self.network.config.is_encoder_decoder)
+
+    # The clock
+
+    def calibrate(self) -> Clock:
+        """Set the clock on this device by a few real steps of the sample batch, and keep it.
+
+        Weights are random where there are none to load: time does not depend on them.
+        """
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        network = models.blank(self.network).to(device)
+        optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+        batch = {name: tensor.to(device) for name, tensor in self.data.sample.items()}
+        options = ForwardOptions(labelled_head=self.config.labelled_head is not False)
+        budget = Budget("rho", 1.0, "seconds")
+        kind, dtype = device.type, torch.bfloat16
+
+        def loss(model: nn.Module, given: Batch) -> Any:
+            with torch.autocast(kind, dtype, enabled=self.config.bf16):
+                return loss_of(model, given)
+
+        with AdaptiveBackprop(
+            network, optimizer, batch, rho=budget, loss_fn=loss, one_call=True, forward=options
+        ) as engine:
+            assert engine.clock is not None
+            self.clock = engine.clock
+        self.clock.save(self._clock_path(device))
+        return self.clock
+
+    def _saved_clock(self) -> Clock | None:
+        path = self._clock_path(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        return load_clock(path) if path.exists() else None
+
+    def _clock_path(self, device: torch.device) -> Path:
+        """Where the clock of such a model on such a device is kept."""
+        described = {
+            "model": self.network.config.to_dict(),
+            "device": device_name(device),
+            "bf16": self.config.bf16,
+        }
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
+        return models.cache_root() / "clocks" / f"{digest.hexdigest()[:16]}.json"
+
+    # All of it
+
+    def completions_only(self) -> float | None:
+        """Share of full fine-tuning at which every tensor is trained, by completions alone."""
+        if self.tokenizer is None or self._seq2seq:
+            return None
+        try:
+            split = SplitForward(self.network)
+        except ValueError:
+            return None
+        split.tail = 0
+        graphs = GraphCache(
+            self.network, self.network.parameters(), None, head=self._graphs.head, split=split
+        )
+        graph = graphs.of_batch(self.data.sample)
+        split.close()
+        return (graph.forward_flops + graph.full_backward_flops) / graph.full_flops
+
+    def summary(self) -> dict[str, Any]:
+        """The whole plan as plain values."""
+        graph, data = self.graph, self.data
+        closure = graph.closure_flops
+        return {
+            "model": self.config.model,
+            "kind": type(self.network).__name__,
+            "parameters": sum(p.numel() for p in self.network.parameters()),
+            "tensors": len(graph.tensors),
+            "blocks": self.blocks,
+            "data": data.says,
+            "batches": data.batches,
+            "epochs": self.config.epochs,
+            "full_flops": data.full_flops * self.config.epochs,
+            "batch": {
+                "forward_flops": graph.forward_flops,
+                "backward_flops": graph.full_backward_flops,
+                "full_flops": graph.full_flops,
+            },
+            "smallest_rho": graph.smallest_rho(),
+            "skipping_epochs": self.epochs_kept,
+            "skipping_smallest_rho": self.skipping.smallest_rho(),
+            "completions_only_rho": self.completions_only(),
+            "clock": asdict(self.clock) if self.clock else None,
+            "watts": STATED_WATTS,
+            "energy": f"estimate: {STATED_WATTS:g} W stated, {WORLD_INTENSITY:g} gCO2/kWh",
+            "rows": [asdict(row) | {"memory_total": row.memory.total} for row in self.rows()],
+            "profile": [
+                {
+                    "tensor": name,
+                    **self._places[name],
+                    "elements": graph.sizes[name],
+                    "t_dw": graph.costs[graph.leaves[name]],
+                    "t_dy": closure[name] - graph.costs[graph.leaves[name]],
+                }
+                for name in graph.tensors
+            ],
+            "uncounted": list(graph.uncounted_ops),
+        }  # fmt: skip
