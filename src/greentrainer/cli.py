@@ -48,6 +48,7 @@ Patience = Annotated[int | None, typer.Option(help="evaluations without gain tha
 SaveEvery = Annotated[int | None, typer.Option(help="steps between checkpoints")]
 Keep = Annotated[int | None, typer.Option(help="checkpoints kept")]
 Resume = Annotated[bool | None, typer.Option(help="go on from the last whole checkpoint")]
+Watts = Annotated[float | None, typer.Option(help="power that an estimate of energy goes by")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="NAME=VALUE of any other key, as training.lr_scheduler_type=cosine"),
@@ -103,6 +104,7 @@ def train(
     save_every: SaveEvery = None,
     keep: Keep = None,
     resume: Resume = None,
+    watts: Watts = None,
     set_: Set = None,
     dry_run: Annotated[
         bool, typer.Option(help="print what would be done, and one example")

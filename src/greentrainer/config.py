@@ -49,6 +49,9 @@ MAY_DIFFER = frozenset(
         "keep_bytes",
         "keep_bfloat16",
         "keep_folder",
+        "meter",
+        "watts",
+        "carbon_intensity",
     }
 )
 """Keys that a resumed run may change."""
@@ -103,6 +106,11 @@ class RunConfig(BaseModel):
         loss end the run.
     save_every, keep: steps between checkpoints, and how many are kept.
     resume: go on from the last whole checkpoint in `output_dir`, if there is one.
+    meter: what says how much energy training takes: the hardware's counters, or an estimate where
+        there are none (auto); the package codecarbon; or an estimate in any case.
+    watts: power of all devices together that an estimate goes by; an assumed one when None.
+    carbon_intensity: grams of CO2 a kilowatt hour; by default the world's average of 2023 (Ember,
+        Global Electricity Review 2024).
     training: any other `transformers.TrainingArguments`, by name.
     """
 
@@ -156,6 +164,9 @@ class RunConfig(BaseModel):
     save_every: Count | None = None
     keep: Count = 2
     resume: bool = False
+    meter: Literal["auto", "codecarbon", "estimate"] = "auto"
+    watts: Annotated[float, Field(gt=0)] | None = None
+    carbon_intensity: Amount = 480.0
     training: dict[str, Any] = Field(default_factory=dict)
 
     def yaml(self) -> str:

@@ -33,6 +33,7 @@ from rich.progress import (
 
 from greentrainer import tasks
 from greentrainer.config import RunConfig
+from greentrainer.energy import start_meter
 from greentrainer.engine import AdaptiveBackprop
 from greentrainer.hf import models
 from greentrainer.hf.checkpoint import last_whole
@@ -221,7 +222,8 @@ def train(
     release_memory()
     method = METHODS[config.method]
     steps = steps_of(config, len(material.train)) if max_steps < 0 else max_steps
-    with _progress(console) as progress, PeakMemory() as memory:
+    meter = start_meter(config.meter, config.watts)
+    with _progress(console) as progress, PeakMemory() as memory, meter:
         line = progress.add_task("training", total=steps, figures="")
 
         def report(step: int, loss: float, engine: AdaptiveBackprop) -> None:
@@ -249,9 +251,11 @@ def train(
             report=report,
             stopping=stopping,
             max_steps=max_steps,
+            meter=meter,
         )
         outcome = replace(
             outcome,
+            energy=meter.energy(),
             wall_seconds=time.perf_counter() - start[0],
             processor_seconds=time.process_time() - start[1],
         )
@@ -288,6 +292,7 @@ def bill(config: RunConfig, outcome: Outcome, peak_bytes: int) -> dict[str, Any]
         "peak_memory_bytes": peak_bytes,
         "wall_seconds": outcome.wall_seconds,
         "processor_seconds": outcome.processor_seconds,
+        **outcome.energy.figures(config.carbon_intensity),
         "trace_seconds": engine.graphs.seconds,
         "plain_full_flops": sum(outcome.plain_steps),
         "share_of_plain_full": engine.ledger.spent_flops / sum(outcome.plain_steps),

@@ -19,6 +19,7 @@ from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 from greentrainer.config import RunConfig, nearest
+from greentrainer.energy import UNMETERED, Energy, Meter
 from greentrainer.engine import AdaptiveBackprop
 from greentrainer.forward.options import ForwardOptions, Positions
 from greentrainer.hf.blocks import compile_blocks
@@ -44,7 +45,7 @@ class Outcome:
 
     steps: made, of `planned` ones.  losses: of each step of this process's life.
     plain_steps: FLOPs of plain full fine-tuning, for each step that all the data of the run makes.
-    wall_seconds, processor_seconds: of all of it, set-up and tracing included.
+    wall_seconds, processor_seconds, energy: of all of it, set-up and tracing included.
     """
 
     engine: AdaptiveBackprop
@@ -57,6 +58,7 @@ class Outcome:
     log: tuple[Mapping[str, Any], ...] = ()
     wall_seconds: float = 0.0
     processor_seconds: float = 0.0
+    energy: Energy = UNMETERED
 
 
 class RunTrainer(GreenTrainer):
@@ -111,10 +113,12 @@ def fit(
     report: Report = lambda _step, _loss, _engine: None,
     stopping: Callable[[], None] = lambda: None,
     max_steps: int = -1,
+    meter: Meter | None = None,
 ) -> Outcome:
     """Train `model` in place, as the configured method does.
 
     judge: examples that evaluations during training are on.
+    meter: what energy so far is logged by.
 
     Stops at Ctrl-C after the step in hand, with the model whole; `stopping` is called when it is
     asked to.  max_steps: end after so many.  Raises ValueError for nothing to train on, an
@@ -155,6 +159,7 @@ def fit(
         with _in_one_line():
             trainer = make()
         trainer.remove_callback(_printer())
+        trainer.green_callback.meter = meter
         watch.trainer = trainer
         again = config.resume and last_whole(Path(arguments.output_dir)) is not None
         try:

@@ -11,8 +11,8 @@ import greentrainer
 
 ROOT = Path(greentrainer.__file__).parent
 LAYERS = [
-    {"graph"},
-    {"types", "meters", "config", "interrupt", "bill", "report"},
+    {"graph", "counters"},
+    {"types", "meters", "energy", "config", "interrupt", "bill", "report"},
     {"stages", "snapshot"},
     {"cost", "importance", "select", "freeze", "forward", "ledger", "pace", "tasks", "processes"},
     {"shapes", "scoring"},
@@ -66,6 +66,7 @@ def test_imports_point_down(path: Path) -> None:
         "greentrainer.cli",
         "greentrainer.config",
         "greentrainer.report",
+        "greentrainer.energy",
     ],
 )
 def test_needs_no_torch(module: str) -> None:
