@@ -265,7 +265,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         _refuse(str(error))
     except Exception as error:
-        if type(error).__module__.startswith(("click", "typer")):
+        if type(error).__module__.startswith(("click", "typer", "wandb.errors")):
             _refuse(getattr(error, "format_message", error.__str__)())
         raise
 

@@ -15,6 +15,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -190,6 +191,12 @@ class Codecarbon(Meter):
         self._tracker = None
 
 
+def require(kind: Kind) -> None:
+    """Raise ValueError, in one line, for codecarbon where it is not installed."""
+    if kind == "codecarbon" and find_spec("codecarbon") is None:
+        raise ValueError("meter codecarbon needs a package: pip install 'greentrainer[energy]'")
+
+
 def start_meter(
     kind: Kind = "auto", watts: float | None = None, powercap: Path = POWERCAP
 ) -> Meter:
@@ -199,12 +206,10 @@ def start_meter(
     watts: that an estimate states for all devices together.
     powercap: where RAPL is looked for.
 
-    Raises ValueError for codecarbon where it is not installed.
+    Raises ValueError as `require` does.
     """
+    require(kind)
     if kind == "codecarbon":
-        try:
-            return Codecarbon()
-        except ImportError:
-            raise ValueError("meter codecarbon needs: pip install 'greentrainer[energy]'") from None
+        return Codecarbon()
     found = [one for one in (nvml(), rapl(powercap)) if one.counters] if kind == "auto" else []
     return Counted(found) if found else Estimate(watts)

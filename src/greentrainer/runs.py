@@ -27,13 +27,14 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Task as RichTask
+from rich.table import Column
+from rich.text import Text
 
-from greentrainer import tasks
+from greentrainer import energy, tasks
 from greentrainer.config import RunConfig
-from greentrainer.energy import start_meter
 from greentrainer.engine import AdaptiveBackprop
 from greentrainer.hf import models
 from greentrainer.hf.checkpoint import last_whole
@@ -159,6 +160,8 @@ def execute(config: RunConfig, console: Console) -> dict[str, Any]:
     """
     if not METHODS[config.method].trains:
         raise ValueError(f"{config.method} trains nothing: use greentrainer evaluate")
+    arguments_of(config, examples=1)  # refuses before anything is loaded
+    energy.require(config.meter)
     _open_folder(config)
     material = prepare(config, console)
     console.print("evaluating the model as it is")
@@ -222,17 +225,17 @@ def train(
     release_memory()
     method = METHODS[config.method]
     steps = steps_of(config, len(material.train)) if max_steps < 0 else max_steps
-    meter = start_meter(config.meter, config.watts)
+    meter = energy.start_meter(config.meter, config.watts)
     with _progress(console) as progress, PeakMemory() as memory, meter:
         line = progress.add_task("training", total=steps, figures="")
 
         def report(step: int, loss: float, engine: AdaptiveBackprop) -> None:
             trained = len(engine.selection.names) if engine.selection else 0
             tail = engine.selection.tail if engine.selection else None
-            through = "" if tail is None else f", {tail} prompt positions"
+            through = "" if tail is None else f"  tail {tail}"
             figures = (
                 f"loss {loss:.3f}  rho {engine.ledger.rho_spent:.3f}  "
-                f"training {trained}/{len(engine.graph.tensors)} tensors{through}"
+                f"{trained}/{len(engine.graph.tensors)} tensors{through}"
             )
             planned = engine.pace.total_batches or 0
             shown = -(-planned // config.accumulate) if method.shortened else steps
@@ -375,13 +378,20 @@ def _sample(examples: list[Example], limit: int | None, seed: int) -> list[Examp
     return random.Random(seed).sample(examples, min(limit, len(examples)))
 
 
+class _Clock(TimeRemainingColumn):
+    """Time left, and when all is done the time it took."""
+
+    def render(self, task: RichTask) -> Text:
+        return Text.assemble("in " if task.finished else "left ", super().render(task))
+
+
 def _progress(console: Console) -> Progress:
+    """On a narrow terminal the bar gives way first."""
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        _Clock(compact=True, elapsed_when_finished=True, table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[figures]}"),
         console=console,
     )

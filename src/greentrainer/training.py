@@ -22,6 +22,7 @@ from greentrainer.config import RunConfig, nearest
 from greentrainer.energy import UNMETERED, Energy, Meter
 from greentrainer.engine import AdaptiveBackprop
 from greentrainer.forward.options import ForwardOptions, Positions
+from greentrainer.hf import live
 from greentrainer.hf.blocks import compile_blocks
 from greentrainer.hf.checkpoint import last_whole
 from greentrainer.hf.green import GreenConfig
@@ -160,6 +161,7 @@ def fit(
             trainer = make()
         trainer.remove_callback(_printer())
         trainer.green_callback.meter = meter
+        live.attach(trainer, config.output_dir / "tensorboard")
         watch.trainer = trainer
         again = config.resume and last_whole(Path(arguments.output_dir)) is not None
         try:
@@ -279,6 +281,7 @@ def arguments_of(config: RunConfig, examples: int, max_steps: int = -1) -> Train
         "prediction_loss_only": True,
         "use_cpu": not torch.cuda.is_available(),
     }
+    live.require(config.training.get("report_to"))
     if config.patience and not every:
         raise ValueError("patience needs evaluate_every: say how often to look")
     known = get_type_hints(TrainingArguments)

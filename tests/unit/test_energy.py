@@ -2,13 +2,14 @@
 
 import sys
 import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from greentrainer import counters
+from greentrainer import counters, energy
 from greentrainer.bill import energy_rows
 from greentrainer.counters import nvml, rapl
 from greentrainer.energy import CPU_WATTS, Energy, start_meter
@@ -184,7 +185,7 @@ def test_a_gpu_that_cannot_be_asked_is_said_so(
 
 
 def test_codecarbon_is_refused_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "codecarbon", None)
+    monkeypatch.setattr(energy, "find_spec", lambda name: None)
     with refusal("pip install 'greentrainer[energy]'"):
         start_meter("codecarbon")
 
@@ -210,6 +211,7 @@ class Tracker:
 
 def test_codecarbon_is_an_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     fake: Any = ModuleType("codecarbon")
+    fake.__spec__ = ModuleSpec("codecarbon", None)
     fake.OfflineEmissionsTracker = Tracker
     monkeypatch.setitem(sys.modules, "codecarbon", fake)
     with start_meter("codecarbon") as meter:
