@@ -214,6 +214,27 @@ def compare(
         raise typer.Exit(1)
 
 
+@app.command()
+def doctor(
+    output_dir: Annotated[Path, typer.Option(help="where a run would be written")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Say what this machine offers and what to change; exit code 1 if it cannot train."""
+    import json
+
+    from rich.console import Console
+
+    from greentrainer import doctor
+
+    findings = doctor.examine(output_dir)
+    if as_json:
+        print(json.dumps(doctor.plain(findings), indent=2))
+    else:
+        Console(highlight=False, soft_wrap=True).print(doctor.report(findings))
+    if not doctor.able(findings):
+        raise typer.Exit(1)
+
+
 Folder = Annotated[Path, typer.Argument(help="a folder")]
 BaseModel = Annotated[str, typer.Argument(help="the model that training began with")]
 

@@ -24,7 +24,7 @@ LAYERS = [
     {"methods"},
     {"training"},
     {"runs"},
-    {"quickstart", "bench"},
+    {"quickstart", "bench", "doctor"},
     {"report"},
     {"cli"},
 ]
