@@ -49,6 +49,8 @@ def bill_table(summary: dict[str, Any]) -> Table:
             f"{full['peak_memory_bytes'] / 1e9:.2f}",
             f"{bill['peak_memory_bytes'] / full['peak_memory_bytes']:.1%}",
         )
+    for row in energy_rows(bill, full):
+        table.add_row(*row)
     table.add_section()
     table.add_row("", "before", "after", "")
     before, after = summary["before"], summary.get("after")
@@ -65,6 +67,28 @@ def _budget(bill: dict[str, Any]) -> str:
     if unit == "rho":
         return f" at rho {amount:g}" if amount < 1 else ""
     return f" within {unit} {amount:g} (rho {bill['rho']:.3f})"
+
+
+def energy_rows(
+    bill: Mapping[str, Any], full: Mapping[str, Any] | None
+) -> list[tuple[str, str, str, str]]:
+    """Energy and CO2: of the run, of full fine-tuning at the run's power, and the share.
+
+    full: figures of full fine-tuning, of which `estimated_seconds` is read.
+    """
+    measured, source = bill["energy_measured"], bill["energy_source"]
+    rate = f"{bill['carbon_intensity']:g} g/kWh"
+    rows = (
+        (f"energy, Wh ({source})", 1000 * bill["energy_kwh"]),
+        (f"CO2, g ({rate})" if measured else f"CO2, g (estimate, {rate})", bill["co2_grams"]),
+    )
+    if not full:
+        return [(label, f"{value:.3g}", "-", "") for label, value in rows]
+    times = full["estimated_seconds"] / bill["wall_seconds"]
+    return [
+        (label, f"{value:.3g}", f"{value * times:.3g} (estimate)", f"{1 / times:.1%}")
+        for label, value in rows
+    ]
 
 
 def _reference(bill: dict[str, Any]) -> float:

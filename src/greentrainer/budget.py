@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from greentrainer.clock import NANO, Clock
-from greentrainer.consumption import JOULES_PER_KWH, Consumption
+from greentrainer.consumption import Consumption
 from greentrainer.currency import Currency, Flops, Timed
+from greentrainer.energy import JOULES_PER_KWH
 from greentrainer.types import CostGraph, Unit
 
 Cost = Literal["flops", "seconds"]
@@ -73,7 +74,7 @@ class Budget:
         consumption = self.consumption
         if self.unit == "kwh":
             kilowatts = consumption.watts() / JOULES_PER_KWH
-            return kilowatts, lambda: consumption.used().joules / JOULES_PER_KWH
+            return kilowatts, lambda: consumption.used().kwh
         if self.unit == "co2_grams":
             now, ahead = consumption.clock(), 3600.0
             grams = consumption.intensity.mean(now, ahead)

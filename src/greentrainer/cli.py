@@ -54,6 +54,7 @@ Patience = Annotated[int | None, typer.Option(help="evaluations without gain tha
 SaveEvery = Annotated[int | None, typer.Option(help="steps between checkpoints")]
 Keep = Annotated[int | None, typer.Option(help="checkpoints kept")]
 Resume = Annotated[bool | None, typer.Option(help="go on from the last whole checkpoint")]
+Watts = Annotated[float | None, typer.Option(help="power that an estimate of energy goes by")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="NAME=VALUE of any other key, as training.lr_scheduler_type=cosine"),
@@ -159,6 +160,7 @@ def train(
     save_every: SaveEvery = None,
     keep: Keep = None,
     resume: Resume = None,
+    watts: Watts = None,
     set_: Set = None,
     dry_run: Annotated[
         bool, typer.Option(help="print what would be done, and one example")
@@ -268,6 +270,27 @@ def compare(
         raise typer.Exit(1)
 
 
+@app.command()
+def doctor(
+    output_dir: Annotated[Path, typer.Option(help="where a run would be written")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Say what this machine offers and what to change; exit code 1 if it cannot train."""
+    import json
+
+    from rich.console import Console
+
+    from greentrainer import doctor
+
+    findings = doctor.examine(output_dir)
+    if as_json:
+        print(json.dumps(doctor.plain(findings), indent=2))
+    else:
+        Console(highlight=False, soft_wrap=True).print(doctor.report(findings))
+    if not doctor.able(findings):
+        raise typer.Exit(1)
+
+
 Folder = Annotated[Path, typer.Argument(help="a folder")]
 BaseModel = Annotated[str, typer.Argument(help="the model that training began with")]
 
@@ -319,7 +342,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         _refuse(str(error))
     except Exception as error:
-        if type(error).__module__.startswith(("click", "typer")):
+        if type(error).__module__.startswith(("click", "typer", "wandb.errors")):
             _refuse(getattr(error, "format_message", error.__str__)())
         raise
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from greentrainer.energy import WORLD_INTENSITY
 from greentrainer.types import Unit
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -57,6 +58,9 @@ MAY_DIFFER = frozenset(
         "keep_bytes",
         "keep_bfloat16",
         "keep_folder",
+        "meter",
+        "watts",
+        "carbon_intensity",
     }
 )
 """Keys that a resumed run may change."""
@@ -116,6 +120,11 @@ class RunConfig(BaseModel):
         loss end the run.
     save_every, keep: steps between checkpoints, and how many are kept.
     resume: go on from the last whole checkpoint in `output_dir`, if there is one.
+    meter: what says how much energy training takes: the hardware's counters, or an estimate where
+        there are none (auto); the package codecarbon; or an estimate in any case.
+    watts: power of all devices together that an estimate goes by; an assumed one when None.
+    carbon_intensity: grams of CO2 a kilowatt hour; by default the world's average of 2023 (Ember,
+        Global Electricity Review 2024).
     training: any other `transformers.TrainingArguments`, by name.
     """
 
@@ -175,6 +184,9 @@ class RunConfig(BaseModel):
     save_every: Count | None = None
     keep: Count = 2
     resume: bool = False
+    meter: Literal["auto", "codecarbon", "estimate"] = "auto"
+    watts: Annotated[float, Field(gt=0)] | None = None
+    carbon_intensity: Positive = WORLD_INTENSITY
     training: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")

@@ -12,11 +12,7 @@ from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
-JOULES_PER_KWH = 3.6e6
-WORLD_INTENSITY = 480.0
-"""Grams of CO2 a kWh: the world's average of 2023 (Ember, Global Electricity Review 2024)."""
-STATED_WATTS = 65.0
-"""Of a device whose power is neither measured nor stated."""
+from greentrainer.energy import JOULES_PER_KWH, WORLD_INTENSITY, Estimate
 
 
 @dataclass(frozen=True)
@@ -26,6 +22,14 @@ class Used:
     seconds: float = 0.0
     joules: float = 0.0
     grams: float = 0.0
+
+    @property
+    def kwh(self) -> float:
+        """Its joules in kilowatt-hours."""
+        return self.joules / JOULES_PER_KWH
+
+
+NOTHING = Used()
 
 
 @dataclass(frozen=True)
@@ -98,11 +102,6 @@ def _seconds(text: str) -> float:
         return datetime.fromisoformat(text).timestamp()
 
 
-def _stated() -> Callable[[], float]:
-    start = time.monotonic()
-    return lambda: STATED_WATTS * (time.monotonic() - start)
-
-
 @dataclass
 class Consumption:
     """What has been used since this was made, and before it by the run that is resumed.
@@ -110,10 +109,10 @@ class Consumption:
     joules: as a meter shows since about then.  intensity: of the grid, now and to come.
     """
 
-    joules: Callable[[], float] = field(default_factory=_stated)
+    joules: Callable[[], float] = field(default_factory=lambda: Estimate().joules)
     intensity: Intensity = field(default_factory=Intensity)
     clock: Callable[[], float] = time.time
-    before: Used = Used()
+    before: Used = NOTHING
     _grams: float = 0.0
 
     def __post_init__(self) -> None:

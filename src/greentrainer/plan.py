@@ -21,8 +21,8 @@ from torch import nn
 from greentrainer.budget import Budget
 from greentrainer.clock import Clock, load_clock
 from greentrainer.config import RunConfig
-from greentrainer.consumption import JOULES_PER_KWH, STATED_WATTS, WORLD_INTENSITY
 from greentrainer.cost import trace
+from greentrainer.energy import assumed_watts
 from greentrainer.engine import AdaptiveBackprop
 from greentrainer.forward.head import LabelledHead
 from greentrainer.forward.options import ForwardOptions
@@ -126,6 +126,11 @@ class Planner:
         """Epochs of the run that forward-skipping is shown for."""
         return self.config.epochs if self.config.epochs > 1 else KEPT_EPOCHS
 
+    @property
+    def watts(self) -> float:
+        """Power of the device: stated, or else assumed."""
+        return assumed_watts() if self.config.watts is None else self.config.watts
+
     def rows(self) -> list[Row]:
         """What each share buys; shares below the smallest of any kind are left out."""
         chosen = [
@@ -152,7 +157,7 @@ class Planner:
     ) -> Row:
         seconds = self.seconds(names) if self.clock and names else None
         hours = seconds * self.data.batches * self.config.epochs / 3600 if seconds else None
-        kwh = hours * STATED_WATTS * 3600 / JOULES_PER_KWH if hours else None
+        kwh = hours * self.watts / 1000 if hours else None
         return Row(
             rho,
             rho * self.data.full_flops * self.config.epochs,
@@ -165,7 +170,7 @@ class Planner:
             seconds,
             hours,
             kwh,
-            kwh * WORLD_INTENSITY if kwh else None,
+            kwh * self.config.carbon_intensity if kwh else None,
         )
 
     def seconds(self, names: Sequence[str]) -> float:
@@ -359,8 +364,8 @@ class Planner:
             "skipping_smallest_rho": self.skipping.smallest_rho(),
             "completions_only_rho": self.completions_only(),
             "clock": asdict(self.clock) if self.clock else None,
-            "watts": STATED_WATTS,
-            "energy": f"estimate: {STATED_WATTS:g} W stated, {WORLD_INTENSITY:g} gCO2/kWh",
+            "watts": self.watts,
+            "energy": f"{self.watts:g} W, {self.config.carbon_intensity:g} gCO2/kWh",
             "rows": [asdict(row) | {"memory_total": row.memory.total} for row in self.rows()],
             "profile": [
                 {

@@ -27,11 +27,13 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Task as RichTask
+from rich.table import Column
+from rich.text import Text
 
-from greentrainer import tasks
+from greentrainer import energy, tasks
 from greentrainer.config import RunConfig
 from greentrainer.engine import AdaptiveBackprop
 from greentrainer.hf import models
@@ -158,6 +160,8 @@ def execute(config: RunConfig, console: Console) -> dict[str, Any]:
     """
     if not METHODS[config.method].trains:
         raise ValueError(f"{config.method} trains nothing: use greentrainer evaluate")
+    arguments_of(config, examples=1)  # refuses before anything is loaded
+    energy.require(config.meter)
     _open_folder(config)
     material = prepare(config, console)
     console.print("evaluating the model as it is")
@@ -221,16 +225,17 @@ def train(
     release_memory()
     method = METHODS[config.method]
     steps = steps_of(config, len(material.train)) if max_steps < 0 else max_steps
-    with _progress(console) as progress, PeakMemory() as memory:
+    meter = energy.start_meter(config.meter, config.watts)
+    with _progress(console) as progress, PeakMemory() as memory, meter:
         line = progress.add_task("training", total=steps, figures="")
 
         def report(step: int, loss: float, engine: AdaptiveBackprop) -> None:
             trained = len(engine.selection.names) if engine.selection else 0
             tail = engine.selection.tail if engine.selection else None
-            through = "" if tail is None else f", {tail} prompt positions"
+            through = "" if tail is None else f"  tail {tail}"
             figures = (
                 f"loss {loss:.3f}  rho {engine.ledger.rho_spent:.3f}  "
-                f"training {trained}/{len(engine.graph.tensors)} tensors{through}"
+                f"{trained}/{len(engine.graph.tensors)} tensors{through}"
             )
             planned = engine.pace.total_batches or 0
             shown = -(-planned // config.accumulate) if method.shortened else steps
@@ -249,9 +254,11 @@ def train(
             report=report,
             stopping=stopping,
             max_steps=max_steps,
+            meter=meter,
         )
         outcome = replace(
             outcome,
+            energy=meter.energy(),
             wall_seconds=time.perf_counter() - start[0],
             processor_seconds=time.process_time() - start[1],
         )
@@ -290,11 +297,25 @@ def bill(config: RunConfig, outcome: Outcome, peak_bytes: int) -> dict[str, Any]
         "peak_memory_bytes": peak_bytes,
         "wall_seconds": outcome.wall_seconds,
         "processor_seconds": outcome.processor_seconds,
+        **_energy(outcome),
         "trace_seconds": engine.graphs.seconds + engine.ledger.total("seconds", "trace"),
         "plain_full_flops": sum(outcome.plain_steps),
         "share_of_plain_full": engine.ledger.spent_flops / sum(outcome.plain_steps),
         **engine.ledger.summary(),
         **_reference(outcome, METHODS[config.method].budgeted),
+    }
+
+
+def _energy(outcome: Outcome) -> dict[str, Any]:
+    """What was used; grams of CO2 a kWh are the mean over the run."""
+    used, source = outcome.used, outcome.energy
+    return {
+        "used_seconds": used.seconds,
+        "energy_kwh": used.kwh,
+        "co2_grams": used.grams,
+        "energy_source": source.source,
+        "energy_measured": source.measured,
+        "carbon_intensity": used.grams / used.kwh if used.kwh else 0.0,
     }
 
 
@@ -372,13 +393,20 @@ def _sample(examples: list[Example], limit: int | None, seed: int) -> list[Examp
     return random.Random(seed).sample(examples, min(limit, len(examples)))
 
 
+class _Clock(TimeRemainingColumn):
+    """Time left, and when all is done the time it took."""
+
+    def render(self, task: RichTask) -> Text:
+        return Text.assemble("in " if task.finished else "left ", super().render(task))
+
+
 def _progress(console: Console) -> Progress:
+    """On a narrow terminal the bar gives way first."""
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        _Clock(compact=True, elapsed_when_finished=True, table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[figures]}"),
         console=console,
     )

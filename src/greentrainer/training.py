@@ -20,9 +20,11 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 
 from greentrainer.budget import Budget
 from greentrainer.config import RunConfig, nearest
-from greentrainer.consumption import Consumption, Intensity, read_schedule
+from greentrainer.consumption import NOTHING, Consumption, Intensity, Used, read_schedule
+from greentrainer.energy import UNMETERED, Energy, Estimate, Meter
 from greentrainer.engine import AdaptiveBackprop
 from greentrainer.forward.options import ForwardOptions, Positions
+from greentrainer.hf import live
 from greentrainer.hf.blocks import compile_blocks
 from greentrainer.hf.checkpoint import last_whole
 from greentrainer.hf.green import GreenConfig
@@ -46,7 +48,8 @@ class Outcome:
 
     steps: made, of `planned` ones.  losses: of each step of this process's life.
     plain_steps: FLOPs of plain full fine-tuning, for each step that all the data of the run makes.
-    wall_seconds, processor_seconds: of all of it, set-up and tracing included.
+    wall_seconds, processor_seconds, energy: of all of it, set-up and tracing included.
+    used: the same and the CO2, with what was used before the run was resumed.
     """
 
     engine: AdaptiveBackprop
@@ -59,6 +62,8 @@ class Outcome:
     log: tuple[Mapping[str, Any], ...] = ()
     wall_seconds: float = 0.0
     processor_seconds: float = 0.0
+    energy: Energy = UNMETERED
+    used: Used = NOTHING
 
 
 class RunTrainer(GreenTrainer):
@@ -113,20 +118,20 @@ def fit(
     report: Report = lambda _step, _loss, _engine: None,
     stopping: Callable[[], None] = lambda: None,
     max_steps: int = -1,
-    joules: Callable[[], float] | None = None,
+    meter: Meter | None = None,
 ) -> Outcome:
     """Train `model` in place, as the configured method does.
 
     judge: examples that evaluations during training are on.
+    meter: of the energy; stated or assumed power when None.
 
     Stops at Ctrl-C after the step in hand, with the model whole; `stopping` is called when it is
-    asked to.  max_steps: end after so many.  joules: what a meter shows; by default an estimate.
-    Raises ValueError for nothing to train on, an infeasible budget, a loss that is not finite, or
-    training arguments that cannot be.
+    asked to.  max_steps: end after so many.  Raises ValueError for nothing to train on, an
+    infeasible budget, a loss that is not finite, or training arguments that cannot be.
     """
     if not train:
         raise ValueError("there is no example to train on")
-    consumption = consumption_of(config, joules)
+    consumption = consumption_of(config, meter)
     method = METHODS[config.method]
     require_budget(config, method)
     collate = encode.Collator(encode.pad_id(tokenizer), config.pad_multiple, config.max_length)
@@ -164,6 +169,8 @@ def fit(
         with _in_one_line():
             trainer = make()
         trainer.remove_callback(_printer())
+        trainer.green_callback.meter = meter
+        live.attach(trainer, config.output_dir / "tensorboard")
         watch.trainer = trainer
         again = config.resume and last_whole(Path(arguments.output_dir)) is not None
         try:
@@ -180,6 +187,7 @@ def fit(
         interrupted=stop.made and state.global_step < state.max_steps,
         plain_steps=tuple(plain or step_flops(config, trainer.engine.graphs, train, collate)),
         log=tuple(state.log_history),
+        used=trainer.engine.budget.consumption.used(),
     )
 
 
@@ -194,13 +202,15 @@ class Rows:
         return self.collate(rows)
 
 
-def consumption_of(config: RunConfig, joules: Callable[[], float] | None) -> Consumption:
+def consumption_of(config: RunConfig, meter: Meter | None) -> Consumption:
     """What counts the run's seconds, joules and grams from now on.
 
     Raises ValueError for a carbon schedule that cannot be read.
     """
-    schedule = read_schedule(config.carbon_schedule) if config.carbon_schedule else Intensity()
-    return Consumption(joules, schedule) if joules else Consumption(intensity=schedule)
+    schedule = Intensity(grams=(config.carbon_intensity,))
+    if config.carbon_schedule:
+        schedule = read_schedule(config.carbon_schedule)
+    return Consumption((meter or Estimate(config.watts)).joules, schedule)
 
 
 def require_budget(config: RunConfig, method: Method) -> None:
@@ -315,6 +325,7 @@ def arguments_of(config: RunConfig, examples: int, max_steps: int = -1) -> Train
         "prediction_loss_only": True,
         "use_cpu": not torch.cuda.is_available(),
     }
+    live.require(config.training.get("report_to"))
     if config.patience and not every:
         raise ValueError("patience needs evaluate_every: say how often to look")
     known = get_type_hints(TrainingArguments)

@@ -11,8 +11,8 @@ import greentrainer
 
 ROOT = Path(greentrainer.__file__).parent
 LAYERS = [
-    {"graph"},
-    {"types"},
+    {"graph", "counters"},
+    {"types", "energy"},
     {"meters", "config", "interrupt", "bill", "report", "consumption"},
     {"stages", "snapshot"},
     {"cost", "importance", "select", "freeze", "forward", "ledger", "pace", "tasks", "processes"},
@@ -26,7 +26,7 @@ LAYERS = [
     {"methods"},
     {"training"},
     {"runs"},
-    {"quickstart", "bench", "plan"},
+    {"quickstart", "bench", "plan", "doctor"},
     {"report"},
     {"cli"},
 ]
@@ -68,6 +68,7 @@ def test_imports_point_down(path: Path) -> None:
         "greentrainer.cli",
         "greentrainer.config",
         "greentrainer.report",
+        "greentrainer.energy",
     ],
 )
 def test_needs_no_torch(module: str) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from greentrainer.energy import Meter
 from greentrainer.engine import AdaptiveBackprop, release
 from greentrainer.forward.options import ForwardOptions, Positions
 from greentrainer.hf import checkpoint
@@ -45,11 +46,13 @@ class GreenCallback(TrainerCallback):
 
     green: budget and schedule.
     engine: while training and after it, for its `ledger`, `selection` and `history`.
+    meter: energy so far is logged by it, if there is one.
     """
 
     def __init__(self, green: GreenConfig | None = None) -> None:
         self.green = green or GreenConfig()
         self.engine: AdaptiveBackprop | None = None
+        self.meter: Meter | None = None
         self.loss_fn: LossFn = loss_of_call
         self.one_call = True
         self.processes: Alone | None = None
@@ -187,13 +190,25 @@ class GreenCallback(TrainerCallback):
             kwargs["logs"].update(self.figures())
 
     def figures(self) -> dict[str, float]:
-        """For logs: the share of full fine-tuning spent so far, and the tensors now trained."""
+        """For logs: what was spent so far, and what is trained now.
+
+        rho_spent: share of full fine-tuning's FLOPs.  tail: prompt positions that gradient passes
+        through, where they are bounded.  energy_wh or, where it is one, energy_wh_estimate.
+        """
         if self.engine is None or self.engine.selection is None:
             return {}
-        return {
-            "rho_spent": self.engine.ledger.rho_spent,
-            "tensors_trained": len(self.engine.selection.names),
+        ledger, selection = self.engine.ledger, self.engine.selection
+        found: dict[str, float] = {
+            "rho_spent": ledger.rho_spent,
+            "spent_teraflops": ledger.spent_flops / 1e12,
+            "tensors_trained": len(selection.names),
         }
+        if selection.tail is not None:
+            found["tail"] = selection.tail
+        if self.meter is not None:
+            name = "energy_wh" if self.meter.measured else "energy_wh_estimate"
+            found[name] = self.meter.energy().kwh * 1000
+        return found
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
