@@ -10,7 +10,8 @@ The setting is that of `importance.yaml`: SmolLM2 on SciTLDR, gradient through a
   gradient of the other;
 * running: one probe, at the first selection; from then on each tensor's importance follows what its
   own steps did to the loss, to first order, in training; where a tensor was not trained, the median
-  of the others.
+  of the others;
+* once: one probe, and no more, to tell apart what running saves and what it knows.
 
 A run with a record in `runs/importance_variants` is not made again.
 """
@@ -186,11 +187,29 @@ def running() -> Metric:
     return metric
 
 
+def once() -> Metric:
+    """One probe, and what it found from then on."""
+    found: dict[str, float] = {}
+
+    def measure(
+        model: nn.Module, batches: Sequence[Batch], optimizer: Optimizer, loss_fn: LossFn | None,
+        names: Iterable[str],
+    ) -> Importance:  # fmt: skip
+        if not found:
+            found.update(measure_importance(model, batches, optimizer, loss_fn, names))
+            metric.passes = 0
+        return {name: found.get(name, 0.0) for name in names}
+
+    metric = Metric(measure)
+    return metric
+
+
 VARIANTS: dict[str, Callable[[], Metric]] = {
     "first_order": lambda: Metric(measure_importance),
     "averaged": averaged,
     "per_cost": per_cost,
     "cross_batch": cross_batch,
+    "once": once,
     "running": running,
 }
 

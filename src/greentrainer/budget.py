@@ -33,6 +33,7 @@ class Budget:
     whole_flops: of plain full fine-tuning of all the run's batches; from the sample batch and
         their number when None.
     consumption: what the run has used so far.
+    clock: one set before; otherwise a few passes are timed first.
 
     Raises ValueError for an amount that cannot be.
     """
@@ -42,6 +43,7 @@ class Budget:
     cost: Cost = "flops"
     whole_flops: int | None = None
     consumption: Consumption = field(default_factory=Consumption, compare=False)
+    clock: Clock | None = None
 
     def __post_init__(self) -> None:
         if self.unit not in get_args(Unit) or self.cost not in get_args(Cost):
@@ -60,14 +62,17 @@ class Budget:
         """Whether more is to be spent at some times than at others."""
         return len(self.consumption.intensity.grams) > 1
 
-    def currency(self, clock: Clock | None, plain: CostGraph) -> Currency:
-        """What it is counted in; a timed one takes a clock.  plain: the graph of a sample batch."""
+    def currency(self, clock: Clock | None, plain: CostGraph, accumulate: int = 1) -> Currency:
+        """What it is counted in; a timed one takes a clock.
+
+        plain: the graph of a sample batch.  accumulate: batches an optimizer step.
+        """
         if not self.timed:
             return Flops(self.amount if self.unit == "flops" else None)
         assert clock is not None
         per_second, used = self._rate()
         total = None if self.unit == "rho" else NANO * self.amount / per_second
-        return Timed(clock, plain, lambda: used() / per_second, total)
+        return Timed(clock.per_batch(accumulate), plain, lambda: used() / per_second, total)
 
     def _rate(self) -> tuple[float, Callable[[], float]]:
         """How much a second uses up, in the unit, and how much has been used."""

@@ -41,11 +41,10 @@ def work_of(graph: CostGraph, names: Iterable[str] | None = None) -> Work:
     chosen = set(graph.leaves if names is None else names)
     own = graph.variant(chosen)
     active = own.active_nodes(chosen)
-    leaves = set(own.leaves.values())
     kinds = [0, 0]
-    for node, cost in enumerate(own.costs):
-        if active[node]:
-            kinds[node in leaves] += cost
+    for owner, cost, on in zip(own.owners, own.costs, active, strict=True):
+        if on:
+            kinds[owner >= 0] += cost
     elements = sum(graph.sizes[name] for name in chosen)
     return Work(graph.forward_flops, kinds[True], kinds[False], elements)
 
@@ -92,10 +91,9 @@ class Clock:
         """The graph with costs in nanoseconds."""
         elements = {node: graph.sizes[name] for name, node in graph.leaves.items()}
         costs = [
-            self.weight * flops + self.update * elements[node]
-            if node in elements
-            else self.activation * flops
-            for node, flops in enumerate(graph.costs)
+            (self.activation if owner < 0 else self.weight) * flops
+            + self.update * elements.get(node, 0)
+            for node, (owner, flops) in enumerate(zip(graph.owners, graph.costs, strict=True))
         ]
         ahead = [replace(one, flops=round(NANO * self.forward * one.flops)) for one in graph.stages]
         return replace(

@@ -39,10 +39,10 @@ from greentrainer.observer import Observer, Price
 from greentrainer.pace import SLACK, TIMED_SLACK, Pace
 from greentrainer.processes import Alone
 from greentrainer.scoring import metric_named
-from greentrainer.select import select, top_layers
+from greentrainer.select import select
 from greentrainer.shortening import Shortening
 from greentrainer.steering import Reached, Steering, passes_of
-from greentrainer.timing import REPEATS, Trial, set_clock
+from greentrainer.timing import Trial, executed, set_clock
 from greentrainer.types import Batch, CostGraph, Importance, LossFn, Selection, Tail, loss_of
 
 __all__ = ["AdaptiveBackprop", "Selector", "release"]
@@ -181,8 +181,8 @@ class AdaptiveBackprop:
         if budget.unit != "rho" and batches is None:
             raise ValueError(f"a budget in {budget.unit} takes total_batches: say how many")
         if budget.timed or budget.tilted:
-            self.clock = self._set_clock(sample_batch)
-        currency = budget.currency(self.clock, self._whole)
+            self.clock = budget.clock or self._set_clock(sample_batch)
+        currency = budget.currency(self.clock, self._whole, self.pace.accumulate)
         left = budget.share(currency, self._whole, batches or 1)
         self.pace = replace(self.pace, rho=min(1.0, left))
         self._steering = Steering(
@@ -202,22 +202,29 @@ class AdaptiveBackprop:
 
     def _set_clock(self, batch: Batch) -> Clock:
         """Time a few passes of the sample batch."""
-        shortest, longest = next(iter(self._samples.items())), list(self._samples.items())[-1]
-        chosen = [(*shortest, shortest[1].tensors)] if shortest != longest else []
-        graph = longest[1]
-        for share in (1.0, 0.5, 0.15):
-            budget = max(share * graph.full_backward_flops, min(graph.closure_flops.values()))
-            chosen.append((*longest, top_layers(graph, budget).names))
-        trials = [Trial(g, names, partial(self._short.at, tail)) for tail, g, names in chosen]
+        trials = self._trials()
         start = time.perf_counter()
         with self._observer.unobserved(), self._short.probing():
             clock = set_clock(self.model, self.optimizer, batch, self.loss_fn, trials, self._whole)
-        for trial in trials:
-            flops = trial.graph.forward_flops, trial.graph.backward_flops(trial.names)
-            self.ledger.add(Entry("trace", *(REPEATS * count for count in flops)))
+        for one in executed(trials):
+            flops = one.graph.forward_flops, one.graph.backward_flops(one.names)
+            self.ledger.add(Entry("trace", *flops))
         self.ledger.add(Entry("trace", seconds=time.perf_counter() - start))
-        agreed: Clock = self.processes.first(clock.per_batch(self.pace.accumulate))
+        agreed: Clock = self.processes.first(clock)
         return agreed
+
+    def _trials(self) -> list[Trial]:
+        """Everything trained, at each end of what tails there are; and one tensor far below.
+
+        The last has its gradient pass through the whole model, and computes hardly any of a weight.
+        """
+        ends = {id(g): (tail, g) for tail, g in self._samples.items()}.values()
+        chosen = [(tail, g, g.tensors) for tail, g in ends]
+        graph = chosen[-1][1]
+        passing = {n: f - graph.own_flops[n] for n, f in graph.closure_flops.items()}
+        far = max(passing, key=lambda name: (passing[name], -graph.sizes[name]))
+        kept = [*chosen[:1], *chosen[1:][-1:], (chosen[-1][0], graph, (far,))]
+        return [Trial(g, names, partial(self._short.at, tail)) for tail, g, names in kept]
 
     def _tilt(self, left: int) -> float:
         """By how much more than on average the next of so many batches may cost."""

@@ -29,6 +29,20 @@ def descendants(parents: Parents, seed: int) -> bytearray:
     return marked
 
 
+def sole_ends(parents: Parents, ends: Iterable[int]) -> tuple[int, ...]:
+    """For each node the only one of `ends` that it is above, or is; -1 if none or several are."""
+    nothing, several = -2, -1
+    found = [nothing] * len(parents)
+    for end in ends:
+        found[end] = end
+    for node in range(len(parents) - 1, -1, -1):
+        for parent in parents[node]:
+            if found[node] != nothing:
+                same = found[parent] in (nothing, found[node])
+                found[parent] = found[node] if same else several
+    return tuple(max(end, several) for end in found)
+
+
 def dominators(parents: Parents) -> list[int]:
     """Immediate dominator of each node: the deepest other node on every path from the root.
 

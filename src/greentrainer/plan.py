@@ -5,21 +5,18 @@ fine-tuning the tensors that make up most of the model within it are chosen: the
 is not known before a run, which will choose others, at the same cost.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from greentrainer.budget import Budget
-from greentrainer.clock import Clock, load_clock
+from greentrainer.clock import Clock
 from greentrainer.config import RunConfig
 from greentrainer.cost import trace
 from greentrainer.energy import assumed_watts
@@ -30,12 +27,12 @@ from greentrainer.forward.split import SplitForward
 from greentrainer.graphs import GraphCache
 from greentrainer.hf import models
 from greentrainer.hf.blocks import layout
+from greentrainer.hf.clocks import save_clock, saved_clock
 from greentrainer.memory import Memory, step_memory
 from greentrainer.reference import EpochOrder
 from greentrainer.runs import load_task, training_examples
 from greentrainer.select import select
 from greentrainer.tasks import encode
-from greentrainer.timing import device_name
 from greentrainer.types import Batch, CostGraph, loss_of
 
 SHARES = (0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
@@ -93,7 +90,7 @@ class Planner:
         elif self.tokenizer is None:
             raise ValueError(f"{config.model} comes with no tokenizer: plan without a task")
         self.network.train()
-        self.clock = self._saved_clock()
+        self.clock = saved_clock(self.network, self._device, config.bf16)
 
     @cached_property
     def data(self) -> Data:
@@ -109,11 +106,14 @@ class Planner:
 
     @cached_property
     def _graphs(self) -> GraphCache:
-        head = None
+        """Of any batch; its split, if it can be, is made before its head and so works first."""
+        split, head = None, None
+        with suppress(ValueError):
+            split = SplitForward(self.network)
         if self.config.labelled_head is not False:
             with suppress(ValueError):
                 head = LabelledHead(self.network)
-        return GraphCache(self.network, self.network.parameters(), None, head=head)
+        return GraphCache(self.network, self.network.parameters(), None, head=head, split=split)
 
     @cached_property
     def skipping(self) -> CostGraph:
@@ -125,6 +125,10 @@ class Planner:
     def epochs_kept(self) -> int:
         """Epochs of the run that forward-skipping is shown for."""
         return self.config.epochs if self.config.epochs > 1 else KEPT_EPOCHS
+
+    @property
+    def _device(self) -> torch.device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @property
     def watts(self) -> float:
@@ -216,7 +220,9 @@ class Planner:
                 yield self._between(names, known[0], known[len(selections) - 1]), False
 
     def _step(self, names: Sequence[str]) -> Memory:
-        return step_memory(self.network, self.data.sample, names, self._loss)
+        head = None if self.tokenizer is None else self._graphs.head
+        with head.on(self.data.sample) if head else nullcontext():
+            return step_memory(self.network, self.data.sample, names, self._loss)
 
     def _between(self, names: Sequence[str], low: Memory, high: Memory) -> Memory:
         elements = sum(self.graph.sizes[name] for name in names)
@@ -288,7 +294,7 @@ class Planner:
 
         Weights are random where there are none to load: time does not depend on them.
         """
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = self._device
         network = models.blank(self.network).to(device)
         optimizer = torch.optim.AdamW(network.parameters(), fused=True)
         batch = {name: tensor.to(device) for name, tensor in self.data.sample.items()}
@@ -305,39 +311,18 @@ class Planner:
         ) as engine:
             assert engine.clock is not None
             self.clock = engine.clock
-        self.clock.save(self._clock_path(device))
+        save_clock(self.clock, self.network, device, self.config.bf16)
         return self.clock
-
-    def _saved_clock(self) -> Clock | None:
-        path = self._clock_path(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        return load_clock(path) if path.exists() else None
-
-    def _clock_path(self, device: torch.device) -> Path:
-        """Where the clock of such a model on such a device is kept."""
-        described = {
-            "model": self.network.config.to_dict(),
-            "device": device_name(device),
-            "bf16": self.config.bf16,
-        }
-        digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
-        return models.cache_root() / "clocks" / f"{digest.hexdigest()[:16]}.json"
 
     # All of it
 
     def completions_only(self) -> float | None:
         """Share of full fine-tuning at which every tensor is trained, by completions alone."""
-        if self.tokenizer is None or self._seq2seq:
+        split = None if self.tokenizer is None or self._seq2seq else self._graphs.split
+        if split is None:
             return None
-        try:
-            split = SplitForward(self.network)
-        except ValueError:
-            return None
-        split.tail = 0
-        graphs = GraphCache(
-            self.network, self.network.parameters(), None, head=self._graphs.head, split=split
-        )
-        graph = graphs.of_batch(self.data.sample)
-        split.close()
+        with split.at(0):
+            graph = self._graphs.of_batch(self.data.sample)
         return (graph.forward_flops + graph.full_backward_flops) / graph.full_flops
 
     def summary(self) -> dict[str, Any]:
@@ -372,8 +357,8 @@ class Planner:
                     "tensor": name,
                     **self._places[name],
                     "elements": graph.sizes[name],
-                    "t_dw": graph.costs[graph.leaves[name]],
-                    "t_dy": closure[name] - graph.costs[graph.leaves[name]],
+                    "t_dw": graph.own_flops[name],
+                    "t_dy": closure[name] - graph.own_flops[name],
                 }
                 for name in graph.tensors
             ],

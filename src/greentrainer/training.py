@@ -27,6 +27,7 @@ from greentrainer.forward.options import ForwardOptions, Positions
 from greentrainer.hf import live
 from greentrainer.hf.blocks import compile_blocks
 from greentrainer.hf.checkpoint import last_whole
+from greentrainer.hf.clocks import saved_clock
 from greentrainer.hf.green import GreenConfig
 from greentrainer.hf.trainer import GreenTrainer
 from greentrainer.interrupt import StopRequest
@@ -239,7 +240,8 @@ def green_of(
     consumption = consumption or Consumption()
     budget = Budget("rho", 1.0, consumption=consumption)
     if method.budgeted:
-        budget = Budget(*config.budget, config.cost, whole_flops, consumption)
+        clock = saved_clock(model, next(model.parameters()).device, config.bf16)
+        budget = Budget(*config.budget, config.cost, whole_flops, consumption, clock)
     steps = steps_of(config, examples) if max_steps < 0 else max_steps
     every = math.ceil(steps / min(config.selections, steps))
     return GreenConfig(

@@ -9,8 +9,8 @@ the leaves and all their ancestors: no case of any kind is left to treat apart.
 paper (section 3)            here
 ===========================  ==============================================================
 ``T_fp``                     `CostGraph.forward_flops`
-``t_dw[k]``                  cost of leaf k itself
-``t_dy[k]``                  cost of the nodes above leaf k
+``t_dw[k]``                  `CostGraph.own_flops`: nodes that lead to leaf k alone
+``t_dy[k]``                  cost of the other nodes above leaf k
 ``sum of t_dw and t_dy``     `CostGraph.backward_flops(names)`
 ``rho T_full - T_fp``        `CostGraph.backward_budget(rho)`
 ``I[k]``                     `Importance`, a mapping from tensor name to float
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from greentrainer.graph import ancestors, closure_costs, descendants
+from greentrainer.graph import ancestors, closure_costs, descendants, sole_ends
 
 Batch = Any
 LossFn = Callable[[Any, Batch], Any]
@@ -158,6 +158,20 @@ class CostGraph:
             flops = graph._closures
             alone.update({n: flops[n] for n in graph.leaves if self.variant({n}) is graph})
         return {name: alone[name] for name in self.leaves}
+
+    @cached_property
+    def owners(self) -> tuple[int, ...]:
+        """For each node the only leaf that it leads to; -1 where there are several or none."""
+        return sole_ends(self.parents, self.leaves.values())
+
+    @cached_property
+    def own_flops(self) -> dict[str, int]:
+        """`t_dw`: FLOPs of each tensor's own gradient, which nothing else needs."""
+        own = dict.fromkeys(self.leaves.values(), 0)
+        for owner, cost in zip(self.owners, self.costs, strict=True):
+            if owner >= 0:
+                own[owner] += cost
+        return {name: own[leaf] for name, leaf in self.leaves.items()}
 
     def affordable(self, backward_budget: float) -> tuple[str, ...]:
         """Tensors that some selection within the budget could hold.

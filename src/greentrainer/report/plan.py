@@ -38,7 +38,13 @@ def head(plan: Plan) -> list[str]:
 
 def table(plan: Plan) -> Table:
     """What each rho buys."""
-    shown = Table(title="what rho buys", title_justify="left")
+    shown = Table(
+        title="what rho buys",
+        title_justify="left",
+        caption=f"blocks reached, and share of the model trained; kept: with activations kept in "
+        f"{plan['skipping_epochs']} epochs. GB: of memory, at the peak of a step",
+        caption_justify="left",
+    )
     for name in columns(plan):
         shown.add_column(name, justify="right")
     for line in body(plan):
@@ -48,11 +54,9 @@ def table(plan: Plan) -> Table:
 
 def columns(plan: Plan) -> list[str]:
     """Headings."""
-    kept = f"kept activations, {plan['skipping_epochs']} epochs"
     timed = ["s / batch", "hours", "kWh (est.)", "gCO2 (est.)"] if plan["clock"] else []
     return [
-        "rho", "TFLOPs", "blocks reached", "trained", f"{kept}: blocks", "trained",
-        "memory GB", "weights", "gradients", "optimizer", "activations", *timed,
+        "rho", "TFLOPs", "blocks", "trained", "blocks, kept", "trained, kept", "GB", "weights", "gradients", "optimizer", "activations", *timed,
     ]  # fmt: skip
 
 
