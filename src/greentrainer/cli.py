@@ -118,7 +118,8 @@ def plan(
         return
     for line in drawn.head(figures):
         console.print(line, markup=False)
-    console.print(drawn.table(figures))
+    for table in drawn.tables(figures):
+        console.print(table.terminal())
     if not figures["clock"]:
         console.print("for seconds, energy and CO2 add --calibrate", markup=False)
 

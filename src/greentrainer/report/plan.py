@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,53 +37,67 @@ def head(plan: Plan) -> list[str]:
     return lines
 
 
-def table(plan: Plan) -> Table:
-    """What each rho buys."""
-    shown = Table(
-        title="what rho buys",
-        title_justify="left",
-        caption=f"blocks reached, and share of the model trained; kept: with activations kept in "
-        f"{plan['skipping_epochs']} epochs. GB: of memory, at the peak of a step",
-        caption_justify="left",
-    )
-    for name in columns(plan):
-        shown.add_column(name, justify="right")
-    for line in body(plan):
-        shown.add_row(*line)
-    return shown
+@dataclass(frozen=True)
+class Figures:
+    """A table of a plan.  says: what its columns mean."""
+
+    title: str
+    columns: list[str]
+    body: list[list[str]]
+    says: str
+
+    def terminal(self) -> Table:
+        """For a terminal."""
+        shown = Table(title=self.title, title_justify="left", caption=self.says)
+        shown.caption_justify = "left"
+        for name in self.columns:
+            shown.add_column(name, justify="right")
+        for line in self.body:
+            shown.add_row(*line)
+        return shown
 
 
-def columns(plan: Plan) -> list[str]:
-    """Headings."""
-    timed = ["s / batch", "hours", "kWh (est.)", "gCO2 (est.)"] if plan["clock"] else []
+def tables(plan: Plan) -> list[Figures]:
+    """What each rho buys, and the memory that it takes."""
+    timed = ["s / batch", "hours", "kWh", "gCO2"] if plan["clock"] else []
+    kept = f"kept: with activations kept in {plan['skipping_epochs']} epochs"
+    energy = f"; energy is an estimate: {plan['energy']}" if plan["clock"] else ""
     return [
-        "rho", "TFLOPs", "blocks", "trained", "blocks, kept", "trained, kept", "GB", "weights", "gradients", "optimizer", "activations", *timed,
-    ]  # fmt: skip
+        Figures(
+            "what rho buys",
+            ["rho", "TFLOPs", "blocks", "trained", "blocks, kept", "trained, kept", *timed],
+            [_bought(row, plan) for row in plan["rows"]],
+            f"blocks reached from the loss, and share of the model trained; {kept}{energy}",
+        ),
+        Figures(
+            "memory at the peak of a step, GB",
+            ["rho", "in all", "weights", "gradients", "AdamW's state", "activations"],
+            [_memory(row) for row in plan["rows"]],
+            "~: activations are taken from between two simulated rows",
+        ),
+    ]
 
 
-def body(plan: Plan) -> list[list[str]]:
-    """A line for each rho."""
-    return [_line(row, plan) for row in plan["rows"]]
+def _bought(row: Mapping[str, Any], plan: Plan) -> list[str]:
+    reached = [(row["depth"], row["trained"]), (row["skipping_depth"], row["skipping_trained"])]
+    cells = [f"{row['rho']:g}", f"{row['flops'] / 1e12:.3g}"]
+    for depth, trained in reached:
+        cells += [f"{depth}/{plan['blocks']}", f"{trained:.0%}"] if trained else ["-", "-"]
+    if plan["clock"]:
+        timed = ("seconds", "hours", "kwh", "co2_grams")
+        cells += [f"{row[key]:.3g}" if row[key] is not None else "-" for key in timed]
+    return cells
 
 
-def _line(row: Mapping[str, Any], plan: Plan) -> list[str]:
+def _memory(row: Mapping[str, Any]) -> list[str]:
     memory = row["memory"]
     about = "" if row["memory_simulated"] else "~"
-    cells = [
+    return [
         f"{row['rho']:g}",
-        f"{row['flops'] / 1e12:.3g}",
-        f"{row['depth']}/{plan['blocks']}" if row["trained"] else "-",
-        f"{row['trained']:.0%}" if row["trained"] else "too little",
-        f"{row['skipping_depth']}/{plan['blocks']}" if row["skipping_trained"] else "-",
-        f"{row['skipping_trained']:.0%}" if row["skipping_trained"] else "too little",
         f"{about}{row['memory_total'] / 1e9:.2f}",
         *(f"{memory[key] / 1e9:.2f}" for key in ("weights", "gradients", "optimizer")),
         f"{about}{memory['activations'] / 1e9:.2f}",
     ]
-    timed = ("seconds", "hours", "kwh", "co2_grams")
-    if plan["clock"]:
-        cells += [f"{row[key]:.3g}" if row[key] is not None else "-" for key in timed]
-    return cells
 
 
 def profile(plan: Plan) -> list[tuple[str, float, float]]:
@@ -140,7 +155,7 @@ def write(plan: Plan, path: Path) -> None:
     if path.suffix == ".html":
         loader = Environment(loader=PackageLoader("greentrainer.report"), autoescape=True)
         drawn = loader.get_template("plan.html.j2").render(
-            plan=plan, head=head(plan), columns=columns(plan), body=body(plan), picture=drawn
+            plan=plan, head=head(plan), tables=tables(plan), picture=drawn
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(drawn, encoding="utf-8")
