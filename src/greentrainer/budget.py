@@ -88,22 +88,23 @@ class Budget:
         seconds = 1 / 3600 if self.unit == "hours" else 1.0
         return seconds, lambda: consumption.used().seconds * seconds
 
-    def share(self, currency: Currency, plain: CostGraph, batches: int) -> float:
-        """Of plain full fine-tuning of the run; above 1 where there is more than that takes."""
+    def share(self, currency: Currency, plain: CostGraph, batches: int, spent: float) -> float:
+        """Of plain full fine-tuning of the run that is left; above 1 where more than it takes is.
+
+        spent: so far, in the currency.
+        """
         if currency.total is None:
             return self.amount
         flops = self.whole_flops or batches * plain.full_flops
-        return currency.total / currency.full(flops, batches)
+        return (currency.total - spent) / currency.full(flops, batches)
 
-    def refusal(self, smallest: float, share: float) -> str:
-        """Why a share is too small.  smallest: the smallest one with which anything is trained."""
-        if self.unit == "rho":
-            return f"rho is {self.amount}: choose it between {smallest:.4f} (for this model) and 1"
-        least = self.amount * smallest / share
-        return (
-            f"{self.unit} is {self.amount:g}, and even the smallest selection takes about "
-            f"{least:.3g}: give at least that, or train on fewer examples"
-        )
+    def amount_for(
+        self, currency: Currency, plain: CostGraph, batches: int, spent: float, share: float
+    ) -> float:
+        """What such a share of full fine-tuning takes, after what was spent, in the unit."""
+        assert currency.total is not None
+        flops = self.whole_flops or batches * plain.full_flops
+        return self.amount * (spent + share * currency.full(flops, batches)) / currency.total
 
     def __str__(self) -> str:
         return f"{self.unit} {self.amount:g}"

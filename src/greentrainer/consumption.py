@@ -4,6 +4,7 @@ The grid's intensity is a number, or a schedule that says from when on it is wha
 """
 
 import csv
+import math
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -89,7 +90,7 @@ def read_schedule(path: Path) -> Intensity:
                     f"{path}, line {number}: give a time (ISO 8601) and grams of CO2 a kWh, "
                     f"not {','.join(row)[:60]!r}"
                 ) from None
-    if not found or min(grams for _, grams in found) <= 0:
+    if not found or not all(0 < grams < math.inf for _, grams in found):
         raise ValueError(f"{path} needs lines of a time and grams of CO2 a kWh above 0")
     times, values = zip(*sorted(found), strict=True)
     return Intensity(times, values)

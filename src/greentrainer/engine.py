@@ -183,22 +183,30 @@ class AdaptiveBackprop:
         if budget.timed or budget.tilted:
             self.clock = budget.clock or self._set_clock(sample_batch)
         currency = budget.currency(self.clock, self._whole, self.pace.accumulate)
-        left = budget.share(currency, self._whole, batches or 1)
-        self.pace = replace(self.pace, rho=min(1.0, left))
+        spent = currency.spent(self.ledger)
+        share = budget.share(currency, self._whole, batches or 1, spent)
+        self.pace = replace(self.pace, rho=min(1.0, share))
         self._steering = Steering(
             self.pace, self._samples, self._whole, self.graphs, self.ledger, self.processes,
             self._short, currency, self._tilt,
         )  # fmt: skip
         smallest = self._steering.smallest_rho()
-        if left < smallest:
-            raise ValueError(budget.refusal(smallest, left))
-        if left > 1:
+        takes = partial(budget.amount_for, currency, self._whole, batches or 1, spent)
+        if share < smallest and currency.total is None:
+            raise ValueError(
+                f"rho is {self.rho}: choose it between {smallest:.4f} (for this model) and 1"
+            )
+        if share < smallest:
+            raise ValueError(
+                f"{budget.unit} is {budget.amount:g}, and even the smallest selection takes about "
+                f"{takes(smallest):.3g}: give at least that, or train on fewer examples"
+            )
+        if share > 1:
             warnings.warn(
-                f"{budget.unit} is {budget.amount:g}: full fine-tuning takes about "
-                f"{budget.amount / left:.3g}",
+                f"{budget}: full fine-tuning takes about {takes(1.0):.3g}, so nothing is frozen",
                 stacklevel=2,
             )
-        return min(left, ALMOST if budget.timed else 1.0)
+        return min(share, ALMOST if budget.timed else 1.0)
 
     def _set_clock(self, batch: Batch) -> Clock:
         """Time a few passes of the sample batch."""
@@ -230,10 +238,15 @@ class AdaptiveBackprop:
         """By how much more than on average the next of so many batches may cost."""
         if not self.budget.tilted:
             return 1.0
+        return self.budget.consumption.tilt(left * self._seconds_each())
+
+    def _seconds_each(self) -> float:
+        """Of a batch: those so far, or what the clock says."""
         assert self.clock is not None
         batches = self.ledger.batches
-        each = self.ledger.total("seconds", "train") / batches if batches else 0.0
-        return self.budget.consumption.tilt(left * (each or self.clock.seconds(self._whole)))
+        if not batches:
+            return self.clock.seconds(self._whole)
+        return self.ledger.total("seconds", "train") / batches
 
     @property
     def rho(self) -> float:
@@ -320,6 +333,7 @@ class AdaptiveBackprop:
         return {
             "version": STATE_VERSION,
             "budget": [self.budget.unit, self.budget.amount, self.budget.cost],
+            "clock": asdict(self.clock) if self.clock else None,
             "used": list(astuple(self.budget.consumption.used())),
             "trainable": sorted(self.trainable),
             "selection": asdict(self.selection) if self.selection else None,
@@ -378,7 +392,7 @@ class AdaptiveBackprop:
             return
         if self.processes.first(self._steering.leaves_room(probe, reachable)):
             self._measure(probe, reachable)
-        elif not self._chooser.importance:
+        elif not (self._chooser.importance or self.budget.timed):
             raise ValueError(
                 f"{self.pace.total_batches} batches at rho {self.rho:g} leave no room to "
                 "measure importance: train on more batches, in smaller ones, or raise rho"

@@ -1,6 +1,7 @@
 """Cost graphs by shape: each shape of batch is traced once."""
 
 import copy
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -155,7 +156,8 @@ class GraphCache:
             for one in before:
                 sizes = [max(pair) for pair in zip(sizes, one.symbols.values, strict=False)]
             try:
-                self._foretold = [*self._told(alike, sizes), *self._foretold]
+                with _quietly():
+                    self._foretold = [*self._told(alike, sizes), *self._foretold]
             except Exception:  # whatever a model makes of sizes that nobody gave it
                 continue
             found = self._find(wanted)
@@ -270,6 +272,17 @@ def hollow(model: nn.Module) -> nn.Module:
         )
         memo[id(tensor)] = kept
     return copy.deepcopy(model, memo)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """In here a trace may fail: torch's word on it is kept from the user."""
+    speaker = logging.getLogger("torch._subclasses.fake_tensor")
+    before, speaker.disabled = speaker.disabled, True
+    try:
+        yield
+    finally:
+        speaker.disabled = before
 
 
 @contextmanager

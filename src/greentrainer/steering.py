@@ -69,7 +69,7 @@ class Steering:
         done = self.currency.full(self.ledger.full_flops, batches)
         mean = done / batches if batches else self.full_cost
         left = max(0, self.plan.total_batches - batches)
-        return replace(self.plan, rho=min(1.0, total / (done + left * mean)))
+        return replace(self.plan, rho=total / (done + left * mean))
 
     def smallest_rho(self) -> float:
         """The smallest share of full fine-tuning at which coming batches can train anything."""
@@ -112,7 +112,11 @@ class Steering:
         spent, full = self._books()
         mean = full / batches if batches else self.full_cost
         even = self.pace.rate(batches, spent + reserve, full, mean)
-        return even * self.tilt(self.pace.horizon(batches))
+        tilt = self.tilt(self.pace.horizon(batches))
+        if tilt == 1:
+            return even
+        floor = self.smallest_rho()  # what is above it can be moved from one time to another
+        return floor + (even - floor) * tilt if even > floor else even
 
     def allowance(self) -> float:
         """What a batch like the sample may cost: little or below 0 in debt.

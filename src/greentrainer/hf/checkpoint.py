@@ -10,6 +10,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 from greentrainer.budget import Budget
+from greentrainer.clock import Clock
 from greentrainer.engine import STATE_VERSION, AdaptiveBackprop
 from greentrainer.processes import Alone
 
@@ -98,6 +100,12 @@ def require_fit(saved: Mapping[str, Any], model: nn.Module, budget: Budget, wher
     changed = {k: v for k, v in saved["versions"].items() if _versions().get(k) != v}
     if changed:
         warnings.warn(f"{where} was written with {changed}: the last bits may differ", stacklevel=3)
+
+
+def budget_of(saved: Mapping[str, Any], budget: Budget) -> Budget:
+    """The budget, with the clock of the run that was saved: it need not be set again."""
+    clock = saved["engine"]["clock"]
+    return budget if clock is None else replace(budget, clock=Clock(**clock))
 
 
 def state_for(saved: Mapping[str, Any], processes: Alone, where: Path) -> dict[str, Any]:

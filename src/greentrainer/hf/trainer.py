@@ -16,6 +16,7 @@ All of `Trainer` stays: `Green` adds a `GreenCallback`, and sees to four things 
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,11 @@ class Green(Trainer):
         folder = self.green_callback.resumed_from
         if folder is not None:
             saved = checkpoint.read(folder)
-            checkpoint.require_fit(saved, self.model, self.green_callback.green.budget, folder)
+            green = self.green_callback.green
+            checkpoint.require_fit(saved, self.model, green.budget, folder)
+            self.green_callback.green = replace(
+                green, rho=checkpoint.budget_of(saved, green.budget)
+            )
         try:
             return super().train(resume_from_checkpoint=folder and str(folder), **kwargs)
         except BaseException:

@@ -108,7 +108,8 @@ def profile(plan: Plan) -> list[tuple[str, float, float]]:
     weights: dict[str, float] = defaultdict(float)
     deepest: dict[str, float] = {}
     for row in plan["profile"]:
-        place = row["tensor"] if row["block"] is None else f"block {row['block']}"
+        outside = row["tensor"].removesuffix(".weight").rpartition(".")[2]
+        place = outside if row["block"] is None else f"block {row['block']}"
         weights[place] += row["t_dw"] / 1e12
         deepest[place] = max(deepest.get(place, 0.0), row["t_dy"] / 1e12)
     shown, before = [], 0.0
@@ -137,7 +138,7 @@ def picture(plan: Plan) -> str:
     labels = ax.set_xticklabels([name for name, *_ in rows][::step], rotation=40, ha="right")
     for label in labels:
         label.set(parse_math=False, fontsize=7)
-    ax.legend(fontsize=8, frameon=False)
+    ax.legend(fontsize=8, frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_title(f"{plan['kind']}: what training each part costs", fontsize=9, loc="left",
                  parse_math=False)  # fmt: skip
