@@ -264,8 +264,14 @@ TABLES: dict[str, Callable[[], str]] = {
         small_table, "positions_memory", "what", "bytes / full", "positions / full"
     ),
     "importance_variants": partial(
-        small_table, "importance_variants", "importance", "learning rate", "loss", "loss sd",
-        "flops / full", "probes / spent",
+        small_table,
+        "importance_variants",
+        "importance",
+        "learning rate",
+        "loss",
+        "loss sd",
+        "flops / full",
+        "probes / spent",
     ),
     "examples_axis": partial(
         small_table, "examples_axis", "trained on", "loss", "flops / full, about"
