@@ -242,7 +242,7 @@ class Planner:
         """A batch of the greatest length, every position labelled."""
         config = self.config
         ids = torch.ones(config.batch_size, config.max_length, dtype=torch.long)
-        labels = ids[:, : max(1, config.max_length // 4)] if self._seq2seq else ids
+        labels = torch.ones_like(ids[:, : max(1, config.max_length // 4)]) if self._seq2seq else ids
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
     def _padded(self) -> Data:
