@@ -55,6 +55,21 @@ def meet(idom: Sequence[int], a: int, b: int) -> int:
     return a
 
 
+def exclusive_costs(
+    parents: Parents, costs: Sequence[int], leaves: Iterable[int]
+) -> dict[int, int]:
+    """Cost of each leaf together with those of its ancestors that no other leaf has."""
+    total = dict.fromkeys(leaves, 0)
+    owners: list[set[int]] = [{node} if node in total else set() for node in range(len(parents))]
+    for node in range(len(parents) - 1, -1, -1):
+        if len(owners[node]) == 1:
+            total[next(iter(owners[node]))] += costs[node]
+        for parent in parents[node]:
+            if len(owners[parent]) < 2:
+                owners[parent] |= owners[node]
+    return total
+
+
 def closure_costs(parents: Parents, costs: Sequence[int]) -> list[int]:
     """Cost of each node together with all its ancestors.
 

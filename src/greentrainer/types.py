@@ -9,8 +9,8 @@ the leaves and all their ancestors: no case of any kind is left to treat apart.
 paper (section 3)            here
 ===========================  ==============================================================
 ``T_fp``                     `CostGraph.forward_flops`
-``t_dw[k]``                  cost of leaf k itself
-``t_dy[k]``                  cost of the nodes above leaf k
+``t_dw[k]``                  `CostGraph.own_flops`: cost of leaf k and of what only it needs
+``t_dy[k]``                  cost of the nodes above them
 ``sum of t_dw and t_dy``     `CostGraph.backward_flops(names)`
 ``rho T_full - T_fp``        `CostGraph.backward_budget(rho)`
 ``I[k]``                     `Importance`, a mapping from tensor name to float
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from greentrainer.graph import ancestors, closure_costs, descendants
+from greentrainer.graph import ancestors, closure_costs, descendants, exclusive_costs
 
 Batch = Any
 LossFn = Callable[[Any, Batch], Any]
@@ -155,6 +155,12 @@ class CostGraph:
             flops = graph._closures
             alone.update({n: flops[n] for n in graph.leaves if self.variant({n}) is graph})
         return {name: alone[name] for name in self.leaves}
+
+    @cached_property
+    def own_flops(self) -> dict[str, int]:
+        """`t_dw`: for each tensor the FLOPs of what is computed for it alone."""
+        own = exclusive_costs(self.parents, self.costs, self.leaves.values())
+        return {name: own[node] for name, node in self.leaves.items()}
 
     def affordable(self, backward_budget: float) -> tuple[str, ...]:
         """Tensors that some selection within the budget could hold.

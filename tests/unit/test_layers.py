@@ -12,8 +12,8 @@ import greentrainer
 ROOT = Path(greentrainer.__file__).parent
 LAYERS = [
     {"graph"},
-    {"types", "meters", "config", "interrupt", "bill", "report"},
-    {"stages", "snapshot"},
+    {"types", "meters", "config", "interrupt", "bill", "files", "provenance"},
+    {"stages", "snapshot", "report"},
     {"cost", "importance", "select", "freeze", "forward", "ledger", "pace", "tasks", "processes"},
     {"shapes", "scoring"},
     {"graphs", "choosing"},
@@ -21,11 +21,10 @@ LAYERS = [
     {"steering"},
     {"engine"},
     {"hf", "delta", "reference"},
-    {"methods"},
+    {"methods", "journal", "card"},
     {"training"},
     {"runs"},
     {"quickstart", "bench"},
-    {"report"},
     {"cli"},
 ]
 
