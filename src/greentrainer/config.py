@@ -49,6 +49,7 @@ MAY_DIFFER = frozenset(
         "keep_bytes",
         "keep_bfloat16",
         "keep_folder",
+        "license",
     }
 )
 """Keys that a resumed run may change."""
@@ -103,6 +104,7 @@ class RunConfig(BaseModel):
         loss end the run.
     save_every, keep: steps between checkpoints, and how many are kept.
     resume: go on from the last whole checkpoint in `output_dir`, if there is one.
+    license: of the trained model, for its card, in the Hub's short form; the base model's if None.
     training: any other `transformers.TrainingArguments`, by name.
     """
 
@@ -155,6 +157,7 @@ class RunConfig(BaseModel):
     patience: Count | None = None
     save_every: Count | None = None
     keep: Count = 2
+    license: str | None = None
     resume: bool = False
     training: dict[str, Any] = Field(default_factory=dict)
 

@@ -49,6 +49,7 @@ def quickstart(config: RunConfig, console: Console, command: str | None = None) 
             "estimated_seconds": full["seconds_per_flop"] * summary["bill"]["full_flops"]
         }
         write_json(config.output_dir / "metrics.json", summary)
+        runs.describe(config.output_dir)
         runs.draw(config.output_dir)
     console.print(bill_table(summary))
     return summary

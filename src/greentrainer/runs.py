@@ -191,6 +191,13 @@ def draw(folder: Path) -> None:
     report.draw(folder)
 
 
+def describe(folder: Path) -> None:
+    """Write the card of the folder's model."""
+    from greentrainer.report import card  # late, as above
+
+    card.write(folder)
+
+
 def _execute(config: RunConfig, console: Console, journal: Journal) -> dict[str, Any]:
     material = prepare(config, console)
     journal.note(data={"train": len(material.train), "validation": len(material.validation),
@@ -202,6 +209,7 @@ def _execute(config: RunConfig, console: Console, journal: Journal) -> dict[str,
     material = replace(material, model=outcome.model)
     summary["bill"] = bill(config, outcome, peak)
     folder = save(config, material, outcome, summary)
+    describe(folder)
     if outcome.interrupted:
         console.print(f"interrupted: the model as trained so far is in {folder / 'model'}")
         return summary
@@ -209,6 +217,7 @@ def _execute(config: RunConfig, console: Console, journal: Journal) -> dict[str,
     summary["after"] = evaluate(material, config)
     _write_predictions(folder / "predictions.jsonl", material, summary["after"])
     write_json(folder / "metrics.json", summary)
+    describe(folder)
     console.print(f"saved to {folder}")
     return summary
 

@@ -21,7 +21,7 @@ LAYERS = [
     {"steering"},
     {"engine"},
     {"hf", "delta", "reference"},
-    {"methods", "journal", "card"},
+    {"methods", "journal"},
     {"training"},
     {"runs"},
     {"quickstart", "bench"},

@@ -215,3 +215,8 @@ def thinned(rows: Sequence[Any], most: int) -> list[Any]:
     if len(rows) <= most:
         return list(rows)
     return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
+
+
+def moment(iso: str) -> str:
+    """A time in UTC, for people."""
+    return iso.replace("T", " ").replace("+00:00", " UTC")

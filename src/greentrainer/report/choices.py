@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 from greentrainer.report.account import flops, thinned
@@ -38,11 +38,14 @@ def steps_of(record: RunRecord, batches: Sequence[int]) -> list[int]:
 
 
 def panels(record: RunRecord, events: Sequence[Row]) -> dict[str, list[float]]:
-    """What each of some selections chose: 1 for each tensor that it chose."""
+    """What some selections chose: 1 for each tensor; those alike that follow each other are one."""
+    used = [event for event in events if event["in_force"]]
+    alike = [list(group) for _, group in groupby(used, key=lambda event: event["tensors"])]
     found = {}
-    for event in thinned([event for event in events if event["in_force"]], PANELS):
-        chosen = set(event["tensors"])
-        title = f"selection {event['number']}, before batch {event['batch'] + 1}"
+    for group in thinned(alike, PANELS):
+        chosen = set(group[0]["tensors"])
+        numbers = ranges([event["number"] for event in group])
+        title = f"selection {numbers}: {len(chosen)} tensors from batch {group[0]['batch'] + 1}"
         found[title] = [float(i in chosen) for i in range(len(record.tensors))]
     return found
 

@@ -75,6 +75,7 @@ def page(record: RunRecord) -> str:
         pictures=list(_pictures(record, events)),
         selections=_cut(SELECTION_HEAD, choices.selection_lines(record, events)),
         predictions=predictions(record),
+        moment=account.moment,
     )
     return html
 
@@ -103,7 +104,7 @@ def standing(record: RunRecord) -> str:
         "interrupted": f"Interrupted after {far}.",
         "failed": f"Failed after {far}.",
         "running": f"Running, or killed: when this page was drawn the run had made {far} and had "
-        f"not ended (last sign of life {state['updated']}).",
+        f"not ended (last sign of life {account.moment(state['updated'])}).",
     }[record.status]
     if state["error"]:
         text += f" {record.shown(state['error'])}"
@@ -163,9 +164,11 @@ def _chosen(record: RunRecord, events: list[dict[str, Any]]) -> Iterator[Picture
     )
     places = "Blank: there is no such tensor. Tensors outside of the blocks stand in column 0."
     yield _picture(
-        run_plots.maps(tensors, panels, "trained", shares=True),
+        run_plots.maps(tensors, panels, None, shares=True),
         "What was chosen",
-        f"{len(panels)} of {len(events)} selections. Yellow is trained, blue frozen. {places}",
+        f"Light (yellow) is trained, dark (blue) frozen. {places} At most {choices.PANELS} are "
+        f"drawn, evenly spaced, of {len(events)} selections; those that follow each other with "
+        "the same tensors are one.",
         table,
     )
     yield _picture(

@@ -32,7 +32,7 @@ def loss_curve(
     figure = drawing(9, 3.4)
     ax = figure.subplots()
     for step in thinned(chosen_at, 40):
-        ax.axvline(step + 0.5, color=INK, lw=0.6, ls=":", alpha=0.6)
+        ax.axvline(step + 0.5, color=INK, lw=1.0, ls=(0, (1, 2)), alpha=0.7)
     where, loss = _means([row["step"] for row in steps], [row["loss"] for row in steps])
     marker = "." if len(where) < 60 else ""
     ax.plot(where, loss, color=FIRST, lw=1.3, marker=marker, label="training, each step")
@@ -48,6 +48,7 @@ def loss_curve(
     ax.set(xlabel="optimizer step", ylabel="loss per token")
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     plain(ax)
+    ax.grid(visible=False, axis="x")
     ax.legend()
     return figure
 
@@ -64,12 +65,12 @@ def _means(where: Sequence[float], values: Sequence[float]) -> tuple[list[float]
 
 
 def maps(
-    tensors: Sequence[Row], panels: Mapping[str, Sequence[float]], label: str, shares: bool
+    tensors: Sequence[Row], panels: Mapping[str, Sequence[float]], label: str | None, shares: bool
 ) -> Figure:
     """Small multiples: for each panel a value of each tensor, its kind down and its block across.
 
     shares: the values go from 0 to 1; otherwise from 0 to the greatest, on a square root scale.
-    nan: nothing is known of the tensor.
+    label: of the scale; none is drawn without.  nan: nothing is known of the tensor.
     """
     kinds = grid(tensors, [0.0] * len(tensors))[0][:MOST_KINDS]
     across = 1 if len(panels) == 1 else 2
@@ -91,12 +92,17 @@ def maps(
         ax.set_yticks(range(len(kinds)), labels=kinds, fontsize=7)
     for ax in axes[-1]:
         ax.set_xlabel("block (input to output)")
+    if label is not None:
+        _scale(figure, image, axes, label, shares)
+    return figure
+
+
+def _scale(figure: Figure, image: Any, axes: Any, label: str, shares: bool) -> None:
     bar = figure.colorbar(image, ax=axes, shrink=0.9, aspect=30)
     bar.set_label(label)
     bar.outline.set_alpha(0.3)
     if shares:
         bar.ax.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
-    return figure
 
 
 def _norm(panels: Mapping[str, Sequence[float]], shares: bool) -> Any:
