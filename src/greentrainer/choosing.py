@@ -84,25 +84,27 @@ class Chooser:
         """
         return self._within(self._weighed(bases, allowance), allowance)
 
-    def optimum_at_most(self, bases: Sequence[Basis], allowance: float) -> float | None:
-        """What no choice within the allowance is worth more than; None where none is known.
+    def optimum_at_most(
+        self, bases: Sequence[Basis], allowance: float, chosen: Selection
+    ) -> float | None:
+        """What no choice within the allowance is worth more than; None where no bound is known.
 
         Nothing is known without importance, in debt, and beyond `states.MOST_STATES`.
         """
         if not (self.measures and self.importance):
             return None
         limits = [
-            self._limit(basis, allowance - basis.graph.forward_flops)
+            self._limit(basis, allowance - basis.graph.forward_flops, chosen.importance)
             for basis in self._weighed(bases, allowance)
             if allowance >= basis.cheapest and self._promises(basis)
         ]
         known = [limit for limit in limits if limit is not None]
         return max(known) if known and len(known) == len(limits) else None
 
-    def _limit(self, basis: Basis, budget: float) -> float | None:
+    def _limit(self, basis: Basis, budget: float, known: float) -> float | None:
         if budget >= basis.graph.full_backward_flops:
             return self._gain(basis.tail)
-        return optimum_at_most(basis.graph, self._worth(basis), budget)
+        return optimum_at_most(basis.graph, self._worth(basis), budget, known)
 
     def _weighed(self, bases: Sequence[Basis], allowance: float) -> Sequence[Basis]:
         """The bases to choose among."""

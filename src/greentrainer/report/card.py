@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from greentrainer.files import write_text
 from greentrainer.report import account
 from greentrainer.report.record import RunRecord, read
-from greentrainer.report.run import headline, standing
+from greentrainer.report.run import headline
 from greentrainer.report.tables import markdown
 
 SMOLLM2 = ModelCardData(base_model="HuggingFaceTB/SmolLM2-135M-Instruct", license="apache-2.0")
@@ -79,7 +80,7 @@ def base_card(model: str) -> ModelCardData:
     if readme.is_file():
         try:
             found = ModelCard(readme.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
-        except ValueError:  # a front matter that is none
+        except (ValueError, yaml.YAMLError):  # a front matter that is none
             return ModelCardData()
         return ModelCardData(base_model=found.get("base_model"), license=found.get("license"))
     known = _HUB_ID.fullmatch(model) and not Path(model).exists()
@@ -121,7 +122,7 @@ def body(record: RunRecord) -> str:
     parts = [
         f"# {_plain(names['model'])}, fine-tuned on {_plain(names['task'])}",
         _plain(headline(record, bill)),
-        _plain(standing(record)) if record.status == "interrupted" else "",
+        _broken_off(record.metrics["bill"]),
         "## What it cost",
         markdown(["", "spent", "full fine-tuning", "saved"], lines),
         " ".join(map(_plain, account.notes_of(bill))),
@@ -133,6 +134,12 @@ def body(record: RunRecord) -> str:
         _settings(record),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _broken_off(bill: Mapping[str, Any]) -> str:
+    if not bill["interrupted"]:
+        return ""
+    return f"Training was interrupted after {bill['steps']} of {bill['planned_steps']} steps."
 
 
 def _settings(record: RunRecord) -> str:

@@ -13,6 +13,8 @@ from greentrainer.report.record import RunRecord
 Row = dict[str, Any]
 PANELS = 6
 """Selections that are drawn, evenly spaced."""
+PROVEN = 1 - 1e-9
+"""Share of the bound from which on a selection is the optimum, rounding aside."""
 
 
 def numbered(record: RunRecord) -> list[Row]:
@@ -80,12 +82,12 @@ def selection_lines(record: RunRecord, events: Sequence[Row]) -> list[list[str]]
         [
             str(event["number"]),
             str(step + 1),
-            "planned" if event["asked"] else "to stay on course",
+            "planned" if event["asked"] else "on course",
             f"{len(event['names'])} of {len(record.tensors)}",
             "all" if event["tail"] is None else str(event["tail"]),
             str(event["in_force"]),
             _of_budget(event),
-            _of_optimum(event),
+            "all tensors" if len(event["names"]) == len(record.tensors) else _of_optimum(event),
             f"{event['seconds']:.3f}",
             flops(event["tail_saves_flops"] * event["in_force"]),
         ]
@@ -94,15 +96,16 @@ def selection_lines(record: RunRecord, events: Sequence[Row]) -> list[list[str]]
 
 
 def _of_budget(event: Mapping[str, Any]) -> str:
-    spent, budget = event["backward_flops"], event["backward_budget"]
-    return f"{flops(spent)} of {flops(budget)} ({spent / budget:.1%})" if budget > 0 else ""
+    budget = event["backward_budget"]
+    return f"{event['backward_flops'] / budget:.1%} of {flops(budget)}" if budget > 0 else ""
 
 
 def _of_optimum(event: Mapping[str, Any]) -> str:
     most = event["optimum_at_most"]
     if most is None or most <= 0:
         return "no bound"
-    return f"at least {min(1.0, event['importance'] / most):.2%}"
+    share = event["importance"] / most
+    return "optimal" if share > PROVEN else f"at least {share:.2%}"
 
 
 def places(record: RunRecord) -> list[Row]:

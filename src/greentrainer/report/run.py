@@ -25,7 +25,7 @@ MOST_CHARACTERS = 1200
 """Of a text."""
 SELECTION_HEAD = [
     "selection", "before step", "why", "tensors", "prompt positions", "batches in force",
-    "backward FLOPs of budget", "of the optimum's bound", "seconds", "saved by positions",
+    "backward pass of budget", "of the optimum", "seconds", "saved by positions",
 ]  # fmt: skip
 
 
@@ -98,13 +98,13 @@ def standing(record: RunRecord) -> str:
     """How the run ended, or how far it has come, in a sentence or two."""
     state, made = record.state, record.steps_made
     planned = state["planned_steps"]
-    far = f"{made} of {planned} steps" if planned else "before the first step"
+    far = f"after {made} of {planned} steps" if planned else "before the first step"
     text = {
-        "done": f"Done: {far} made.",
-        "interrupted": f"Interrupted after {far}.",
-        "failed": f"Failed after {far}.",
-        "running": f"Running, or killed: when this page was drawn the run had made {far} and had "
-        f"not ended (last sign of life {account.moment(state['updated'])}).",
+        "done": f"Done {far}.",
+        "interrupted": f"Interrupted {far}.",
+        "failed": f"Failed {far}.",
+        "running": f"Running, or killed: when this page was drawn the run stood {far} and had not "
+        f"ended (last sign of life {account.moment(state['updated'])}).",
     }[record.status]
     if state["error"]:
         text += f" {record.shown(state['error'])}"

@@ -65,4 +65,5 @@ def drawing(width: float, height: float) -> Figure:
 def plain(axes: Any) -> None:
     """Without the frame's upper and right side."""
     axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
     axes.grid(alpha=0.18)
