@@ -65,6 +65,7 @@ def test_imports_point_down(path: Path) -> None:
         "greentrainer.cli",
         "greentrainer.config",
         "greentrainer.report",
+        "greentrainer.report.card",
     ],
 )
 def test_needs_no_torch(module: str) -> None:

@@ -84,11 +84,11 @@ def selection_lines(record: RunRecord, events: Sequence[Row]) -> list[list[str]]
             str(step + 1),
             "planned" if event["asked"] else "on course",
             f"{len(event['names'])} of {len(record.tensors)}",
-            "all" if event["tail"] is None else str(event["tail"]),
             str(event["in_force"]),
             _of_budget(event),
             "all tensors" if len(event["names"]) == len(record.tensors) else _of_optimum(event),
             f"{event['seconds']:.3f}",
+            "all" if event["tail"] is None else str(event["tail"]),
             flops(event["tail_saves_flops"] * event["in_force"]),
         ]
         for event, step in zip(events, before, strict=True)

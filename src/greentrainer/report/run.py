@@ -24,9 +24,10 @@ MOST_PREDICTIONS = 16
 MOST_CHARACTERS = 1200
 """Of a text."""
 SELECTION_HEAD = [
-    "selection", "before step", "why", "tensors", "prompt positions", "batches in force",
-    "backward pass of budget", "of the optimum", "seconds", "saved by positions",
+    "selection", "before step", "why", "tensors", "batches in force", "backward pass of budget",
+    "of the optimum", "seconds", "prompt positions", "saved by positions",
 ]  # fmt: skip
+"""The last two only where positions were chosen."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def page(record: RunRecord) -> str:
         notes=account.notes_of(bill),
         quality=Table(*account.quality_of(record.metrics)),
         pictures=list(_pictures(record, events)),
-        selections=_cut(SELECTION_HEAD, choices.selection_lines(record, events)),
+        selections=_selections(record, events),
         predictions=predictions(record),
         moment=account.moment,
     )
@@ -239,6 +240,14 @@ def _costs(record: RunRecord) -> Picture:
         "gradient. t_dy: what reaching a place adds to reaching those nearer the loss.",
         Table(["place or kind", "t_dw", "t_dy"], lines),
     )
+
+
+def _selections(record: RunRecord, events: Sequence[Mapping[str, Any]]) -> Table:
+    lines = choices.selection_lines(record, [dict(event) for event in events])
+    shown = len(SELECTION_HEAD)
+    if all(event["tail"] is None for event in events):
+        shown -= 2
+    return _cut(SELECTION_HEAD[:shown], [line[:shown] for line in lines])
 
 
 def predictions(record: RunRecord) -> list[dict[str, Any]]:
