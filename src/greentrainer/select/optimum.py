@@ -2,8 +2,9 @@
 
 Where the dynamic programme finds a proof, the bound is the optimum itself.  Elsewhere it is
 Lagrangian (`bounds`): at each of several prices of a FLOP the budget is dropped and what it would
-have bought is charged instead; the least of the results is no less than the optimum.  A selection
-that falls short of it may still be optimal.
+have bought is charged instead; the least of the results is no less than the optimum.  Of a graph
+with variants it is the greatest of theirs, each as if it held whatever is chosen.  A selection that
+falls short of the bound may still be optimal.
 """
 
 import math
