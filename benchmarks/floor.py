@@ -25,6 +25,7 @@ from greentrainer.bench.spec import Spec, read
 from greentrainer.bench.study import Study
 from greentrainer.bench.summary import seconds_of
 from greentrainer.config import RunConfig
+from greentrainer.files import write_json
 from greentrainer.report.tables import lines
 
 Row = dict[str, Any]
@@ -91,7 +92,7 @@ def beside_the_plain_trainer(config: RunConfig, path: Path) -> None:
         "seconds": [round(end - start, 4) for start, end in pairwise(clock)],
         "losses": list(outcome.losses),
     }
-    runs.write_json(path, {"plain": plain, "full": ours})
+    write_json(path, {"plain": plain, "full": ours})
 
 
 def in_own_process(work: Callable[[], None]) -> None:

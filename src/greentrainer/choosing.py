@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from greentrainer.select import Blind, top_layers
+from greentrainer.select import Blind, optimum_at_most, top_layers
 from greentrainer.types import CostGraph, Importance, Selection, Tail
 
 Selector = Callable[[CostGraph, Importance, float], Selection] | Blind
@@ -82,13 +82,39 @@ class Chooser:
         least that can be trained; the tensors next to the loss, where no importance is known.
         Raises ValueError if no tensor promises any gain.
         """
+        return self._within(self._weighed(bases, allowance), allowance)
+
+    def optimum_at_most(
+        self, bases: Sequence[Basis], allowance: float, chosen: Selection
+    ) -> float | None:
+        """What no choice within the allowance is worth more than; None where no bound is known.
+
+        Nothing is known without importance, in debt, and beyond `states.MOST_STATES`.
+        """
+        if not (self.measures and self.importance):
+            return None
+        limits = [
+            self._limit(basis, allowance - basis.graph.forward_flops, chosen.importance)
+            for basis in self._weighed(bases, allowance)
+            if allowance >= basis.cheapest and self._promises(basis)
+        ]
+        known = [limit for limit in limits if limit is not None]
+        return max(known) if known and len(known) == len(limits) else None
+
+    def _limit(self, basis: Basis, budget: float, known: float) -> float | None:
+        if budget >= basis.graph.full_backward_flops:
+            return self._gain(basis.tail)
+        return optimum_at_most(basis.graph, self._worth(basis), budget, known)
+
+    def _weighed(self, bases: Sequence[Basis], allowance: float) -> Sequence[Basis]:
+        """The bases to choose among."""
         if not self.measures:
-            return self._within(bases[-1:], allowance)
+            return bases[-1:]
         unlimited = [basis for basis in bases if basis.allows_everything(allowance)]
         weighed = [basis for basis in bases if basis.tail in self.importance]
         if unlimited and unlimited[-1] not in weighed:
             weighed.append(unlimited[-1])
-        return self._within(weighed or bases, allowance)
+        return weighed or bases
 
     def _within(self, bases: Sequence[Basis], allowance: float) -> Selection:
         found: list[Selection] = []

@@ -1,5 +1,6 @@
 """The command line.  Heavy imports wait until a command runs: `--help` answers at once."""
 
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -76,7 +77,7 @@ def quickstart(
     from greentrainer.quickstart import CONFIG
     from greentrainer.quickstart import quickstart as run
 
-    _finish(run(read(None, CONFIG.model_dump() | given), console))
+    _finish(run(read(None, CONFIG.model_dump() | given), console, _typed()))
 
 
 @app.command()
@@ -179,7 +180,7 @@ def train(
     if dry_run:
         runs.rehearse(asked, console)
         return
-    summary = runs.execute(asked, console)
+    summary = runs.execute(asked, console, _typed())
     console.print(bill_table(summary))
     _finish(summary)
 
@@ -292,6 +293,16 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="of a run or of a comparison")],
+) -> None:
+    """Draw report.html anew from what a folder holds, also while the run goes on."""
+    from greentrainer.report import draw
+
+    print(draw(folder))
+
+
 Folder = Annotated[Path, typer.Argument(help="a folder")]
 BaseModel = Annotated[str, typer.Argument(help="the model that training began with")]
 
@@ -346,6 +357,11 @@ def main() -> None:
         if type(error).__module__.startswith(("click", "typer", "wandb.errors")):
             _refuse(getattr(error, "format_message", error.__str__)())
         raise
+
+
+def _typed() -> str:
+    """The command line."""
+    return shlex.join(["greentrainer", *sys.argv[1:]])
 
 
 def _refuse(message: str) -> None:

@@ -61,6 +61,7 @@ MAY_DIFFER = frozenset(
         "meter",
         "watts",
         "carbon_intensity",
+        "license",
     }
 )
 """Keys that a resumed run may change."""
@@ -125,6 +126,7 @@ class RunConfig(BaseModel):
     watts: power of all devices together that an estimate goes by; an assumed one when None.
     carbon_intensity: grams of CO2 a kilowatt hour; by default the world's average of 2023 (Ember,
         Global Electricity Review 2024).
+    license: of the trained model, for its card, in the Hub's short form; the base model's if None.
     training: any other `transformers.TrainingArguments`, by name.
     """
 
@@ -183,6 +185,7 @@ class RunConfig(BaseModel):
     patience: Count | None = None
     save_every: Count | None = None
     keep: Count = 2
+    license: str | None = None
     resume: bool = False
     meter: Literal["auto", "codecarbon", "estimate"] = "auto"
     watts: Annotated[float, Field(gt=0)] | None = None

@@ -433,6 +433,7 @@ class AdaptiveBackprop:
             "asked": asked,
             "seconds": seconds,
             "tail_saves_flops": self._steering.saved_by_tail(agreed),
+            "optimum_at_most": self._chooser.optimum_at_most(bases, allowance, agreed),
         }
         importance = dict(self.importance) if asked else {}
         self.history.append({**event, **asdict(agreed), "importances": importance})

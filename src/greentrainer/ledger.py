@@ -146,9 +146,9 @@ class Ledger:
             "select_seconds": self.total("seconds", "select"),
         }
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        """The entries as plain values."""
-        return [asdict(entry) for entry in self._entries]
+    def state_dict(self, start: int = 0) -> list[dict[str, Any]]:
+        """The entries from number `start` on, as plain values."""
+        return [asdict(entry) for entry in self._entries[start:]]
 
     def load_state_dict(self, entries: Iterable[Mapping[str, Any]]) -> None:
         """Replace all entries by those that `state_dict` described."""

@@ -17,6 +17,7 @@ from rich.console import Console
 from greentrainer import runs
 from greentrainer.bill import bill_table
 from greentrainer.config import RunConfig
+from greentrainer.files import write_json
 
 CONFIG = RunConfig(
     model="smollm2-135m",
@@ -39,15 +40,17 @@ WARM_UP = 2
 """Of these, left out of the median: memory is touched for the first time."""
 
 
-def quickstart(config: RunConfig, console: Console) -> dict[str, Any]:
-    """Run it and print the bill; returns the run's summary."""
+def quickstart(config: RunConfig, console: Console, command: str | None = None) -> dict[str, Any]:
+    """Run it and print the bill; returns the run's summary.  command: as of `runs.execute`."""
     full = full_fine_tuning(config, console)
-    summary = runs.execute(config, console)
+    summary = runs.execute(config, console, command)
     if full:
         summary["full_fine_tuning"] = full | {
             "estimated_seconds": full["seconds_per_flop"] * summary["bill"]["full_flops"]
         }
-        runs.write_json(config.output_dir / "metrics.json", summary)
+        write_json(config.output_dir / "metrics.json", summary)
+        runs.describe(config.output_dir)
+        runs.draw(config.output_dir)
     console.print(bill_table(summary))
     return summary
 

@@ -1,21 +1,21 @@
 """One run, from configuration to folder: load, evaluate, train, evaluate again, save.
 
-The folder holds `config.yaml`, `ledger.jsonl`, `selections.jsonl`, `log.jsonl`, `metrics.json`,
-`predictions.jsonl` (what the trained model answered) and `model/`, an ordinary Hugging Face
-checkpoint, written when training ends, also when it is interrupted; and `checkpoints/`, if any were
-asked for or the run was interrupted.
+The folder holds `config.yaml`, the record that `journal` keeps, `metrics.json`, `predictions.jsonl`
+(what the trained model answered), `report.html` and `model/`, an ordinary Hugging Face checkpoint,
+written when training ends, also when it is interrupted; and `checkpoints/`, if any were asked for
+or the run was interrupted.
 """
 
 import ctypes
 import gc
-import json
 import os
 import random
 import shutil
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,10 @@ from rich.text import Text
 from greentrainer import energy, tasks
 from greentrainer.config import RunConfig
 from greentrainer.engine import AdaptiveBackprop
+from greentrainer.files import write_json, write_lines
 from greentrainer.hf import models
 from greentrainer.hf.checkpoint import last_whole
+from greentrainer.journal import Journal
 from greentrainer.meters import PeakMemory
 from greentrainer.methods import METHODS
 from greentrainer.tasks import encode, metrics, show
@@ -153,23 +155,65 @@ def evaluate(material: Material, config: RunConfig) -> dict[str, Any]:
     )
 
 
-def execute(config: RunConfig, console: Console) -> dict[str, Any]:
+def execute(config: RunConfig, console: Console, command: str | None = None) -> dict[str, Any]:
     """Do the whole run and write its folder; returns the summary in `metrics.json`.
 
-    Raises ValueError for a method that trains nothing.
+    command: what was typed, for the record.  Raises ValueError for a method that trains nothing.
     """
     if not METHODS[config.method].trains:
         raise ValueError(f"{config.method} trains nothing: use greentrainer evaluate")
     arguments_of(config, examples=1)  # refuses before anything is loaded
     energy.require(config.meter)
     _open_folder(config)
+    with _recorded(config, command) as journal:
+        summary = _execute(config, console, journal)
+        journal.end("interrupted" if summary["bill"]["interrupted"] else "done")
+    console.print(f"report in {config.output_dir / 'report.html'}", markup=False)
+    return summary
+
+
+@contextmanager
+def _recorded(config: RunConfig, command: str | None) -> Iterator[Journal]:
+    """A record of the run, drawn however it ends."""
+    journal = Journal(config.output_dir, command, config.seed, config.resume)
+    try:
+        yield journal
+    except BaseException as error:
+        journal.broke_off(error)
+        try:
+            draw(config.output_dir)
+        except Exception as other:
+            error.add_note(f"and its report could not be drawn: {other!r}")
+        raise
+    draw(config.output_dir)
+
+
+def draw(folder: Path) -> None:
+    """Draw the folder's report."""
+    from greentrainer import report  # late: matplotlib's memory is not the training's
+
+    report.draw(folder)
+
+
+def describe(folder: Path) -> None:
+    """Write the card of the folder's model."""
+    from greentrainer.report import card  # late, as above
+
+    card.write(folder)
+
+
+def _execute(config: RunConfig, console: Console, journal: Journal) -> dict[str, Any]:
     material = prepare(config, console)
+    journal.note(data={"train": len(material.train), "validation": len(material.validation),
+                       "test": len(material.test)})  # fmt: skip
     console.print("evaluating the model as it is")
     summary: dict[str, Any] = {"before": evaluate(material, config)}
-    outcome, peak = train(config, material, console)
+    write_json(config.output_dir / "metrics.json", summary)
+    outcome, peak = train(config, material, console, journal=journal)
     material = replace(material, model=outcome.model)
     summary["bill"] = bill(config, outcome, peak)
     folder = save(config, material, outcome, summary)
+    describe(folder)
     if outcome.interrupted:
         console.print(f"interrupted: the model as trained so far is in {folder / 'model'}")
         return summary
@@ -177,6 +221,7 @@ def execute(config: RunConfig, console: Console) -> dict[str, Any]:
     summary["after"] = evaluate(material, config)
     _write_predictions(folder / "predictions.jsonl", material, summary["after"])
     write_json(folder / "metrics.json", summary)
+    describe(folder)
     console.print(f"saved to {folder}")
     return summary
 
@@ -219,7 +264,11 @@ def preview(config: RunConfig, split: str, count: int, console: Console) -> None
 
 
 def train(
-    config: RunConfig, material: Material, console: Console, max_steps: int = -1
+    config: RunConfig,
+    material: Material,
+    console: Console,
+    max_steps: int = -1,
+    journal: Journal | None = None,
 ) -> tuple[Outcome, int]:
     """Train with a progress line; returns the outcome and the peak memory in bytes."""
     release_memory()
@@ -255,6 +304,7 @@ def train(
             stopping=stopping,
             max_steps=max_steps,
             meter=meter,
+            journal=journal,
         )
         outcome = replace(
             outcome,
@@ -268,9 +318,9 @@ def train(
 def save(config: RunConfig, material: Material, outcome: Outcome, summary: dict[str, Any]) -> Path:
     """Write the run folder; files appear whole or not at all."""
     folder = config.output_dir
-    _write_lines(folder / "ledger.jsonl", outcome.engine.ledger.state_dict())
-    _write_lines(folder / "selections.jsonl", outcome.engine.history)
-    _write_lines(folder / "log.jsonl", outcome.log)
+    write_lines(folder / "ledger.jsonl", outcome.engine.ledger.state_dict())
+    write_lines(folder / "selections.jsonl", outcome.engine.history)
+    write_lines(folder / "log.jsonl", outcome.log)
     _save_model(material, folder / "model")
     if (folder / CHECKPOINTS).is_dir() and not any((folder / CHECKPOINTS).iterdir()):
         (folder / CHECKPOINTS).rmdir()
@@ -347,11 +397,6 @@ def release_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file in one step."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
 def _save_model(material: Material, folder: Path) -> None:
     """An ordinary checkpoint, which replaces an older one only when it is whole."""
     part, old = folder.with_name("model.part"), folder.with_name("model.old")
@@ -372,18 +417,7 @@ def _write_predictions(path: Path, material: Material, result: dict[str, Any]) -
         {"prompt": one.prompt + one.cue, "references": list(one.answers), "prediction": text}
         for one, text in zip(material.test_examples, texts, strict=False)  # the first are asked
     ]
-    _write_lines(path, rows)
-
-
-def _write_lines(path: Path, rows: Sequence[Any]) -> None:
-    write_text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in one step."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    write_lines(path, rows)
 
 
 def _sample(examples: list[Example], limit: int | None, seed: int) -> list[Example]:

@@ -31,6 +31,7 @@ from greentrainer.hf.clocks import saved_clock
 from greentrainer.hf.green import GreenConfig
 from greentrainer.hf.trainer import GreenTrainer
 from greentrainer.interrupt import StopRequest
+from greentrainer.journal import Journal
 from greentrainer.methods import METHODS, Method
 from greentrainer.reference import EpochOrder, affordable_steps, graphs_of, step_flops
 from greentrainer.scoring import METRICS
@@ -87,10 +88,25 @@ class RunTrainer(GreenTrainer):
 class Watch(TrainerCallback):
     """Reports each step, ends the run when asked to, and when a loss is not finite."""
 
-    def __init__(self, report: Report, stop: StopRequest, learning_rate: float) -> None:
+    def __init__(
+        self, report: Report, stop: StopRequest, learning_rate: float, journal: Journal | None
+    ) -> None:
         self.report, self.stop, self.learning_rate = report, stop, learning_rate
+        self.journal = journal
         self.losses: list[float] = []
         self.trainer: RunTrainer | None = None
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Before the first step: the engine is there now."""
+        assert self.trainer is not None
+        if self.journal and self.journal.engine is None:
+            made, planned = state.global_step, state.max_steps
+            self.journal.begin(self.trainer.engine, planned, made, state.log_history)
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Something was logged."""
+        if self.journal:
+            self.journal.log(state.log_history)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After the optimizer's step."""
@@ -103,6 +119,8 @@ class Watch(TrainerCallback):
                 f"({self.learning_rate:g})"
             )
         self.losses.append(loss)
+        if self.journal:
+            self.journal.step(state.global_step, loss)
         self.report(state.global_step, loss, self.trainer.engine)
         if self.stop.made:
             control.should_training_stop = True
@@ -120,10 +138,11 @@ def fit(
     stopping: Callable[[], None] = lambda: None,
     max_steps: int = -1,
     meter: Meter | None = None,
+    journal: Journal | None = None,
 ) -> Outcome:
     """Train `model` in place, as the configured method does.
 
-    judge: examples that evaluations during training are on.
+    judge: examples that evaluations during training are on.  journal: records each step.
     meter: of the energy; stated or assumed power when None.
 
     Stops at Ctrl-C after the step in hand, with the model whole; `stopping` is called when it is
@@ -152,7 +171,7 @@ def fit(
             "torchrun (examples/trainer.py)"
         )
     with StopRequest(stopping) as stop:
-        watch = Watch(report, stop, config.learning_rate)
+        watch = Watch(report, stop, config.learning_rate, journal)
         patience = [EarlyStoppingCallback(config.patience)] if config.patience else []
         make = partial(
             RunTrainer,

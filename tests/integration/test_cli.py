@@ -55,6 +55,10 @@ def test_train_leaves_a_folder_with_a_model_and_its_bill(
     assert "FLOPs" in capsys.readouterr().out
     names = {
         "config.yaml",
+        "run.json",
+        "costs.json",
+        "steps.jsonl",
+        "report.html",
         "ledger.jsonl",
         "selections.jsonl",
         "log.jsonl",

@@ -157,6 +157,19 @@ def test_a_second_call_makes_nothing_and_says_the_same(whole: Path) -> None:
     assert records(whole) == before
 
 
+def test_its_page_is_drawn_anew_from_its_folder(
+    whole: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = whole.parent / "out" / "report.html"
+    before = page.read_text()
+    page.unlink()
+    assert command(monkeypatch, "report", page.parent) == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    assert page.read_text() == before
+    assert command(monkeypatch, "report", whole.parent) == 2
+    assert "name the output folder of greentrainer train or compare" in capsys.readouterr().err
+
+
 def test_a_record_that_is_gone_is_made_again_alone_and_the_same(whole: Path) -> None:
     before, found = records(whole), results(whole)
     (gone,) = [file for file in before if file.name.startswith("green__rho")]

@@ -13,8 +13,8 @@ ROOT = Path(greentrainer.__file__).parent
 LAYERS = [
     {"graph", "counters"},
     {"types", "energy"},
-    {"meters", "config", "interrupt", "bill", "report", "consumption"},
-    {"stages", "snapshot"},
+    {"meters", "config", "interrupt", "bill", "files", "provenance", "consumption"},
+    {"stages", "snapshot", "report"},
     {"cost", "importance", "select", "freeze", "forward", "ledger", "pace", "tasks", "processes"},
     {"shapes", "scoring", "clock"},
     {"graphs", "choosing", "currency", "timing"},
@@ -23,11 +23,10 @@ LAYERS = [
     {"steering"},
     {"engine"},
     {"hf", "delta", "reference", "memory"},
-    {"methods"},
+    {"methods", "journal"},
     {"training"},
     {"runs"},
     {"quickstart", "bench", "plan", "doctor"},
-    {"report"},
     {"cli"},
 ]
 
@@ -69,6 +68,7 @@ def test_imports_point_down(path: Path) -> None:
         "greentrainer.config",
         "greentrainer.report",
         "greentrainer.energy",
+        "greentrainer.report.card",
     ],
 )
 def test_needs_no_torch(module: str) -> None:

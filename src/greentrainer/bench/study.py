@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from greentrainer.bench import trial as trials
-from greentrainer.bench.provenance import provenance
 from greentrainer.bench.spec import PLACES, Spec, Trial, Variant
 from greentrainer.bench.summary import Record, summarise, written
-from greentrainer.runs import write_json, write_text
+from greentrainer.files import write_json, write_text
+from greentrainer.provenance import provenance
 
 RECORDS = "runs"
 RESULTS = "results.json"

@@ -13,6 +13,7 @@ from rich.console import Console
 from greentrainer import runs
 from greentrainer.bench.spec import Trial
 from greentrainer.config import RunConfig
+from greentrainer.files import write_json
 from greentrainer.hf.blocks import layout
 from greentrainer.methods import METHODS
 from greentrainer.runs import Material
@@ -43,10 +44,10 @@ def run(trial: Trial, provenance: dict[str, Any], path: Path, keep_model: bool =
         failure = {"status": "failed", "error": reason}
         if not isinstance(error, ValueError):  # a ValueError is a refusal and says all there is
             failure["traceback"] = traceback.format_exc()
-        runs.write_json(path, record | failure)
+        write_json(path, record | failure)
         return
     if not results.pop("interrupted"):
-        runs.write_json(path, record | {"status": "done"} | results)
+        write_json(path, record | {"status": "done"} | results)
 
 
 def measure(config: RunConfig, console: Console, keep_model: bool) -> Record:

@@ -1,5 +1,6 @@
-"""Tables, plots and pages, drawn from JSON alone."""
+"""Tables, plots and pages, drawn from files alone."""
 
 from greentrainer.report.compare import Written, write
+from greentrainer.report.draw import draw
 
-__all__ = ["Written", "write"]
+__all__ = ["Written", "draw", "write"]

@@ -104,10 +104,10 @@ def mask_map(count: int, masks: Sequence[Mask], batches: int, title: str) -> Fig
     return figure
 
 
-def svg(figure: Figure, salt: str) -> str:
+def svg(figure: Figure, salt: str, facecolor: str = "white") -> str:
     """The figure as an `<svg>` element.  salt: sets its inner names apart from other figures'."""
     settings = {"svg.hashsalt": salt, "svg.fonttype": "none", "font.family": "sans-serif"}
     with mpl.rc_context(settings), io.StringIO() as out:
-        figure.savefig(out, format="svg", metadata={"Date": None}, facecolor="white")
+        figure.savefig(out, format="svg", metadata={"Date": None}, facecolor=facecolor)
         text = out.getvalue()
     return text[text.index("<svg") :]

@@ -9,6 +9,7 @@ from greentrainer.select.controls import (
     top_layers,
 )
 from greentrainer.select.knapsack import select
+from greentrainer.select.optimum import optimum_at_most
 from greentrainer.types import Selection, TensorStatistics
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "by_rule",
     "control_selection",
     "fixed",
+    "optimum_at_most",
     "random_selection",
     "scores",
     "select",

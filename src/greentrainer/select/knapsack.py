@@ -51,7 +51,7 @@ def select(graph: CostGraph, importance: Importance, backward_budget: float) -> 
     require_feasible(graph, backward_budget)
     positive = {n: float(importance[n]) for n in graph.tensors if importance.get(n, 0.0) > 0}
     best = _Choice()
-    for variant in _variants(graph):
+    for variant in variants_of(graph):
         best = _best_in(variant, positive, backward_budget, frozenset(), best)
     if not best.names:
         raise _nothing_found(graph, backward_budget)
@@ -103,7 +103,7 @@ def _require_valid(graph: CostGraph, importance: Importance) -> None:
             raise ValueError(f"the importance of tensor {name!r} is {value}: it must be finite")
 
 
-def _variants(graph: CostGraph) -> Iterator[CostGraph]:
+def variants_of(graph: CostGraph) -> Iterator[CostGraph]:
     """The graph and the variants of it and of them, each once."""
     found = [graph]
     for known in found:  # grows while it is read

@@ -13,7 +13,7 @@ import numpy as np
 from greentrainer.select.bounds import Bounds, bounds_of
 from greentrainer.select.frontier import Front, Part, merge, origin, taken, thin
 from greentrainer.select.reduce import Problem
-from greentrainer.select.states import Step, steps_of
+from greentrainer.select.states import MOST_STATES, Step, steps_of
 
 FIRST_CAP = 256
 GROWTH = 4  # of the cap from one run to the next
@@ -33,6 +33,24 @@ def solve(problem: Problem, budget: int) -> list[int]:
         run = _run(problem, steps, bounds, cap, best.value)
         best = max(best, run, key=lambda outcome: outcome.value)
     return best.nodes
+
+
+def at_most(problem: Problem, budget: int, known: float) -> float | None:
+    """What no selection within `budget` is worth more than, where one is worth `known`.
+
+    The optimum itself if no front outgrows its cap, else the Lagrangian bound; None if there are
+    more states than are kept.
+    """
+    steps = steps_of(problem, sum(problem.profits) / max(budget, 1))
+    if max(len(step.live) for step in steps) >= MOST_STATES:
+        return None
+    bounds = bounds_of(problem, steps, budget)
+    run = _run(problem, steps, bounds, FIRST_CAP, known)
+    if not run.thinned:
+        return max(known, run.value)
+    room = budget - problem.costs[0]
+    best = room * bounds.rates + bounds.after[0][int(steps[0].take[0])]
+    return max(known, problem.profits[0] + float(best.min()))
 
 
 @dataclass(frozen=True)

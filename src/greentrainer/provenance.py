@@ -18,7 +18,7 @@ def provenance(seeds: Sequence[int] = (), root: Path | None = None) -> dict[str,
 
     root: of the source tree whose commit it is; by default this package's, None of a release.
     """
-    root = root or Path(__file__).resolve().parents[3]
+    root = root or Path(__file__).resolve().parents[2]
     ours = _git(root, "ls-files", "--error-unmatch", str(Path(__file__).resolve())) is not None
     status = _git(root, "status", "--porcelain", "--", ".", ":!benchmarks/results")
     return {
