@@ -84,7 +84,7 @@ def tables(plan: Plan) -> list[Figures]:
             "that it was set by",
         )
         found.append(timed)
-    return found
+    return [by_kind(plan), *found]
 
 
 def _bought(row: Mapping[str, Any], blocks: int) -> list[str]:
@@ -98,6 +98,41 @@ def _bought(row: Mapping[str, Any], blocks: int) -> list[str]:
 def _timed(row: Mapping[str, Any]) -> list[str]:
     told = (row[key] for key in ("seconds", "hours", "kwh", "co2_grams"))
     return [f"{row['rho']:g}", *("-" if value is None else f"{value:.3g}" for value in told)]
+
+
+def by_kind(plan: Plan) -> Figures:
+    """What the gradients of each kind of tensor cost, over all blocks."""
+    kinds: dict[str, list[int]] = {}
+    for row in plan["profile"]:
+        sums = kinds.setdefault(row["kind"], [0, 0, 0])
+        for place, value in enumerate((1, row["elements"], row["t_dw"])):
+            sums[place] += value
+    backward = plan["batch"]["backward_flops"]
+    lines = [
+        [
+            kind,
+            f"{count}",
+            f"{elements / 1e6:.2f} M",
+            f"{flops / 1e12:.3g}",
+            f"{flops / backward:.1%}",
+        ]
+        for kind, (count, elements, flops) in kinds.items()
+        if flops
+    ]
+    rest = backward - sum(flops for *_, flops in kinds.values())
+    lines.append(
+        ["passing gradients on (t_dy)", "", "", f"{rest / 1e12:.3g}", f"{rest / backward:.1%}"]
+    )
+    return Figures(
+        "cost profile of a batch's backward pass, loss to input",
+        ["gradients of weights (t_dw)", "tensors", "elements", "TFLOPs", "share"],
+        lines,
+        "each tensor's by --json, and each block's in the picture",
+    )
+
+
+def _part(flops: int, of: int) -> tuple[str, str]:
+    return f"{flops / 1e12:.3g}", f"{flops / of:.1%}"
 
 
 def _memory(row: Mapping[str, Any]) -> list[str]:
