@@ -1,11 +1,10 @@
 """Predicted against measured: `python benchmarks/plan.py --data-dir FOLDER`.
 
 SmolLM2 on SciTLDR. A clock is set by a few passes; then runs at several rho are made, each in a
-process of its own, with full fine-tuning again between them, since a machine's pace drifts. Seconds
-a step are told by the clock for what each run really chose, and by the plan for what it would
-choose; memory is told by one pass under fake tensors. Seconds are medians without the first steps,
-in one run on one machine; memory is the resident memory of the process above what it was before
-the model was loaded.
+process of its own. Seconds a step are told by the clock for what each run really chose, and by the
+plan for what it would choose; they are of a batch of average size, means without the first steps.
+Memory is told by one pass under fake tensors, and is the resident memory of the process above what
+it was before the model was loaded. All in one run on one machine.
 """
 
 import argparse
@@ -22,8 +21,6 @@ from rich.console import Console
 
 from greentrainer import runs
 from greentrainer.config import RunConfig
-from greentrainer.hf.clocks import saved_clock
-from greentrainer.memory import step_memory
 from greentrainer.plan import Planner
 
 Row = dict[str, Any]
@@ -53,19 +50,16 @@ def measured(config: RunConfig) -> Row:
     outcome, peak = runs.train(config, material, console)
     engine = outcome.engine
     assert engine.selection is not None
-    clock = saved_clock(material.model, next(material.model.parameters()).device, config.bf16)
-    assert clock is not None
     planner = Planner(config)
-    told = step_memory(planner.network, planner.data.sample, engine.selection.names)
     entries = [entry for entry in engine.ledger if entry.kind == "train"][WARM_UP:]
-    passes = clock.seconds(planner.graph, engine.selection.names)
+    mean = statistics.mean(entry.full_flops for entry in entries)
+    average = planner.data.full_flops / planner.data.batches / mean
     return {
-        "rho": config.rho,
         "tensors": len(engine.selection.names),
-        "seconds": [entry.seconds for entry in entries],
-        "told for the choice": passes,
-        "peak_bytes": peak - before,
-        "told_bytes": told.total,
+        "seconds": [average * entry.seconds for entry in entries],
+        "told_seconds": planner.seconds(engine.selection.names),
+        "bytes": peak - before,
+        "told_bytes": planner.memory(engine.selection.names).total,
     }
 
 
@@ -89,18 +83,16 @@ def main() -> None:
         for rho in RHO:
             found = apart(config_of(Path(folder) / f"{rho}", asked.data_dir, rho))
             seconds = found["seconds"]
-            median = statistics.median(seconds)
+            mean = statistics.mean(seconds)
             rows.append(
                 {
                     "rho": rho,
                     "tensors": found["tensors"],
-                    "told / measured seconds": found["told for the choice"] / median,
-                    "planned / measured seconds": (planned[rho].seconds or 0.0) / median,
-                    "measured, quartiles / median": [
-                        q / median for q in statistics.quantiles(seconds, n=4)[::2]
-                    ],
-                    "told / measured memory": found["told_bytes"] / found["peak_bytes"],
-                    "measured GB": found["peak_bytes"] / 1e9,
+                    "told / measured seconds": found["told_seconds"] / mean,
+                    "planned / measured seconds": (planned[rho].seconds or 0.0) / mean,
+                    "seconds, sd / mean": statistics.stdev(seconds) / mean,
+                    "told / measured memory": found["told_bytes"] / found["bytes"],
+                    "measured GB": found["bytes"] / 1e9,
                     "told GB": found["told_bytes"] / 1e9,
                 }
             )

@@ -208,18 +208,19 @@ class Planner:
     def _memory(self, selections: list[Sequence[str]]) -> Iterator[tuple[Memory, bool]]:
         """For each selection a step's memory; where that takes long, of some by interpolation."""
         start = time.perf_counter()
-        known = {len(selections) - 1: self._step(selections[-1])}
+        known = {len(selections) - 1: self.memory(selections[-1])}
         if time.perf_counter() - start < QUICK:
-            known |= {i: self._step(names) for i, names in enumerate(selections[:-1])}
+            known |= {i: self.memory(names) for i, names in enumerate(selections[:-1])}
         else:
-            known[0] = self._step(selections[0])
+            known[0] = self.memory(selections[0])
         for place, names in enumerate(selections):
             if place in known:
                 yield known[place], True
             else:
                 yield self._between(names, known[0], known[len(selections) - 1]), False
 
-    def _step(self, names: Sequence[str]) -> Memory:
+    def memory(self, names: Sequence[str]) -> Memory:
+        """Of a step on the sample batch that trains these tensors."""
         head = None if self.tokenizer is None else self._graphs.head
         with head.on(self.data.sample) if head else nullcontext():
             return step_memory(self.network, self.data.sample, names, self._loss)
