@@ -32,6 +32,7 @@ from greentrainer.memory import Memory, step_memory
 from greentrainer.reference import EpochOrder
 from greentrainer.runs import load_task, training_examples
 from greentrainer.select import select
+from greentrainer.steering import PROBE_SHARE
 from greentrainer.tasks import encode
 from greentrainer.types import Batch, CostGraph, loss_of
 
@@ -44,9 +45,10 @@ KEPT_EPOCHS = 3
 
 @dataclass(frozen=True)
 class Data:
-    """Batches of a run.  sample: the one whose cost is nearest the mean."""
+    """Batches of a run.  sample: the one whose cost is nearest the mean; largest: the dearest."""
 
     sample: dict[str, torch.Tensor]
+    largest: dict[str, torch.Tensor]
     full_flops: int
     batches: int
     examples: int | None
@@ -151,10 +153,21 @@ class Planner:
         """Most of the model within a share of full fine-tuning; nothing where that buys none."""
         if rho == 1:
             return graph.tensors
-        budget = graph.backward_budget(rho)
+        budget = graph.backward_budget(rho - self._probes(graph, rho))
         if budget < min(graph.closure_flops.values()):
             return ()
         return select(graph, {n: float(size) for n, size in graph.sizes.items()}, budget).names
+
+    def _probes(self, graph: CostGraph, rho: float) -> float:
+        """Share of full fine-tuning that the run's probes take, where its length is known."""
+        if self.tokenizer is None and self.config.train_limit is None:
+            return 0.0
+        reachable = graph.affordable(graph.backward_budget(rho))
+        one = (graph.forward_flops + graph.backward_flops(reachable)) / graph.full_flops
+        batches = self.data.batches * self.config.epochs
+        probes = min(self.config.selections, batches)
+        count = int(PROBE_SHARE * rho * batches / probes / one)
+        return probes * max(1, min(self.config.probe_batches, count)) * one / batches
 
     def _row(
         self, rho: float, names: Sequence[str], more: Sequence[str], memory: Memory, own: bool
@@ -220,10 +233,11 @@ class Planner:
                 yield self._between(names, known[0], known[len(selections) - 1]), False
 
     def memory(self, names: Sequence[str]) -> Memory:
-        """Of a step on the sample batch that trains these tensors."""
+        """Of a step on the largest batch that trains these tensors."""
         head = None if self.tokenizer is None else self._graphs.head
-        with head.on(self.data.sample) if head else nullcontext():
-            return step_memory(self.network, self.data.sample, names, self._loss)
+        batch = self.data.largest
+        with head.on(batch) if head else nullcontext():
+            return step_memory(self.network, batch, names, self._loss)
 
     def _between(self, names: Sequence[str], low: Memory, high: Memory) -> Memory:
         elements = sum(self.graph.sizes[name] for name in names)
@@ -252,6 +266,7 @@ class Planner:
         shape = " + ".join(f"{sample[name].shape[1]}" for name in self._lengths)
         return Data(
             sample,
+            sample,
             batches * self.graph.full_flops,
             batches,
             config.train_limit,
@@ -279,8 +294,9 @@ class Planner:
         mean = sum(costs) / len(costs)
         nearest = min(range(len(costs)), key=lambda i: abs(costs[i] - mean))
         tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
+        largest = max(range(len(costs)), key=costs.__getitem__)
         return Data(
-            batches[nearest], sum(costs), len(batches), len(encoded), tokens,
+            batches[nearest], batches[largest], sum(costs), len(batches), len(encoded), tokens,
             f"{task.name}: {len(encoded)} examples in {len(batches)} batches, {tokens} tokens",
         )  # fmt: skip
 
