@@ -5,14 +5,14 @@
 | rho | FLOPs; seconds where `cost` says so | that share of full fine-tuning |
 | flops | FLOPs | so many |
 | hours | seconds, by a clock that was set on this device | so many |
-| kwh, co2_grams | what was used, as seconds' worth at the power measured until then | so many |
+| kwh, co2_grams | seconds that what is left will last, at the power measured | so many |
 
 A timed run spends as time goes by, so what is left is known at any moment, and each choice is made
 within it: a clock that is a little off is corrected by the books.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from greentrainer.clock import NANO, Clock
@@ -25,6 +25,21 @@ Cost = Literal["flops", "seconds"]
 
 
 @dataclass(frozen=True)
+class Plain:
+    """Plain full fine-tuning of a run: the graph of a sample batch, batches, and FLOPs of all.
+
+    known: the FLOPs are those of the run's data, not of the sample.
+    accumulate: batches an optimizer step.
+    """
+
+    graph: CostGraph
+    batches: int
+    flops: int
+    known: bool
+    accumulate: int = 1
+
+
+@dataclass(frozen=True)
 class Budget:
     """What a run may spend.
 
@@ -32,8 +47,8 @@ class Budget:
     cost: what tensors are chosen by, at a `rho`.
     whole_flops: of plain full fine-tuning of all the run's batches; from the sample batch and
         their number when None.
-    consumption: what the run has used so far.
-    clock: one set before; otherwise a few passes are timed first.
+    consumption: what the run has used so far; counted from the engine's making when None.
+    clock: one set before, for batches of about this size; otherwise a few passes are timed first.
 
     Raises ValueError for an amount that cannot be.
     """
@@ -42,69 +57,71 @@ class Budget:
     amount: float = 0.5
     cost: Cost = "flops"
     whole_flops: int | None = None
-    consumption: Consumption = field(default_factory=Consumption, compare=False)
+    consumption: Consumption | None = None
     clock: Clock | None = None
 
     def __post_init__(self) -> None:
         if self.unit not in get_args(Unit) or self.cost not in get_args(Cost):
             raise ValueError(f"no budget in {self.unit!r} at the cost of {self.cost!r}")
-        if self.amount <= 0 or (self.unit == "rho" and self.amount > 1):
+        if not self.amount > 0 or (self.unit == "rho" and self.amount > 1):
             upper = " and 1" if self.unit == "rho" else ""
             raise ValueError(f"{self.unit} is {self.amount}: choose it above 0{upper}")
+        if self.unit == "flops" and self.cost == "seconds":
+            raise ValueError("a budget in flops is counted in flops, not at the cost of seconds")
 
     @property
     def timed(self) -> bool:
         """Whether it is counted in seconds or their worth."""
         return self.unit in ("hours", "kwh", "co2_grams") or self.cost == "seconds"
 
-    @property
-    def tilted(self) -> bool:
-        """Whether more is to be spent at some times than at others."""
-        return len(self.consumption.intensity.grams) > 1
-
-    def currency(self, clock: Clock | None, plain: CostGraph, accumulate: int = 1) -> Currency:
-        """What it is counted in; a timed one takes a clock.
-
-        plain: the graph of a sample batch.  accumulate: batches an optimizer step.
-        """
+    def currency(self, clock: Clock | None, plain: Plain, consumption: Consumption) -> Currency:
+        """What it is counted in; a timed one takes a clock."""
         if not self.timed:
-            return Flops(self.amount if self.unit == "flops" else None)
+            total = self.amount if self.unit == "flops" else None
+            return Flops(total, plain.flops, plain.known)
         assert clock is not None
-        per_second, used = self._rate()
-        total = None if self.unit == "rho" else NANO * self.amount / per_second
-        return Timed(clock.per_batch(accumulate), plain, lambda: used() / per_second, total)
+        own = clock.per_batch(plain.accumulate)
+        whole = own.full(plain.flops, plain.batches, sum(plain.graph.sizes.values()))
+        left = self._left(clock, consumption)
+        if self.unit == "rho":
+            return Timed(own, plain.graph, left, None, NANO * whole, plain.known)
+        total = consumption.used().seconds + left()
+        return Timed(
+            own, plain.graph, lambda: total - left(), NANO * total, NANO * whole, plain.known
+        )
 
-    def _rate(self) -> tuple[float, Callable[[], float]]:
-        """How much a second uses up, in the unit, and how much has been used."""
-        consumption = self.consumption
+    def _left(self, clock: Clock, consumption: Consumption) -> Callable[[], float]:
+        """For how many more seconds what is left will last; of a rho the seconds used so far."""
+        used = consumption.used
+        if self.unit == "rho":
+            return lambda: used().seconds
+        if self.unit == "hours":
+            return lambda: 3600 * self.amount - used().seconds
+        if clock.watts <= 0:
+            raise ValueError(f"the meter shows no power, so {self.unit} is no budget: give hours")
+        kilowatts = clock.watts / JOULES_PER_KWH
         if self.unit == "kwh":
-            kilowatts = consumption.watts() / JOULES_PER_KWH
-            return kilowatts, lambda: consumption.used().kwh
-        if self.unit == "co2_grams":
-            now, ahead = consumption.clock(), 3600.0
-            grams = consumption.intensity.mean(now, ahead)
-            rate = consumption.watts() * grams / JOULES_PER_KWH
-            return rate, lambda: consumption.used().grams
-        seconds = 1 / 3600 if self.unit == "hours" else 1.0
-        return seconds, lambda: consumption.used().seconds * seconds
+            return lambda: (self.amount - used().kwh) / kilowatts
+        return lambda: consumption.lasts((self.amount - used().grams) / kilowatts)
 
-    def share(self, currency: Currency, plain: CostGraph, batches: int, spent: float) -> float:
+    def share(self, currency: Currency, spent: float) -> float:
         """Of plain full fine-tuning of the run that is left; above 1 where more than it takes is.
 
         spent: so far, in the currency.
         """
         if currency.total is None:
             return self.amount
-        flops = self.whole_flops or batches * plain.full_flops
-        return (currency.total - spent) / currency.full(flops, batches)
+        return (currency.total - spent) / currency.whole
 
-    def amount_for(
-        self, currency: Currency, plain: CostGraph, batches: int, spent: float, share: float
-    ) -> float:
+    def amount_for(self, currency: Currency, spent: float, share: float) -> float:
         """What such a share of full fine-tuning takes, after what was spent, in the unit."""
         assert currency.total is not None
-        flops = self.whole_flops or batches * plain.full_flops
-        return self.amount * (spent + share * currency.full(flops, batches)) / currency.total
+        return self.amount * (spent + share * currency.whole) / currency.total
 
     def __str__(self) -> str:
-        return f"{self.unit} {self.amount:g}"
+        counted = " of seconds" if self.cost == "seconds" and self.unit == "rho" else ""
+        return f"{self.unit} {self.amount:g}{counted}"
+
+
+def _less(total: float, left: Callable[[], float]) -> float:
+    return total - left()

@@ -25,12 +25,14 @@ class Basis:
     graph: what it will cost.  real: what a batch costs of which no activations are known.
     among: the tensors that may be chosen; all when None.
     tail: positions of each prompt that gradient passes through; all when None.
+    priced: costs are in another currency than FLOPs.
     """
 
     graph: CostGraph
     real: CostGraph
     among: frozenset[str] | None = None
     tail: Tail = None
+    priced: bool = False
 
     @property
     def least(self) -> int:
@@ -134,11 +136,18 @@ class Chooser:
         return self.selected(cheapest, cheapest.least)
 
     def selected(self, basis: Basis, budget: float) -> Selection:
-        """What the selector chooses; its cost is that of the backward pass alone."""
+        """What the selector chooses; its cost is that of the backward pass alone.
+
+        Where costs are no FLOPs, the budget is told in those that the choice made of it.
+        """
         chosen = replace(self._picked(basis, budget), tail=basis.tail)
         if basis.graph is basis.real:
             return chosen
-        return replace(chosen, backward_flops=basis.real.backward_flops(chosen.names))
+        flops = basis.real.backward_flops(chosen.names)
+        if not basis.priced:
+            return replace(chosen, backward_flops=flops)
+        price = max(1, basis.graph.backward_flops(chosen.names))
+        return replace(chosen, backward_flops=flops, backward_budget=budget * flops / price)
 
     def _worth(self, basis: Basis) -> Importance:
         """The importance of what may be chosen."""

@@ -106,9 +106,11 @@ def plan(
     from greentrainer.plan import Planner
     from greentrainer.report import plan as drawn
 
-    planner = Planner(asked, padded=task is None)
+    planner = Planner(asked, padded="task" not in asked.model_fields_set)
     if calibrate:
         planner.calibrate()
+    else:
+        planner.look_up()
     figures = planner.summary()
     if picture:
         drawn.write(figures, picture)

@@ -8,7 +8,6 @@ forward               seconds a FLOP of the forward pass
 weight                seconds a FLOP of gradients of weights (the paper's ``t_dw``)
 activation            seconds a FLOP of gradients passed on (``t_dy``)
 update                seconds an element that the optimizer updates, gradient clipping included
-batch                 seconds a batch, whatever is trained
 plain                 seconds a FLOP of plain full fine-tuning, its forward and backward passes
 ====================  ==========================================================================
 """
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from greentrainer.files import write_json
 from greentrainer.types import CostGraph
 
 NANO = 10**9
@@ -63,20 +63,27 @@ class Clock:
     """Rates in seconds.  device: what they were measured on.
 
     deviation: of the measured passes from these rates, as a share; the median.
+    tokens: padded ones of the batch that was timed; a rate holds for such sizes.
+    watts: mean power while they were measured.
     """
 
     forward: float
     weight: float
     activation: float
     update: float
-    batch: float
     plain: float
     device: str = ""
     deviation: float = 0.0
+    tokens: int = 0
+    watts: float = 0.0
+
+    def suits(self, tokens: int) -> bool:
+        """Whether it was set by a batch of about this size: at most twice or half as large."""
+        return self.tokens / 2 <= tokens <= 2 * self.tokens
 
     def of_work(self, work: Work) -> float:
         """Seconds of a batch of this work."""
-        return self.passes(work) + self.update * work.elements + self.batch
+        return self.passes(work) + self.update * work.elements
 
     def passes(self, work: Work) -> float:
         """Seconds of its forward and backward pass."""
@@ -99,7 +106,7 @@ class Clock:
         return replace(
             graph,
             costs=tuple(round(NANO * seconds) for seconds in costs),
-            forward_flops=round(NANO * (self.forward * graph.forward_flops + self.batch)),
+            forward_flops=round(NANO * self.forward * graph.forward_flops),
             plain_flops=round(NANO * self.full(graph.full_flops, 1, sum(graph.sizes.values()))),
             stages=tuple(ahead),
             variants=tuple((mask, self.price(other)) for mask, other in graph.variants),
@@ -111,12 +118,12 @@ class Clock:
 
     def full(self, flops: float, batches: int, elements: int) -> float:
         """Of plain full fine-tuning of batches of so many FLOPs in all, and so many elements."""
-        return self.plain * flops + (self.update * elements + self.batch) * batches
+        return self.plain * flops + self.update * elements * batches
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        write_json(path, asdict(self))
 
 
 def load_clock(path: Path) -> Clock:
@@ -128,17 +135,15 @@ def load_clock(path: Path) -> Clock:
         raise ValueError(f"{path} holds no calibration: run plan --calibrate again") from None
 
 
-def fit(
-    passes: Sequence[Timed], whole: CostGraph, update: float, batch: float, device: str
-) -> Clock:
+def fit(passes: Sequence[Timed], whole: CostGraph, update: float, device: str) -> Clock:
     """The clock that fits measured passes best: least squares of relative deviations, none below 0.
 
-    whole: of a plain batch.  update, batch: measured apart, in seconds.
+    whole: of a plain batch.  update: measured apart, in seconds.
     """
     forward = _rates([[p.work.forward] for p in passes], [p.forward_seconds for p in passes])
     behind = [[p.work.weight, p.work.activation] for p in passes]
     backward = _rates(behind, [p.backward_seconds for p in passes])
-    clock = Clock(forward[0], backward[0], backward[1], update, batch, 0.0, device)
+    clock = Clock(forward[0], backward[0], backward[1], update, 0.0, device)
     work = work_of(whole)
     plain = clock.passes(work) / (work.forward + work.weight + work.activation)
     told = [clock.passes(p.work) for p in passes]

@@ -1,6 +1,7 @@
 """What a run is told: one set of names for YAML files, flags and the saved `config.yaml`."""
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -141,7 +142,7 @@ class RunConfig(BaseModel):
     messages_column: str | None = None
     test_path: str | None = None
     method: MethodName = "green"
-    rho: Share | None = None
+    rho: Share | None = RHO
     hours: Positive | None = None
     kwh: Positive | None = None
     co2_grams: Positive | None = None
@@ -198,12 +199,18 @@ class RunConfig(BaseModel):
         given = [name for name in BUDGETS if values.get(name) is not None]
         if len(given) > 1:
             raise ValueError(f"give {given[0]} or {given[1]}, not both")
-        return values if given else values | {"rho": RHO}
+        if values.get("cost") == "seconds" and given == ["flops"]:
+            raise ValueError("cost seconds goes with rho: a budget in flops is counted in flops")
+        values = {
+            name: value for name, value in values.items() if name != "rho" or value is not None
+        }
+        return values | {"rho": None} if given and given != ["rho"] else values
 
     @property
     def budget(self) -> tuple[Unit, float]:
         """Unit and amount of what may be spent."""
-        return next((n, getattr(self, n)) for n in BUDGETS if getattr(self, n) is not None)
+        given = ((name, getattr(self, name)) for name in BUDGETS)
+        return next(((unit, amount) for unit, amount in given if amount is not None), ("rho", RHO))
 
     def yaml(self) -> str:
         """The configuration as YAML."""
@@ -235,11 +242,16 @@ def read(path: Path | None, flags: dict[str, Any]) -> RunConfig:
     """
     values = read_mapping(path) if path else {}
     given = {name: value for name, value in flags.items() if value is not None}
-    if any(name in given for name in BUDGETS):  # a flag's budget takes the place of the file's
-        values = {name: value for name, value in values.items() if name not in BUDGETS}
     if isinstance(values.get("training"), dict) and isinstance(given.get("training"), dict):
         given["training"] = values["training"] | given["training"]
-    return validated(RunConfig, values | given)
+    return validated(RunConfig, over(values, given))
+
+
+def over(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with those given in their place; a budget takes the place of any other."""
+    if any(given.get(name) is not None for name in BUDGETS):
+        values = {name: value for name, value in values.items() if name not in BUDGETS}
+    return {**values, **given}
 
 
 def validated(kind: type[Model], values: dict[str, Any]) -> Model:

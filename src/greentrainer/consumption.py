@@ -5,6 +5,7 @@ The grid's intensity is a number, or a schedule that says from when on it is wha
 
 import csv
 import math
+import re
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -59,6 +60,18 @@ class Intensity:
         parts = pairwise(edges)
         return sum(of(self.at(a)) * (b - a) for a, b in parts) / seconds
 
+    def lasts(self, start: float, amount: float) -> float:
+        """Seconds until the intensity's integral over time comes to an amount; below 0 in debt."""
+        if amount <= 0:
+            return amount / self.at(start)
+        now = start
+        for edge in (t for t in self.times if t > start):
+            piece = self.at(now) * (edge - now)
+            if piece >= amount:
+                break
+            amount, now = amount - piece, edge
+        return now - start + amount / self.at(now)
+
     def tilt(self, start: float, seconds: float) -> float:
         """By how much more than on average to spend now, where `seconds` are to come.
 
@@ -76,31 +89,42 @@ def read_schedule(path: Path) -> Intensity:
     ValueError, in one line, for a file that cannot be read or holds something else.
     """
     try:
-        rows = [row for row in csv.reader(path.read_text(encoding="utf-8").splitlines()) if row]
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8-sig")
+        rows = [row for row in csv.reader(text.splitlines()) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"cannot read the carbon schedule {path}: {error}") from None
-    found: list[tuple[float, float]] = []
-    for number, row in enumerate(rows, 1):
-        try:
-            when, grams = row
-            found.append((_seconds(when.strip()), float(grams)))
-        except ValueError:
-            if number > 1:
-                raise ValueError(
-                    f"{path}, line {number}: give a time (ISO 8601) and grams of CO2 a kWh, "
-                    f"not {','.join(row)[:60]!r}"
-                ) from None
-    if not found or not all(0 < grams < math.inf for _, grams in found):
+    found = [
+        _line(path, number, row)
+        for number, row in enumerate(rows, 1)
+        if number > 1 or not _is_heading(row)
+    ]
+    if not found or not all(math.isfinite(t) and 0 < g < math.inf for t, g in found):
         raise ValueError(f"{path} needs lines of a time and grams of CO2 a kWh above 0")
     times, values = zip(*sorted(found), strict=True)
     return Intensity(times, values)
 
 
+def _is_heading(row: Sequence[str]) -> bool:
+    """Whether a first line names its columns: the second holds no number."""
+    return len(row) == 2 and re.search(r"\d", row[1].replace("CO2", "")) is None
+
+
+def _line(path: Path, number: int, row: Sequence[str]) -> tuple[float, float]:
+    try:
+        when, grams = row
+        return _seconds(when.strip()), float(grams)
+    except ValueError:
+        raise ValueError(
+            f"{path}, line {number}: give a time (ISO 8601) and grams of CO2 a kWh, "
+            f"not {','.join(row)[:60]!r}"
+        ) from None
+
+
 def _seconds(text: str) -> float:
     try:
-        return float(text)
-    except ValueError:
         return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return float(text)
 
 
 @dataclass
@@ -121,7 +145,7 @@ class Consumption:
         self._zero = self._shown
 
     def used(self) -> Used:
-        """So far.  Between two calls the intensity is taken as that of the middle."""
+        """So far.  Between two calls power is taken as constant."""
         shown, now = self.joules(), self.clock()
         spent = (shown - self._shown) / JOULES_PER_KWH
         self._grams += spent * self.intensity.mean(self._at, now - self._at)
@@ -136,10 +160,14 @@ class Consumption:
         """After the run that had used so much."""
         self.before = Used(*used)
 
-    def watts(self) -> float:
-        """Mean power since this was made."""
-        seconds = max(time.monotonic() - self._start, 1e-9)
-        return (self.joules() - self._zero) / seconds
+    @property
+    def moves(self) -> bool:
+        """Whether the intensity is still to change."""
+        return self.intensity.times[-1] > self.clock()
+
+    def lasts(self, amount: float) -> float:
+        """Seconds from now in which the intensity's integral comes to an amount."""
+        return self.intensity.lasts(self.clock(), amount)
 
     def tilt(self, seconds: float) -> float:
         """By how much more than on average to spend now, where so many seconds are to come."""

@@ -15,9 +15,14 @@ from greentrainer.types import CostGraph
 
 
 class Currency(Protocol):
-    """total: what the whole run may spend; None where `rho` of full fine-tuning says it."""
+    """total: what the whole run may spend; None where `rho` of full fine-tuning says it.
+
+    whole: of plain full fine-tuning of the run, known from its data or (not `known`) from a sample.
+    """
 
     total: float | None
+    whole: float
+    known: bool
 
     def price(self, graph: CostGraph) -> CostGraph:
         """The graph with costs in this currency."""
@@ -37,6 +42,8 @@ class Flops:
     """FLOPs, the currency of the paper."""
 
     total: float | None = None
+    whole: float = 0.0
+    known: bool = False
 
     def price(self, graph: CostGraph) -> CostGraph:
         """The graph itself."""
@@ -67,6 +74,8 @@ class Timed:
     sample: CostGraph
     spending: Callable[[], float]
     total: float | None = None
+    whole: float = 0.0
+    known: bool = False
     _priced: dict[int, tuple[CostGraph, CostGraph]] = field(default_factory=dict)
 
     def price(self, graph: CostGraph) -> CostGraph:

@@ -27,9 +27,10 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import nn
 
-from greentrainer.budget import Budget
+from greentrainer.budget import Budget, Plain
 from greentrainer.choosing import Basis, Chooser, Selector
 from greentrainer.clock import Clock
+from greentrainer.consumption import Consumption
 from greentrainer.forward.options import ForwardOptions, Positions
 from greentrainer.freeze import Freezer, OptimizerState
 from greentrainer.graphs import LATEST, GraphCache
@@ -40,6 +41,7 @@ from greentrainer.pace import SLACK, TIMED_SLACK, Pace
 from greentrainer.processes import Alone
 from greentrainer.scoring import metric_named
 from greentrainer.select import select
+from greentrainer.shapes import tokens_of
 from greentrainer.shortening import Shortening
 from greentrainer.steering import Reached, Steering, passes_of
 from greentrainer.timing import Trial, executed, set_clock
@@ -108,6 +110,7 @@ class AdaptiveBackprop:
         self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
         self._metric = metric_named(metric)
         self.budget = rho if isinstance(rho, Budget) else Budget("rho", rho)
+        self.consumption = self.budget.consumption or Consumption()
         self.clock: Clock | None = None
         self.processes = processes or Alone()
         self.closed = False
@@ -180,19 +183,29 @@ class AdaptiveBackprop:
         budget, batches = self.budget, self.pace.total_batches
         if budget.unit != "rho" and batches is None:
             raise ValueError(f"a budget in {budget.unit} takes total_batches: say how many")
-        if budget.timed or budget.tilted:
-            self.clock = budget.clock or self._set_clock(sample_batch)
-        currency = budget.currency(self.clock, self._whole, self.pace.accumulate)
+        if (budget.timed or budget.unit != "rho") and self.processes.count > 1:
+            raise ValueError(f"{budget} is for one process: with several give a rho of flops")
+        if budget.timed:
+            given, tokens = budget.clock, tokens_of(sample_batch)[1]
+            self.clock = given if given and given.suits(tokens) else self._set_clock(sample_batch)
+        flops = budget.whole_flops or (batches or 1) * self._whole.full_flops
+        known = budget.whole_flops is not None
+        plain = Plain(self._whole, batches or 1, flops, known, self.pace.accumulate)
+        currency = budget.currency(self.clock, plain, self.consumption)
         spent = currency.spent(self.ledger)
-        share = budget.share(currency, self._whole, batches or 1, spent)
+        share = budget.share(currency, spent)
         self.pace = replace(self.pace, rho=min(1.0, share))
         self._steering = Steering(
             self.pace, self._samples, self._whole, self.graphs, self.ledger, self.processes,
             self._short, currency, self._tilt,
         )  # fmt: skip
-        smallest = self._steering.smallest_rho()
-        takes = partial(budget.amount_for, currency, self._whole, batches or 1, spent)
-        if share < smallest and currency.total is None:
+        self._require_enough(share, partial(budget.amount_for, currency, spent))
+        return min(share, 1.0 if currency.total is None else ALMOST)
+
+    def _require_enough(self, share: float, takes: Callable[[float], float]) -> None:
+        """Raise ValueError for a budget that nothing can be trained within; tell of a great one."""
+        budget, smallest = self.budget, self._steering.smallest_rho()
+        if share < smallest and budget.unit == "rho":
             raise ValueError(
                 f"rho is {self.rho}: choose it between {smallest:.4f} (for this model) and 1"
             )
@@ -206,20 +219,20 @@ class AdaptiveBackprop:
                 f"{budget}: full fine-tuning takes about {takes(1.0):.3g}, so nothing is frozen",
                 stacklevel=2,
             )
-        return min(share, ALMOST if budget.timed else 1.0)
 
     def _set_clock(self, batch: Batch) -> Clock:
         """Time a few passes of the sample batch."""
         trials = self._trials()
-        start = time.perf_counter()
+        start, before = time.perf_counter(), self.consumption.used()
         with self._observer.unobserved(), self._short.probing():
             clock = set_clock(self.model, self.optimizer, batch, self.loss_fn, trials, self._whole)
         for one in executed(trials):
             flops = one.graph.forward_flops, one.graph.backward_flops(one.names)
             self.ledger.add(Entry("trace", *flops))
         self.ledger.add(Entry("trace", seconds=time.perf_counter() - start))
-        agreed: Clock = self.processes.first(clock)
-        return agreed
+        after = self.consumption.used()
+        watts = (after.joules - before.joules) / (after.seconds - before.seconds)
+        return replace(clock, tokens=tokens_of(batch)[1], watts=watts)
 
     def _trials(self) -> list[Trial]:
         """Everything trained, at each end of what tails there are; and one tensor far below.
@@ -236,17 +249,11 @@ class AdaptiveBackprop:
 
     def _tilt(self, left: int) -> float:
         """By how much more than on average the next of so many batches may cost."""
-        if not self.budget.tilted:
-            return 1.0
-        return self.budget.consumption.tilt(left * self._seconds_each())
-
-    def _seconds_each(self) -> float:
-        """Of a batch: those so far, or what the clock says."""
-        assert self.clock is not None
         batches = self.ledger.batches
-        if not batches:
-            return self.clock.seconds(self._whole)
-        return self.ledger.total("seconds", "train") / batches
+        if not batches or self.pace.rho == 1 or not self.consumption.moves:
+            return 1.0
+        each = self.ledger.total("seconds", "train") / batches
+        return self.consumption.tilt(left * each)
 
     @property
     def rho(self) -> float:
@@ -334,7 +341,7 @@ class AdaptiveBackprop:
             "version": STATE_VERSION,
             "budget": [self.budget.unit, self.budget.amount, self.budget.cost],
             "clock": asdict(self.clock) if self.clock else None,
-            "used": list(astuple(self.budget.consumption.used())),
+            "used": list(astuple(self.consumption.used())),
             "trainable": sorted(self.trainable),
             "selection": asdict(self.selection) if self.selection else None,
             "importance": [[tail, dict(own)] for tail, own in self._chooser.importance.items()],
@@ -359,7 +366,7 @@ class AdaptiveBackprop:
             raise ValueError(
                 f"engine state was written at {unit} {amount:g}, this run has {self.budget}"
             )
-        self.budget.consumption.go_on(state["used"])
+        self.consumption.go_on(state["used"])
         self.ledger.load_state_dict(state["ledger"])
         self._chooser.importance = {tail: dict(own) for tail, own in state["importance"]}
         self.history = list(state["history"])
@@ -392,7 +399,7 @@ class AdaptiveBackprop:
             return
         if self.processes.first(self._steering.leaves_room(probe, reachable)):
             self._measure(probe, reachable)
-        elif not (self._chooser.importance or self.budget.timed):
+        elif not (self._chooser.importance or self.budget.timed or self.budget.unit == "flops"):
             raise ValueError(
                 f"{self.pace.total_batches} batches at rho {self.rho:g} leave no room to "
                 "measure importance: train on more batches, in smaller ones, or raise rho"

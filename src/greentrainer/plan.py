@@ -18,8 +18,9 @@ from torch import nn
 from greentrainer.budget import Budget
 from greentrainer.clock import Clock
 from greentrainer.config import RunConfig
+from greentrainer.consumption import Consumption
 from greentrainer.cost import trace
-from greentrainer.energy import assumed_watts
+from greentrainer.energy import assumed_watts, start_meter
 from greentrainer.engine import AdaptiveBackprop
 from greentrainer.forward.head import LabelledHead
 from greentrainer.forward.options import ForwardOptions
@@ -34,6 +35,8 @@ from greentrainer.runs import load_task, training_examples
 from greentrainer.select import select
 from greentrainer.steering import PROBE_SHARE
 from greentrainer.tasks import encode
+from greentrainer.tasks.positions import require_room
+from greentrainer.training import mode_of
 from greentrainer.types import Batch, CostGraph, loss_of
 
 SHARES = (0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
@@ -92,7 +95,8 @@ class Planner:
         elif self.tokenizer is None:
             raise ValueError(f"{config.model} comes with no tokenizer: plan without a task")
         self.network.train()
-        self.clock = saved_clock(self.network, self._device, config.bf16)
+        require_room(self.network, config.max_length, 0)
+        self.clock: Clock | None = None
 
     @cached_property
     def data(self) -> Data:
@@ -134,7 +138,9 @@ class Planner:
 
     @property
     def watts(self) -> float:
-        """Power of the device: stated, or else assumed."""
+        """Power of the device: stated, as measured with the clock, or else assumed."""
+        if self.config.watts is None and self.clock is not None:
+            return self.clock.watts
         return assumed_watts() if self.config.watts is None else self.config.watts
 
     def rows(self) -> list[Row]:
@@ -196,6 +202,7 @@ class Planner:
         elements = sum(self.graph.sizes[name] for name in names)
         update = self.clock.update * elements
         passes = self.clock.seconds(self.graph, names) - update
+        update /= self.config.accumulate
         average = self.data.full_flops / self.data.batches
         return passes * average / self.graph.full_flops + update
 
@@ -306,6 +313,12 @@ class Planner:
 
     # The clock
 
+    def look_up(self) -> None:
+        """Take the clock that was set for such batches on this device, if there is one."""
+        clock = saved_clock(self.network, self._device, mode_of(self.config))
+        tokens = self.data.sample["input_ids"].numel()
+        self.clock = clock if clock and clock.suits(tokens) else None
+
     def calibrate(self) -> Clock:
         """Set the clock on this device by a few real steps of the sample batch, and keep it.
 
@@ -316,7 +329,8 @@ class Planner:
         optimizer = torch.optim.AdamW(network.parameters(), fused=True)
         batch = {name: tensor.to(device) for name, tensor in self.data.sample.items()}
         options = ForwardOptions(labelled_head=self.config.labelled_head is not False)
-        budget = Budget("rho", 1.0, "seconds")
+        meter = start_meter(self.config.meter, self.config.watts)
+        budget = Budget("rho", 1.0, "seconds", consumption=Consumption(meter.joules))
         kind, dtype = device.type, torch.bfloat16
 
         def loss(model: nn.Module, given: Batch) -> Any:
@@ -328,7 +342,8 @@ class Planner:
         ) as engine:
             assert engine.clock is not None
             self.clock = engine.clock
-        save_clock(self.clock, self.network, device, self.config.bf16)
+        meter.stop()
+        save_clock(self.clock, self.network, device, mode_of(self.config))
         return self.clock
 
     # All of it
@@ -367,7 +382,7 @@ class Planner:
             "completions_only_rho": self.completions_only(),
             "clock": asdict(self.clock) if self.clock else None,
             "watts": self.watts,
-            "energy": f"{self.watts:g} W, {self.config.carbon_intensity:g} gCO2/kWh",
+            "energy": f"{self.watts:.3g} W, {self.config.carbon_intensity:g} gCO2/kWh",
             "rows": [asdict(row) | {"memory_total": row.memory.total} for row in self.rows()],
             "profile": [
                 {

@@ -28,7 +28,7 @@ def provenance(seeds: Sequence[int] = (), root: Path | None = None) -> dict[str,
         "commit": _git(root, "rev-parse", "HEAD") if ours else None,
         "dirty": bool(status) if ours else None,
         "hardware": {
-            "cpu": _cpu(),
+            "cpu": processor(),
             "cores": os.cpu_count(),
             "machine": platform.machine(),
             "gpu": _gpu(),
@@ -61,7 +61,7 @@ def _gpu() -> str | None:
     return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None
 
 
-def _cpu() -> str:
+def processor() -> str:
     """The processor's name where Linux tells it, or its architecture."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

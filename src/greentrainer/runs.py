@@ -47,7 +47,7 @@ from greentrainer.tasks.base import Example, Task
 from greentrainer.tasks.encode import Encoded
 from greentrainer.tasks.generation import virtual_config
 from greentrainer.tasks.positions import require_room
-from greentrainer.training import CHECKPOINTS, Outcome, arguments_of, fit, steps_of
+from greentrainer.training import CHECKPOINTS, Outcome, arguments_of, fit, require_budget, steps_of
 
 DECODINGS = {"greedy": metrics.GREEDY, "paper": metrics.PAPER}
 """How completions are generated, by the configuration's name for it."""
@@ -162,14 +162,20 @@ def execute(config: RunConfig, console: Console, command: str | None = None) -> 
     """
     if not METHODS[config.method].trains:
         raise ValueError(f"{config.method} trains nothing: use greentrainer evaluate")
-    arguments_of(config, examples=1)  # refuses before anything is loaded
-    energy.require(config.meter)
+    _require(config)
     _open_folder(config)
     with _recorded(config, command) as journal:
         summary = _execute(config, console, journal)
         journal.end("interrupted" if summary["bill"]["interrupted"] else "done")
     console.print(f"report in {config.output_dir / 'report.html'}", markup=False)
     return summary
+
+
+def _require(config: RunConfig) -> None:
+    """Raise what would be raised later, before anything is loaded."""
+    arguments_of(config, examples=1)
+    require_budget(config, METHODS[config.method])
+    energy.require(config.meter)
 
 
 @contextmanager
@@ -243,7 +249,7 @@ def _open_folder(config: RunConfig) -> None:
 def rehearse(config: RunConfig, console: Console) -> None:
     """Print the whole configuration and one tokenised example, labelled tokens marked."""
     console.print(config.yaml(), markup=False)
-    arguments_of(config, examples=1)  # raises what would be raised later
+    _require(config)
     material = prepare(config, console)
     console.print(show.marked(material.train[0], material.tokenizer, material.seq2seq))
 

@@ -65,11 +65,18 @@ class Steering:
         total = self.currency.total
         if total is None or self.plan.total_batches is None:
             return self.plan
-        batches = self.ledger.batches
-        done = self.currency.full(self.ledger.full_flops, batches)
+        done = self.currency.full(self.ledger.full_flops, self.ledger.batches)
+        return replace(self.plan, rho=total / (done + self._ahead(done)))
+
+    def _ahead(self, done: float) -> float:
+        """Plain full fine-tuning of the batches to come, after what was done."""
+        batches, total = self.ledger.batches, self.plan.total_batches or 0
+        left = total - batches
+        if left <= 0:
+            return 0.0
         mean = done / batches if batches else self.full_cost
-        left = max(0, self.plan.total_batches - batches)
-        return replace(self.plan, rho=total / (done + left * mean))
+        known = self.currency.whole - done
+        return known if self.currency.known and known > 0 else left * mean
 
     def smallest_rho(self) -> float:
         """The smallest share of full fine-tuning at which coming batches can train anything."""
@@ -83,16 +90,18 @@ class Steering:
         standing, anew = [], []
         for tail, graph in self.prices.items():
             real, among = self.samples[tail], self.shortening.lasting(graph)
-            anew.append(Basis(self._expected(graph), real, tail=tail))
+            priced = graph is not real
+            anew.append(Basis(self._expected(graph), real, None, tail, priced))
             if among is not None:
-                standing.append(Basis(self._expected(graph, standing=True), real, among, tail))
+                kept = self._expected(graph, standing=True)
+                standing.append(Basis(kept, real, among, tail, priced))
         return [*standing, *anew]
 
     def of_last(self, graph: CostGraph, tail: Tail) -> Basis:
         """What the last step's choice is made on: nothing kept will be used after it."""
         price = self.currency.price(graph)
         among = self.shortening.lasting(price)
-        return Basis(self._expected(price, standing=True), graph, among, tail)
+        return Basis(self._expected(price, standing=True), graph, among, tail, price is not graph)
 
     def _expected(self, graph: CostGraph, standing: bool = False) -> CostGraph:
         """What coming batches will cost, if activations are kept from now on."""
@@ -111,6 +120,8 @@ class Steering:
         batches = self.ledger.batches
         spent, full = self._books()
         mean = full / batches if batches else self.full_cost
+        if self.currency.total is not None:
+            mean = self._ahead(full) / max(1, (self.plan.total_batches or 0) - batches) or mean
         even = self.pace.rate(batches, spent + reserve, full, mean)
         tilt = self.tilt(self.pace.horizon(batches))
         if tilt == 1:

@@ -1,6 +1,5 @@
 """Setting a clock: a few real passes of the model at hand, timed, and nothing left of them."""
 
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from torch import nn
 
 from greentrainer.clock import Clock, Timed, fit, work_of
 from greentrainer.importance import twin
+from greentrainer.provenance import processor
 from greentrainer.snapshot import preserved
 from greentrainer.types import Batch, CostGraph, LossFn, loss_of
 
@@ -50,14 +50,14 @@ def set_clock(
     _timed(model, batch, loss_fn, trials[0], 1)  # memory is touched for the first time
     passes = [_timed(model, batch, loss_fn, trial, REPEATS) for trial in trials]
     device = next(model.parameters()).device
-    return fit(passes, whole, _update_seconds(model, optimizer), 0.0, device_name(device))
+    return fit(passes, whole, _update_seconds(model, optimizer), device_name(device))
 
 
 def device_name(device: torch.device) -> str:
     """What was measured on: a GPU's name, or the processor and its threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} processor, {torch.get_num_threads()} threads"
+    return f"{processor()}, {torch.get_num_threads()} threads"
 
 
 def executed(trials: Sequence[Trial]) -> Sequence[Trial]:

@@ -158,6 +158,8 @@ def fit(
     own = method.adapts(config) or method.shortened or config.activation_checkpointing
     own = own or config.rho is None
     plain = step_flops(config, graphs_of(model), train, collate) if own else []
+    same = not (method.adapts(config) or config.activation_checkpointing)
+    whole = sum(plain) if plain and same else None
     torch.manual_seed(config.seed)
     adapted = method.adapt(model, config)
     if config.compile:
@@ -181,9 +183,7 @@ def fit(
             train_dataset=list(train),
             eval_dataset=list(judge),
             callbacks=[watch, *patience],
-            green=green_of(
-                config, method, adapted, len(train), max_steps, sum(plain) or None, consumption
-            ),
+            green=green_of(config, method, adapted, len(train), max_steps, whole, consumption),
             order=EpochOrder(train, config.batch_size, config.seed),
         )
         with _in_one_line():
@@ -207,7 +207,7 @@ def fit(
         interrupted=stop.made and state.global_step < state.max_steps,
         plain_steps=tuple(plain or step_flops(config, trainer.engine.graphs, train, collate)),
         log=tuple(state.log_history),
-        used=trainer.engine.budget.consumption.used(),
+        used=trainer.engine.consumption.used(),
     )
 
 
@@ -234,13 +234,21 @@ def consumption_of(config: RunConfig, meter: Meter | None) -> Consumption:
 
 
 def require_budget(config: RunConfig, method: Method) -> None:
-    """Raise ValueError for a budget that the method cannot keep to."""
+    """Raise ValueError for a budget that the method cannot keep to, or a schedule that is none."""
+    if config.carbon_schedule is not None:
+        read_schedule(config.carbon_schedule)
     unit, _ = config.budget
     timed = unit in ("hours", "kwh", "co2_grams") or config.cost == "seconds"
     if unit != "rho" and not (method.budgeted or method.shortened):
         raise ValueError(f"{unit} is a budget, and {method.name} spends what it takes: use green")
     if timed and method.shortened:
         raise ValueError(f"{method.name} keeps to rho or flops: give one of these, or use green")
+
+
+def mode_of(config: RunConfig) -> str:
+    """What else than model and device a clock is set for."""
+    keys = ("bf16", "activation_checkpointing", "compile", "labelled_head", "positions")
+    return ", ".join(f"{key} {getattr(config, key)}" for key in keys)
 
 
 def green_of(
@@ -256,11 +264,12 @@ def green_of(
 
     whole_flops: of plain full fine-tuning of the run's data.
     """
-    consumption = consumption or Consumption()
     budget = Budget("rho", 1.0, consumption=consumption)
     if method.budgeted:
-        clock = saved_clock(model, next(model.parameters()).device, config.bf16)
-        budget = Budget(*config.budget, config.cost, whole_flops, consumption, clock)
+        budget = Budget(*config.budget, config.cost, whole_flops, consumption)
+    if budget.timed:
+        clock = saved_clock(model, next(model.parameters()).device, mode_of(config))
+        budget = dataclasses.replace(budget, clock=clock)
     steps = steps_of(config, examples) if max_steps < 0 else max_steps
     every = math.ceil(steps / min(config.selections, steps))
     return GreenConfig(

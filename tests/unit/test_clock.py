@@ -14,7 +14,7 @@ from tests.conformance.families import FAMILIES, batch_for, build
 from tests.graphs import small_graphs
 from tests.tiny import refusal
 
-CLOCK = Clock(3e-9, 5e-9, 2e-9, 7e-9, 1e-4, 3e-9, "a device")
+CLOCK = Clock(3e-9, 5e-9, 2e-9, 7e-9, 3e-9, "a device")
 
 
 def passed(clock: Clock, work: Work) -> Timed:
@@ -30,7 +30,7 @@ def test_rates_are_found_again_from_passes_without_noise() -> None:
     graph = whole()
     chosen = [graph.tensors, graph.tensors[:9], graph.tensors[-1:]]
     passes = [passed(CLOCK, work_of(graph, names)) for names in chosen]
-    found = fit(passes, graph, CLOCK.update, CLOCK.batch, "a device")
+    found = fit(passes, graph, CLOCK.update, "a device")
     for name in ("forward", "weight", "activation"):
         assert getattr(found, name) == pytest.approx(getattr(CLOCK, name), rel=1e-9)
     assert found.deviation < 1e-9
@@ -45,7 +45,7 @@ def test_no_rate_is_below_zero() -> None:
         Timed(work, 1.0, 1.0),
         Timed(work_of(graph, graph.tensors[-1:]), 1.0, 3.0),
     ]
-    found = fit(odd, graph, 0.0, 0.0, "")
+    found = fit(odd, graph, 0.0, "")
     assert found.weight == 0
     assert found.activation > 0
 

@@ -22,6 +22,13 @@ def test_an_intensity_holds_until_the_next() -> None:
     assert DAY.mean(120, 0) == 400
 
 
+@given(st.floats(-50, 400), st.floats(0.1, 500))
+def test_what_lasts_so_long_is_used_up_then(start: float, seconds: float) -> None:
+    amount = DAY.mean(start, seconds) * seconds
+    assert DAY.lasts(start, amount) == pytest.approx(seconds)
+    assert DAY.lasts(start, -amount) < 0
+
+
 @given(
     st.lists(st.tuples(st.floats(1, 50), st.floats(10, 900)), min_size=1, max_size=8),
     st.floats(0, 40),
@@ -64,7 +71,7 @@ def test_grams_follow_the_schedule_and_a_resumed_run_goes_on() -> None:
 
 def test_a_schedule_is_read(tmp_path: Path) -> None:
     path = tmp_path / "grid.csv"
-    path.write_text("time,gCO2/kWh\n2026-01-01T01:00:00+00:00,300\n1767225600,150\n")
+    path.write_text("\ufefftime,gCO2/kWh\n2026-01-01T01:00:00+00:00,300\n1767225600,150\n")
     assert read_schedule(path) == Intensity((1767225600.0, 1767229200.0), (150.0, 300.0))
 
 
@@ -77,6 +84,8 @@ def test_a_schedule_is_read(tmp_path: Path) -> None:
         ("0,100\nyesterday,100\n", "line 2"),
         ("0,100\n1,2,3\n", "line 2"),
         ("0,0\n", "above 0"),
+        ("1970-01-01,1x2\n2028-01-01,3\n", "line 1"),
+        ("nan,5\n", "above 0"),
         ("0,nan\n", "above 0"),
     ],
 )

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from greentrainer.config import RunConfig, read_mapping, validated
+from greentrainer.config import BUDGETS, RunConfig, over, read_mapping, validated
 
 TUNED = "learning_rate"
 PLACES = ("output_dir", "data_dir")
@@ -140,7 +140,7 @@ class Spec(BaseModel):
 
     def _values(self, entry: Entry) -> dict[str, Any]:
         """Keys of a run as the comparison and the entry have them, some of them lists."""
-        values = self.run | entry.keys
+        values = over(self.run, entry.keys)
         for name, instead in OWN.items():
             if name in values:
                 raise ValueError(f"{name} is no key of a single run here: give {instead}")
@@ -196,7 +196,11 @@ def _label(entry: Entry, config: RunConfig, listed: list[str]) -> str:
             unusual = getattr(config, key) != defaults[key].default
             if key not in special and (key == "rho" or unusual):
                 special.append(key)
-    words = [f"{key} {getattr(config, key)}" for key in special]
+    unit, amount = config.budget
+    words = [
+        f"{unit} {amount:g}" if key in BUDGETS else f"{key} {getattr(config, key)}"
+        for key in dict.fromkeys(unit if key in BUDGETS else key for key in special)
+    ]
     return ", ".join([base, *words])
 
 

@@ -1,7 +1,11 @@
-"""Clocks kept in the cache folder: one for each model, device, number of threads and precision."""
+"""Clocks kept in the cache folder: one for each model, device, number of threads and mode.
+
+mode: what else the time of a pass depends on, such as precision and recomputed activations.
+"""
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +16,28 @@ from greentrainer.hf.models import cache_root
 from greentrainer.timing import device_name
 
 
-def saved_clock(network: Any, device: torch.device, bf16: bool) -> Clock | None:
-    """The clock that was set for such a model, if any."""
-    path = _path(network, device, bf16)
-    return load_clock(path) if path.is_file() else None
+def saved_clock(network: Any, device: torch.device, mode: str) -> Clock | None:
+    """The clock that was set for such a model, if any; a damaged file is none, and told of."""
+    path = _path(network, device, mode)
+    if not path.is_file():
+        return None
+    try:
+        return load_clock(path)
+    except ValueError as error:
+        warnings.warn(str(error), stacklevel=2)
+        return None
 
 
-def save_clock(clock: Clock, network: Any, device: torch.device, bf16: bool) -> Path:
+def save_clock(clock: Clock, network: Any, device: torch.device, mode: str) -> Path:
     """Keep a clock; returns its file."""
-    path = _path(network, device, bf16)
+    path = _path(network, device, mode)
     clock.save(path)
     return path
 
 
-def _path(network: Any, device: torch.device, bf16: bool) -> Path:
+def _path(network: Any, device: torch.device, mode: str) -> Path:
     shapes = {name: list(p.shape) for name, p in network.named_parameters()}
-    described = [type(network).__name__, shapes, device_name(device), bf16]
+    attention = network.config._attn_implementation
+    described = [type(network).__name__, shapes, attention, device_name(device), mode]
     digest = hashlib.sha256(json.dumps(described).encode()).hexdigest()
     return cache_root() / "clocks" / f"{digest[:16]}.json"
