@@ -6,7 +6,7 @@ read.  What an allocator adds (rounding, fragments) and workspaces inside of ker
 """
 
 import weakref
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,17 +29,20 @@ class Memory:
 
     gradients: of the tensors trained.  optimizer: two moments of every tensor trained so far.
     activations: what else the step holds at its peak.
+    probe: what the first probe holds besides weights, where there is one.
     """
 
     weights: int
     gradients: int
     optimizer: int
     activations: int
+    probe: int = 0
 
     @property
     def total(self) -> int:
-        """All of it."""
-        return self.weights + self.gradients + self.optimizer + self.activations
+        """Of the run: of a step, or of the probe if that holds more."""
+        step = self.gradients + self.optimizer + self.activations
+        return self.weights + max(step, self.probe)
 
 
 class _Alive(TorchDispatchMode):
@@ -97,13 +100,38 @@ def step_memory(
     return Memory(weights, gradients, optimizer, max(0, peak - gradients))
 
 
+def probe_memory(
+    model: nn.Module, batch: Batch, names: Collection[str], loss_fn: LossFn | None = None
+) -> int:
+    """Bytes at the peak of a probe of `names`, besides weights.
+
+    Gradients are gone as soon as the twin of the optimizer has stepped: with each there are, for a
+    moment, a copy of it, one of the weight, and AdamW's two moments.
+    """
+    return _peak(model, batch, names, loss_fn, _stepped)
+
+
+def _stepped(parameter: torch.Tensor) -> None:
+    copies = [torch.empty_like(parameter) for _ in range(4)]
+    parameter.grad = None
+    copies.clear()
+
+
 def _whole(model: nn.Module) -> list[torch.Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-def _peak(model: nn.Module, batch: Batch, names: Collection[str], loss_fn: LossFn | None) -> int:
-    """Bytes made in a step and alive together."""
+def _peak(
+    model: nn.Module,
+    batch: Batch,
+    names: Collection[str],
+    loss_fn: LossFn | None,
+    arrived: Callable[[torch.Tensor], None] | None = None,
+) -> int:
+    """Bytes made in a step and alive together.  arrived: what is done with each gradient."""
     with FakeTensorMode(allow_non_fake_inputs=True), faked(model, batch, names) as (state, fake):
+        for name in names if arrived else ():
+            state[name].register_post_accumulate_grad_hook(arrived)
         alive = _Alive()
         for tensor in [*state.values(), *tree_iter(fake)]:
             if isinstance(tensor, torch.Tensor):

@@ -8,7 +8,7 @@ is not known before a run, which will choose others, at the same cost.
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +29,7 @@ from greentrainer.graphs import GraphCache
 from greentrainer.hf import models
 from greentrainer.hf.blocks import layout
 from greentrainer.hf.clocks import save_clock, saved_clock
-from greentrainer.memory import Memory, step_memory
+from greentrainer.memory import Memory, probe_memory, step_memory
 from greentrainer.reference import EpochOrder
 from greentrainer.runs import load_task, training_examples
 from greentrainer.select import select
@@ -40,7 +40,7 @@ from greentrainer.training import mode_of
 from greentrainer.types import Batch, CostGraph, loss_of
 
 SHARES = (0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
-QUICK = 0.5
+QUICK = 0.8
 """Seconds within which one step's memory must be told for all rows to have their own."""
 KEPT_EPOCHS = 3
 """Epochs that forward-skipping is shown for, where the run has but one."""
@@ -240,18 +240,24 @@ class Planner:
                 yield self._between(names, known[0], known[len(selections) - 1]), False
 
     def memory(self, names: Sequence[str]) -> Memory:
-        """Of a step on the largest batch that trains these tensors."""
+        """Of a step on the largest batch that trains these tensors, and of a probe before it."""
         head = None if self.tokenizer is None else self._graphs.head
         batch = self.data.largest
         with head.on(batch) if head else nullcontext():
-            return step_memory(self.network, batch, names, self._loss)
+            told = step_memory(self.network, batch, names, self._loss)
+            if len(names) == len(self.graph.tensors):
+                return told
+            flops = self.graph.forward_flops + self.graph.backward_flops(names)
+            share = flops / self.graph.full_flops
+            reachable = self.graph.affordable(self.graph.backward_budget(share))
+            return replace(told, probe=probe_memory(self.network, batch, reachable, self._loss))
 
     def _between(self, names: Sequence[str], low: Memory, high: Memory) -> Memory:
         elements = sum(self.graph.sizes[name] for name in names)
         gradients = 4 * elements
         share = (gradients - low.gradients) / max(1, high.gradients - low.gradients)
         activations = low.activations + share * (high.activations - low.activations)
-        return Memory(high.weights, gradients, 8 * elements, round(activations))
+        return Memory(high.weights, gradients, 8 * elements, round(activations), low.probe)
 
     def _loss(self, model: nn.Module, batch: Batch) -> Any:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):

@@ -69,10 +69,11 @@ def tables(plan: Plan) -> list[Figures]:
             f"kept in {plan['skipping_epochs']} epochs",
         ),
         Figures(
-            "memory at the peak of a step, GB",
-            ["rho", "in all", "weights", "gradients", "AdamW's state", "activations"],
+            "memory at the peak, GB",
+            ["rho", "in all", "weights", "gradients", "AdamW's state", "activations", "a probe"],
             [_memory(row) for row in rows],
-            "~: activations are taken from between two simulated rows",
+            "in all: weights, and a step's or a probe's, whichever is more; ~: activations are "
+            "taken from between two simulated rows",
         ),
     ]
     if clock:
@@ -142,7 +143,7 @@ def _memory(row: Mapping[str, Any]) -> list[str]:
         f"{row['rho']:g}",
         f"{about}{row['memory_total'] / 1e9:.2f}",
         *(f"{memory[key] / 1e9:.2f}" for key in ("weights", "gradients", "optimizer")),
-        f"{about}{memory['activations'] / 1e9:.2f}",
+        *(f"{about}{memory[key] / 1e9:.2f}" for key in ("activations", "probe")),
     ]
 
 
