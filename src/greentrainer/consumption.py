@@ -55,7 +55,7 @@ class Intensity:
         end = start + seconds
         inside = [t for t in self.times if start < t < end]
         edges = [start, *inside, end]
-        if seconds <= 0:
+        if seconds <= 0 or not inside:
             return of(self.at(start))
         parts = pairwise(edges)
         return sum(of(self.at(a)) * (b - a) for a, b in parts) / seconds

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import nn
 from greentrainer.budget import Budget
 from greentrainer.clock import Clock
 from greentrainer.config import RunConfig
-from greentrainer.consumption import Consumption
+from greentrainer.consumption import Consumption, Intensity, read_schedule
 from greentrainer.cost import trace
 from greentrainer.energy import assumed_watts, start_meter
 from greentrainer.engine import AdaptiveBackprop
@@ -40,7 +41,7 @@ from greentrainer.training import mode_of
 from greentrainer.types import Batch, CostGraph, loss_of
 
 SHARES = (0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
-QUICK = 0.8
+QUICK = 0.3
 """Seconds within which one step's memory must be told for all rows to have their own."""
 KEPT_EPOCHS = 3
 """Epochs that forward-skipping is shown for, where the run has but one."""
@@ -193,8 +194,31 @@ class Planner:
             seconds,
             hours,
             kwh,
-            kwh * self.config.carbon_intensity if kwh else None,
+            kwh * self.intensity.mean(time.time(), 3600 * hours) if kwh and hours else None,
         )
+
+    @cached_property
+    def intensity(self) -> Intensity:
+        """Of the grid: as the schedule says, or the stated one."""
+        if self.config.carbon_schedule is not None:
+            return read_schedule(self.config.carbon_schedule)
+        return Intensity(grams=(self.config.carbon_intensity,))
+
+    def starts(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """For each time at which the run could begin, the grams of CO2 of each rho; by a clock."""
+        now = time.time()
+        times = [now, *(t for t in self.intensity.times if t > now)] if self.clock else []
+        return [
+            {
+                "begin": datetime.fromtimestamp(begin).astimezone().isoformat(timespec="minutes"),
+                "co2_grams": {
+                    f"{row.rho:g}": row.kwh * self.intensity.mean(begin, 3600 * row.hours)
+                    for row in rows
+                    if row.kwh and row.hours
+                },
+            }
+            for begin in (times if len(times) > 1 else [])
+        ]
 
     def seconds(self, names: Sequence[str]) -> float:
         """Of an average batch that trains these tensors, by the clock."""
@@ -365,7 +389,7 @@ class Planner:
 
     def summary(self) -> dict[str, Any]:
         """The whole plan as plain values."""
-        graph, data = self.graph, self.data
+        graph, data, rows = self.graph, self.data, self.rows()
         closure = graph.closure_flops
         return {
             "model": self.config.model,
@@ -388,8 +412,9 @@ class Planner:
             "completions_only_rho": self.completions_only(),
             "clock": asdict(self.clock) if self.clock else None,
             "watts": self.watts,
-            "energy": f"{self.watts:.3g} W, {self.config.carbon_intensity:g} gCO2/kWh",
-            "rows": [asdict(row) | {"memory_total": row.memory.total} for row in self.rows()],
+            "energy": f"{self.watts:.3g} W, {self.intensity.at(time.time()):g} gCO2/kWh now",
+            "rows": [asdict(row) | {"memory_total": row.memory.total} for row in rows],
+            "starts": self.starts(rows),
             "profile": [
                 {
                     "tensor": name,

@@ -5,6 +5,7 @@ import re
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from greentrainer.config import RunConfig
 from greentrainer.cost import trace
 from greentrainer.hf.models import CACHE_VARIABLE, blank
 from greentrainer.plan import Planner
+from greentrainer.reference import EpochOrder
+from greentrainer.runs import load_task, training_examples
+from greentrainer.tasks.encode import Collator, encode_all, pad_id
 from tests.conformance.families import build
 from tests.tiny import refusal, saved
 
@@ -64,15 +68,19 @@ def test_a_plan_needs_a_configuration_alone(family: str, tmp_path: Path) -> None
 
 
 def test_costs_are_those_of_the_run_s_batches(model: Path, rows: Path) -> None:
-    """Summed over the lengths that the task really has."""
-    config = RunConfig(model=str(model), task=str(rows), max_length=32, pad_multiple=4)
+    """Summed over the batches of each epoch, each traced by itself."""
+    config = RunConfig(model=str(model), task=str(rows), max_length=32, pad_multiple=4, epochs=2)
     planner = Planner(config)
-    whole = planner.data
-    assert whole.batches > 1
-    sample = trace(blank(planner.network), whole.sample).full_flops
-    assert planner.graph.full_flops == sample
+    network, tokenizer = blank(planner.network), planner.tokenizer
+    train, _ = training_examples(load_task(config, tokenizer), config)
+    encoded = encode_all(train, tokenizer, 32, False)
+    order = EpochOrder(encoded, config.batch_size, config.seed)
+    collate = Collator(pad_id(tokenizer), 4, 32)
+    batches = [collate([encoded[i] for i in group]) for group in order.groups()]
+    assert len({batch["input_ids"].shape for batch in batches}) > 1
+    whole = sum(trace(network, batch).full_flops for batch in batches)
     plan = planner.summary()
-    assert plan["rows"][-1]["flops"] == whole.full_flops
+    assert plan["rows"][-1]["flops"] == plan["full_flops"] == 2 * whole
     assert plan["completions_only_rho"] < 1
 
 
@@ -90,6 +98,12 @@ def test_a_calibration_tells_time_and_is_kept(model: Path, rows: Path, tmp_path:
     text = page.read_text()
     assert "<script" not in text
     assert not re.search(r"(src|href)=.?http", text)
+    grid = tmp_path / "grid.csv"
+    now = time.time()
+    grid.write_text(f"0,400\n{now + 3600},100\n{now + 7200},200\n")
+    scheduled = planned(*given, "--set", f"carbon_schedule={grid}")
+    grams = [start["co2_grams"]["1"] for start in scheduled["starts"]]
+    assert [g / grams[0] for g in grams] == pytest.approx([1, 0.25, 0.5], rel=1e-3)
     shown = CliRunner().invoke(app, ["plan", *given])
     assert "s / batch" in shown.output
 

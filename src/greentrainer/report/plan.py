@@ -1,7 +1,7 @@
 """A plan as tables for a terminal, and as a page with its picture, from its figures alone."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,8 @@ def tables(plan: Plan) -> list[Figures]:
             "that it was set by",
         )
         found.append(timed)
+    if plan["starts"]:
+        found.append(begun(plan["starts"]))
     return [by_kind(plan), *found]
 
 
@@ -99,6 +101,20 @@ def _bought(row: Mapping[str, Any], blocks: int) -> list[str]:
 def _timed(row: Mapping[str, Any]) -> list[str]:
     told = (row[key] for key in ("seconds", "hours", "kwh", "co2_grams"))
     return [f"{row['rho']:g}", *("-" if value is None else f"{value:.3g}" for value in told)]
+
+
+def begun(starts: Sequence[Mapping[str, Any]]) -> Figures:
+    """Grams of CO2 by when the run begins."""
+    shares = list(starts[0]["co2_grams"])
+    lines = [
+        [one["begin"], *(f"{one['co2_grams'][share]:.3g}" for share in shares)] for one in starts
+    ]
+    return Figures(
+        "grams of CO2 by when the run begins (estimate)",
+        ["begin", *(f"rho {share}" for share in shares)],
+        lines,
+        "as the carbon schedule says",
+    )
 
 
 def by_kind(plan: Plan) -> Figures:
