@@ -60,6 +60,7 @@ def measured(config: RunConfig) -> Row:
     engine = outcome.engine
     assert engine.selection is not None
     planner = Planner(config)
+    planner.look_up()
     entries = [entry for entry in engine.ledger if entry.kind == "train"][WARM_UP:]
     mean = statistics.mean(entry.full_flops for entry in entries)
     average = planner.data.full_flops / planner.data.batches / mean
