@@ -11,6 +11,7 @@ A timed run spends as time goes by, so what is left is known at any moment, and 
 within it: a clock that is a little off is corrected by the books.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -117,6 +118,26 @@ class Budget:
         """What such a share of full fine-tuning takes, after what was spent, in the unit."""
         assert currency.total is not None
         return self.amount * (spent + share * currency.whole) / currency.total
+
+    def require(self, share: float, smallest: float, takes: Callable[[float], float]) -> None:
+        """Raise ValueError where nothing can be trained within it; tell of more than is of use.
+
+        takes: what a share of full fine-tuning takes, in the unit.
+        """
+        if share < smallest and self.unit == "rho":
+            raise ValueError(
+                f"rho is {self.amount}: choose it between {smallest:.4f} (for this model) and 1"
+            )
+        if share < smallest:
+            raise ValueError(
+                f"{self.unit} is {self.amount:g}, and even the smallest selection takes about "
+                f"{takes(smallest):.3g}: give at least that, or train on fewer examples"
+            )
+        if share > 1:
+            warnings.warn(
+                f"{self}: full fine-tuning takes about {takes(1.0):.3g}, so nothing is frozen",
+                stacklevel=3,
+            )
 
     def __str__(self) -> str:
         counted = " of seconds" if self.cost == "seconds" and self.unit == "rho" else ""

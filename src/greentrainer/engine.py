@@ -16,7 +16,6 @@ a tensor is worth, `select` chooses, `Freezer` applies, `Pace` says how much may
 """
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, astuple, replace
@@ -44,7 +43,7 @@ from greentrainer.select import select
 from greentrainer.shapes import tokens_of
 from greentrainer.shortening import Shortening
 from greentrainer.steering import Reached, Steering, passes_of
-from greentrainer.timing import Trial, executed, set_clock
+from greentrainer.timing import executed, set_clock, trials_of
 from greentrainer.types import Batch, CostGraph, Importance, LossFn, Selection, Tail, loss_of
 
 __all__ = ["AdaptiveBackprop", "Selector", "release"]
@@ -199,30 +198,13 @@ class AdaptiveBackprop:
             self.pace, self._samples, self._whole, self.graphs, self.ledger, self.processes,
             self._short, currency, self._tilt,
         )  # fmt: skip
-        self._require_enough(share, partial(budget.amount_for, currency, spent))
+        smallest = self._steering.smallest_rho()
+        budget.require(share, smallest, partial(budget.amount_for, currency, spent))
         return min(share, 1.0 if currency.total is None else ALMOST)
-
-    def _require_enough(self, share: float, takes: Callable[[float], float]) -> None:
-        """Raise ValueError for a budget that nothing can be trained within; tell of a great one."""
-        budget, smallest = self.budget, self._steering.smallest_rho()
-        if share < smallest and budget.unit == "rho":
-            raise ValueError(
-                f"rho is {self.rho}: choose it between {smallest:.4f} (for this model) and 1"
-            )
-        if share < smallest:
-            raise ValueError(
-                f"{budget.unit} is {budget.amount:g}, and even the smallest selection takes about "
-                f"{takes(smallest):.3g}: give at least that, or train on fewer examples"
-            )
-        if share > 1:
-            warnings.warn(
-                f"{budget}: full fine-tuning takes about {takes(1.0):.3g}, so nothing is frozen",
-                stacklevel=2,
-            )
 
     def _set_clock(self, batch: Batch) -> Clock:
         """Time a few passes of the sample batch."""
-        trials = self._trials()
+        trials = trials_of(self._samples, self._short.at)
         start, before = time.perf_counter(), self.consumption.used()
         with self._observer.unobserved(), self._short.probing():
             clock = set_clock(self.model, self.optimizer, batch, self.loss_fn, trials, self._whole)
@@ -233,19 +215,6 @@ class AdaptiveBackprop:
         after = self.consumption.used()
         watts = (after.joules - before.joules) / (after.seconds - before.seconds)
         return replace(clock, tokens=tokens_of(batch)[1], watts=watts)
-
-    def _trials(self) -> list[Trial]:
-        """Everything trained, at each end of what tails there are; and one tensor far below.
-
-        The last has its gradient pass through the whole model, and computes hardly any of a weight.
-        """
-        ends = {id(g): (tail, g) for tail, g in self._samples.items()}.values()
-        chosen = [(tail, g, g.tensors) for tail, g in ends]
-        graph = chosen[-1][1]
-        passing = {n: f - graph.own_flops[n] for n, f in graph.closure_flops.items()}
-        far = max(passing, key=lambda name: (passing[name], -graph.sizes[name]))
-        kept = [*chosen[:1], *chosen[1:][-1:], (chosen[-1][0], graph, (far,))]
-        return [Trial(g, names, partial(self._short.at, tail)) for tail, g, names in kept]
 
     def _tilt(self, left: int) -> float:
         """By how much more than on average the next of so many batches may cost."""

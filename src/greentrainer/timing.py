@@ -2,9 +2,10 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from greentrainer.clock import Clock, Timed, fit, work_of
 from greentrainer.importance import twin
 from greentrainer.provenance import processor
 from greentrainer.snapshot import preserved
-from greentrainer.types import Batch, CostGraph, LossFn, loss_of
+from greentrainer.types import Batch, CostGraph, LossFn, Tail, loss_of
 
 REPEATS = 2
 """Of each pass; their mean counts."""
@@ -58,6 +59,22 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{processor()}, {torch.get_num_threads()} threads"
+
+
+def trials_of(
+    samples: Mapping[Tail, CostGraph], at: Callable[[Tail], AbstractContextManager[None]]
+) -> list[Trial]:
+    """Everything trained, at each end of what tails there are; and one tensor far below.
+
+    The last has its gradient pass through the whole model, and computes hardly any of a weight.
+    """
+    ends = list(samples.items())
+    chosen = [ends[0], ends[-1]] if len(ends) > 1 else ends
+    tail, graph = ends[-1]
+    passing = {name: f - graph.own_flops[name] for name, f in graph.closure_flops.items()}
+    far = max(passing, key=lambda name: (passing[name], -graph.sizes[name]))
+    whole = [Trial(one, one.tensors, partial(at, t)) for t, one in chosen]
+    return [*whole, Trial(graph, (far,), partial(at, tail))]
 
 
 def executed(trials: Sequence[Trial]) -> Sequence[Trial]:
