@@ -237,6 +237,20 @@ def quality_picture() -> None:
     (FIGURES / "quality.svg").write_text(svg(figure, "quality"), encoding="utf-8")
 
 
+def plan_table() -> str:
+    """Predicted over measured: seconds a step and memory, for each rho."""
+    head = [
+        "rho", "seconds: told / measured", "planned / measured", "GB told", "GB measured",
+        "told / measured", "GB measured, glibc as it comes", "told / measured",
+    ]  # fmt: skip
+    keys = (
+        "told / measured seconds", "planned / measured seconds", "told GB", "measured GB",
+        "told / measured memory", "measured GB, glibc as it comes", "the same, told / measured",
+    )  # fmt: skip
+    body = [[f"{row['rho']:g}", *(f"{row[key]:.3f}" for key in keys)] for row in rows_of("plan")]
+    return markdown(head, body)
+
+
 def small_table(name: str, *columns: str) -> str:
     """Some columns of a benchmark's rows."""
     body = [[_plain(row.get(column)) for column in columns] for row in rows_of(name)]
@@ -273,6 +287,7 @@ TABLES: dict[str, Callable[[], str]] = {
         "flops / full",
         "probes / spent",
     ),
+    "plan": plan_table,
     "examples_axis": partial(
         small_table, "examples_axis", "trained on", "loss", "flops / full, about"
     ),
