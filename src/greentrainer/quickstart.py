@@ -30,7 +30,6 @@ CONFIG = RunConfig(
     test_limit=64,
     selections=2,
     probe_batches=2,
-    positions="all",
     generate=24,
     output_dir=Path("runs/quickstart"),
 )

@@ -343,6 +343,7 @@ def bill(config: RunConfig, outcome: Outcome, peak_bytes: int) -> dict[str, Any]
         "rho": engine.rho,
         "budget": {"unit": engine.budget.unit, "amount": engine.budget.amount},
         "clock": asdict(engine.clock) if engine.clock else None,
+        "full_seconds_by_clock": _full_seconds(outcome),
         "interrupted": outcome.interrupted,
         "steps": outcome.steps,
         "planned_steps": outcome.planned,
@@ -360,6 +361,15 @@ def bill(config: RunConfig, outcome: Outcome, peak_bytes: int) -> dict[str, Any]
         **engine.ledger.summary(),
         **_reference(outcome, METHODS[config.method].budgeted),
     }
+
+
+def _full_seconds(outcome: Outcome) -> float | None:
+    """Of plain full fine-tuning of all the run's data, if a clock was set."""
+    engine = outcome.engine
+    if engine.clock is None:
+        return None
+    clock, batches = engine.clock.per_batch(engine.pace.accumulate), engine.pace.total_batches or 0
+    return clock.full(sum(outcome.plain_steps), batches, sum(engine.graph.sizes.values()))
 
 
 def _energy(outcome: Outcome) -> dict[str, Any]:

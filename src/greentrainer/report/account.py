@@ -42,7 +42,7 @@ class Account:
     skipped_flops: float
     seconds: float
     full_seconds: float
-    full_measured: bool
+    full_seconds_from: str
     peak_bytes: int
     full_peak_bytes: int
     bill: Mapping[str, Any]
@@ -63,18 +63,32 @@ def account_of(record: RunRecord) -> Account:
         reference, seconds = record.total("full_flops"), record.total("seconds")
         spent = record.total("forward_flops") + record.total("backward_flops")
     probes = record.total("forward_flops", "probe") + record.total("backward_flops", "probe")
+    told, source = _full_seconds(record, full, bill, reference)
     return Account(
         spent_flops=spent,
         full_flops=reference,
         probe_flops=probes,
         skipped_flops=record.total("skipped_flops"),
         seconds=seconds,
-        full_seconds=full.get("estimated_seconds", _rate(record) * reference),
-        full_measured="estimated_seconds" in full,
+        full_seconds=told,
+        full_seconds_from=source,
         peak_bytes=bill.get("peak_memory_bytes", 0),
         full_peak_bytes=full.get("peak_memory_bytes", 0),
         bill=bill,
     )
+
+
+def _full_seconds(
+    record: RunRecord, full: Mapping[str, Any], bill: Mapping[str, Any], flops: float
+) -> tuple[float, str]:
+    """Of full fine-tuning, and how they are known."""
+    if "estimated_seconds" in full:
+        seconds = float(full["estimated_seconds"])
+        return seconds, "estimated from some batches of it that were measured."
+    if bill.get("full_seconds_by_clock"):
+        seconds = float(bill["full_seconds_by_clock"])
+        return seconds, "told by the clock that the budget was translated with."
+    return _rate(record) * flops, "estimated at this run's seconds per FLOP."
 
 
 def _rate(record: RunRecord) -> float:
@@ -144,11 +158,7 @@ def notes_of(account: Account) -> list[str]:
         "full fine-tuning is that of every tensor on the same data"
         + ("." if bill else ", as far as the run has come."),
         "Seconds are those of batches, probes, selections and tracing; full fine-tuning's are "
-        + (
-            "estimated from some batches of it that were measured."
-            if account.full_measured
-            else "estimated at this run's seconds per FLOP."
-        ),
+        + account.full_seconds_from,
     ]
     if "energy_kwh" in bill or "co2_grams" in bill:
         measured = "measured" if bill.get("energy_measured") else "estimated"
