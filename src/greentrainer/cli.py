@@ -3,6 +3,7 @@
 import shlex
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -349,6 +350,7 @@ def merge(
 def main() -> None:
     """Run a command; what a user can mend is one line on standard error, exit code 2."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    warnings.formatwarning = _warned
     try:
         sys.exit(app(standalone_mode=False) or 0)  # what a typer.Exit holds is returned
     except (KeyboardInterrupt, typer.Abort):
@@ -364,6 +366,11 @@ def main() -> None:
 def _typed() -> str:
     """The command line."""
     return shlex.join(["greentrainer", *sys.argv[1:]])
+
+
+def _warned(message: Any, *_: Any, **__: Any) -> str:
+    """A warning as one line."""
+    return f"warning: {' '.join(str(message).split())}\n"
 
 
 def _refuse(message: str) -> None:
