@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from greentrainer.select import select as select
 
 if TYPE_CHECKING:
+    from greentrainer.budget import Budget as Budget
     from greentrainer.cost import trace as trace
     from greentrainer.engine import AdaptiveBackprop as AdaptiveBackprop
     from greentrainer.importance import measure_importance as measure_importance
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "AdaptiveBackprop": "greentrainer.engine",
+    "Budget": "greentrainer.budget",
     "CostGraph": "greentrainer.types",
     "Ledger": "greentrainer.ledger",
     "Selection": "greentrainer.types",
