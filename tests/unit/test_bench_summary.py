@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greentrainer.bench.summary import Record, Row, row_of, seconds_of, summarise, verdicts, written
+from greentrainer.report.tables import lines
 from tests.tiny import refusal
 
 DATA = {"train": 8, "validation": 2, "test": 4, "sha256": "abc"}
@@ -115,6 +116,16 @@ def test_shares_of_time_and_memory_are_of_full_fine_tuning() -> None:
     assert "learning_rate" not in rows[2]
     alone = summarise("a", {"top2": 1e-4}, [records[1]])["rows"]
     assert "seconds / full" not in alone[0]
+
+
+@pytest.mark.parametrize(("measured", "heading"), [(True, "Wh"), (False, "Wh (estimate)")])
+def test_energy_is_shown_where_records_have_it(measured: bool, heading: str) -> None:
+    more = {"energy_kwh": 0.012, "co2_grams": 5.76, "energy_measured": measured}
+    rows = [row("full", [record(cost=bill(**more))]), row("top2", [record("top2")])]
+    head, body = lines(rows)
+    at = head.index(heading)
+    assert [line[at : at + 2] for line in body] == [["12", "5.76"], ["", ""]]
+    assert not any(name.startswith("Wh") for name in lines(rows[1:])[0])
 
 
 def test_a_row_is_judged_at_its_rate_alone() -> None:

@@ -125,6 +125,18 @@ def _costs(bills: Sequence[Mapping[str, Any]]) -> Row:
         ),
         "peak_memory_bytes": middle(bill["peak_memory_bytes"] for bill in bills),
         "steps": middle(bill["steps"] for bill in bills),
+        **_energy(bills),
+    }
+
+
+def _energy(bills: Sequence[Mapping[str, Any]]) -> Row:
+    """Energy and CO2, where all records have them; `energy_measured`: of all it is no estimate."""
+    if not all("energy_kwh" in bill for bill in bills):
+        return {}
+    return {
+        "energy_kwh": statistics.median(bill["energy_kwh"] for bill in bills),
+        "co2_grams": statistics.median(bill["co2_grams"] for bill in bills),
+        "energy_measured": all(bill["energy_measured"] for bill in bills),
     }
 
 

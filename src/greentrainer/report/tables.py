@@ -30,11 +30,16 @@ def lines(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     head = ["method", "learning rate", "loss", *(SCORES[key] for key in scores)]
     tails = any(row.get(TAIL, 1.0) < 1 for row in rows)
     head += ["positions"] if tails else []
-    head += ["TFLOPs", "FLOPs / full", "seconds / full", "memory / full", "choosing", "seeds"]
-    return head, [_line(row, scores, tails, len(head)) for row in rows]
+    head += ["TFLOPs", "FLOPs / full", "seconds / full", "memory / full"]
+    powered = any("energy_kwh" in row for row in rows)
+    if powered:
+        estimated = not all(row.get("energy_measured", True) for row in rows)
+        head += [f"{what} (estimate)" if estimated else what for what in ("Wh", "gCO2")]
+    head += ["choosing", "seeds"]
+    return head, [_line(row, scores, tails, powered, len(head)) for row in rows]
 
 
-def _line(row: Row, scores: Sequence[str], tails: bool, width: int) -> list[str]:
+def _line(row: Row, scores: Sequence[str], tails: bool, powered: bool, width: int) -> list[str]:
     if "loss" not in row:
         reason = "; ".join(row.get("failures", ["not run yet"]))
         return [row["label"], reason, *[""] * (width - 2)]
@@ -46,6 +51,7 @@ def _line(row: Row, scores: Sequence[str], tails: bool, width: int) -> list[str]
         *([_share(row, TAIL)] if tails else []),
         f"{row['flops'] / 1e12:.2f}" if "flops" in row else "0",
         *(_share(row, key) for key in ("flops / full", "seconds / full", "memory / full")),
+        *(_energy(row) if powered else []),
         _choosing(row),
         _seeds(row),
     ]
@@ -72,6 +78,12 @@ def spread(row: Row, key: str, digits: int) -> str:
 
 def _share(row: Row, key: str) -> str:
     return f"{row[key]:.1%}" if key in row else ""
+
+
+def _energy(row: Row) -> list[str]:
+    if "energy_kwh" not in row:
+        return ["", ""]
+    return [f"{1000 * row['energy_kwh']:.3g}", f"{row['co2_grams']:.3g}"]
 
 
 def _choosing(row: Row) -> str:
