@@ -120,7 +120,7 @@ def test_shares_of_time_and_memory_are_of_full_fine_tuning() -> None:
 
 @pytest.mark.parametrize(("measured", "heading"), [(True, "Wh"), (False, "Wh (estimate)")])
 def test_energy_is_shown_where_records_have_it(measured: bool, heading: str) -> None:
-    more = {"energy_kwh": 0.012, "co2_grams": 5.76, "energy_measured": measured}
+    more: Any = {"energy_kwh": 0.012, "co2_grams": 5.76, "energy_measured": measured}
     rows = [row("full", [record(cost=bill(**more))]), row("top2", [record("top2")])]
     head, body = lines(rows)
     at = head.index(heading)
