@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no whole checkpoint"):
         trainer(tmp_path).train(resume_from_checkpoint=True)
     trainer(tmp_path, num_train_epochs=1).train()
-    with pytest.raises(ValueError, match=r"written at rho 0\.6, this run has 0\.7"):
+    with pytest.raises(ValueError, match=r"written at rho 0\.6, this run has rho 0\.7"):
         trainer(tmp_path, GreenConfig(rho=0.7)).train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match="belongs to another model"):
         trainer(tmp_path, family="llama").train(resume_from_checkpoint=True)
