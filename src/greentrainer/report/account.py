@@ -162,10 +162,11 @@ def notes_of(account: Account) -> list[str]:
     ]
     if "energy_kwh" in bill or "co2_grams" in bill:
         measured = "measured" if bill.get("energy_measured") else "estimated"
+        source = str(bill.get("energy_source", "no source given"))
         intensity = bill.get("carbon_intensity")
         at = f"; CO2 at {intensity:g} g/kWh" if isinstance(intensity, int | float) else ""
         found.append(
-            f"Energy is {measured}: {bill.get('energy_source', 'no source given')}{at}. Full "
+            f"Energy is {measured} ({source.removeprefix('estimate: ')}){at}. Full "
             "fine-tuning's is this run's, times its estimated seconds over this run's."
         )
     return found
@@ -200,7 +201,7 @@ def saved(own: float, full: float, written: Any) -> str:
 
 
 def _kwh(value: float) -> str:
-    return f"{value:.4g} kWh"
+    return f"{value:.4g} kWh" if value >= 0.1 else f"{1000 * value:.4g} Wh"
 
 
 def _grams(value: float) -> str:
