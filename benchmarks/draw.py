@@ -59,13 +59,10 @@ def quickstart_table() -> str:
         ["peak memory", *memory, f"{green['memory / full']:.1%}"],
         ["held-out loss per token", _change(before, after, "loss"), "", ""],
         ["ROUGE-L", _change(before, after, "rougeL"), "", ""],
-        [
-            "a checkpoint of what changed",
-            f"{delta['bytes'] / 1e6:.0f} MB",
-            "",
-            f"{delta['bytes / full']:.1%}",
-        ],
     ]
+    if delta["bytes / full"] < 1:
+        changed = f"{delta['bytes'] / 1e6:.0f} MB"
+        body.append(["a checkpoint of what changed", changed, "", f"{delta['bytes / full']:.1%}"])
     return markdown(["", green["method"], "full fine-tuning", "share"], body)
 
 

@@ -119,9 +119,12 @@ class Budget:
         assert currency.total is not None
         return self.amount * (spent + share * currency.whole) / currency.total
 
-    def require(self, share: float, smallest: float, takes: Callable[[float], float]) -> None:
+    def require(
+        self, share: float, smallest: float, greatest: float, takes: Callable[[float], float]
+    ) -> None:
         """Raise ValueError where nothing can be trained within it; tell of more than is of use.
 
+        smallest, greatest: shares of full fine-tuning at which one tensor, and all, are trained.
         takes: what a share of full fine-tuning takes, in the unit.
         """
         if share < smallest and self.unit == "rho":
@@ -133,9 +136,10 @@ class Budget:
                 f"{self.unit} is {self.amount:g}, and even the smallest selection takes about "
                 f"{takes(smallest):.3g}: give at least that, or train on fewer examples"
             )
-        if share > 1:
+        if share > greatest and self.unit != "rho":
             warnings.warn(
-                f"{self}: full fine-tuning takes about {takes(1.0):.3g}, so nothing is frozen",
+                f"{self}: training everything takes about {takes(greatest):.3g}, so nothing is "
+                "frozen",
                 stacklevel=3,
             )
 

@@ -198,8 +198,8 @@ class AdaptiveBackprop:
             self.pace, self._samples, self._whole, self.graphs, self.ledger, self.processes,
             self._short, currency, self._tilt,
         )  # fmt: skip
-        smallest = self._steering.smallest_rho()
-        budget.require(share, smallest, partial(budget.amount_for, currency, spent))
+        ends = self._steering.smallest_rho(), self._steering.greatest_rho()
+        budget.require(share, *ends, partial(budget.amount_for, currency, spent))
         return min(share, 1.0 if currency.total is None else ALMOST)
 
     def _set_clock(self, batch: Batch) -> Clock:

@@ -82,6 +82,11 @@ class Steering:
         """The smallest share of full fine-tuning at which coming batches can train anything."""
         return min(self._expected(graph).smallest_rho() for graph in self.prices.values())
 
+    def greatest_rho(self) -> float:
+        """The share of full fine-tuning that coming batches cost with everything trained."""
+        graphs = [self._expected(graph) for graph in self.prices.values()]
+        return max((g.forward_flops + g.full_backward_flops) / g.full_flops for g in graphs)
+
     def bases(self) -> list[Basis]:
         """What a choice can be made on, for each tail.
 

@@ -28,7 +28,7 @@ def bill(typed: list[Any]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.filterwarnings("ignore:.*full fine-tuning takes about")
+@pytest.mark.filterwarnings("ignore:.*training everything takes about")
 @pytest.mark.parametrize(
     ("flag", "amount"), [("--hours", 1), ("--kwh", 1), ("--co2-grams", 500), ("--flops", "1e15")]
 )
