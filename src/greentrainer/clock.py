@@ -50,7 +50,7 @@ def work_of(graph: CostGraph, names: Iterable[str] | None = None) -> Work:
 
 
 @dataclass(frozen=True)
-class Timed:
+class TimedPass:
     """A measured pass: its work, and the seconds forward and backward."""
 
     work: Work
@@ -135,7 +135,7 @@ def load_clock(path: Path) -> Clock:
         raise ValueError(f"{path} holds no calibration: run plan --calibrate again") from None
 
 
-def fit(passes: Sequence[Timed], whole: CostGraph, update: float, device: str) -> Clock:
+def fit(passes: Sequence[TimedPass], whole: CostGraph, update: float, device: str) -> Clock:
     """The clock that fits measured passes best: least squares of relative deviations, none below 0.
 
     whole: of a plain batch.  update: measured apart, in seconds.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from greentrainer.clock import Clock, Timed, fit, work_of
+from greentrainer.clock import Clock, TimedPass, fit, work_of
 from greentrainer.importance import twin
 from greentrainer.provenance import processor
 from greentrainer.snapshot import preserved
@@ -84,7 +84,7 @@ def executed(trials: Sequence[Trial]) -> Sequence[Trial]:
 
 def _timed(
     model: nn.Module, batch: Batch, loss_fn: LossFn | None, trial: Trial, repeats: int
-) -> Timed:
+) -> TimedPass:
     """The mean of a few passes."""
     parameters = dict(model.named_parameters())
     forward, backward = [], []
@@ -100,7 +100,7 @@ def _timed(
         forward.append(between - start)
         backward.append(end - between)
     work = work_of(trial.graph, trial.names)
-    return Timed(work, statistics.mean(forward), statistics.mean(backward))
+    return TimedPass(work, statistics.mean(forward), statistics.mean(backward))
 
 
 def _update_seconds(model: nn.Module, optimizer: torch.optim.Optimizer) -> float:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greentrainer.clock import NANO, Clock, Timed, Work, fit, load_clock, work_of
+from greentrainer.clock import NANO, Clock, TimedPass, Work, fit, load_clock, work_of
 from greentrainer.cost import trace
 from greentrainer.types import CostGraph
 from tests.conformance.families import FAMILIES, batch_for, build
@@ -17,9 +17,9 @@ from tests.tiny import refusal
 CLOCK = Clock(3e-9, 5e-9, 2e-9, 7e-9, 3e-9, "a device")
 
 
-def passed(clock: Clock, work: Work) -> Timed:
+def passed(clock: Clock, work: Work) -> TimedPass:
     backward = clock.weight * work.weight + clock.activation * work.activation
-    return Timed(work, clock.forward * work.forward, backward)
+    return TimedPass(work, clock.forward * work.forward, backward)
 
 
 def whole() -> CostGraph:
@@ -42,8 +42,8 @@ def test_no_rate_is_below_zero() -> None:
     graph = whole()
     work = work_of(graph)
     odd = [
-        Timed(work, 1.0, 1.0),
-        Timed(work_of(graph, graph.tensors[-1:]), 1.0, 3.0),
+        TimedPass(work, 1.0, 1.0),
+        TimedPass(work_of(graph, graph.tensors[-1:]), 1.0, 3.0),
     ]
     found = fit(odd, graph, 0.0, "")
     assert found.weight == 0
