@@ -111,6 +111,7 @@ class AdaptiveBackprop:
         self.budget = rho if isinstance(rho, Budget) else Budget("rho", rho)
         self.consumption = self.budget.consumption or Consumption()
         self.clock: Clock | None = None
+        self._asked: tuple[int, float] | None = None
         self.processes = processes or Alone()
         self.closed = False
         release(model)
@@ -217,12 +218,18 @@ class AdaptiveBackprop:
         return replace(clock, tokens=tokens_of(batch)[1], watts=watts)
 
     def _tilt(self, left: int) -> float:
-        """By how much more than on average the next of so many batches may cost."""
-        batches = self.ledger.batches
-        if not batches or self.pace.rho == 1 or not self.consumption.moves:
+        """By how much more than on average the next of so many batches may cost.
+
+        How long they will take is told by the batches since this was first asked, with all that
+        lies between them: evaluation, and waiting for data.
+        """
+        if self.pace.rho == 1 or not self.consumption.moves:
             return 1.0
-        each = self.ledger.total("seconds", "train") / batches
-        return self.consumption.tilt(left * each)
+        batches, now = self.ledger.batches, self.consumption.clock()
+        self._asked = first, start = self._asked or (batches, now)
+        if batches == first:
+            return 1.0
+        return self.consumption.tilt(left * (now - start) / (batches - first))
 
     @property
     def rho(self) -> float:
