@@ -1,7 +1,6 @@
 """Setting a clock: a few real passes of the model at hand, timed, and nothing left of them."""
 
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import nn
 
 from greentrainer.clock import Clock, TimedPass, fit, work_of
 from greentrainer.importance import twin
+from greentrainer.meters import now
 from greentrainer.provenance import processor
 from greentrainer.snapshot import preserved
 from greentrainer.types import Batch, CostGraph, LossFn, Tail, loss_of
@@ -90,11 +90,11 @@ def _timed(
     forward, backward = [], []
     for _ in range(repeats):
         with preserved(model, trial.names), trial.on():
-            start = _now(model)
+            start = now()
             loss = loss_of(model, batch, loss_fn)
-            between = _now(model)
+            between = now()
             loss.backward()
-            end = _now(model)
+            end = now()
             for name in trial.names:
                 parameters[name].grad = None
         forward.append(between - start)
@@ -120,14 +120,8 @@ def _update_seconds(model: nn.Module, optimizer: torch.optim.Optimizer) -> float
     for _ in range(STEPS):
         for copy in copies:
             copy.grad = torch.zeros_like(copy)
-        start = _now(model)
+        start = now()
         nn.utils.clip_grad_norm_(copies, 1.0)
         type(optimizer).step(stepping)
-        seconds.append(_now(model) - start)
+        seconds.append(now() - start)
     return statistics.median(seconds[1:]) / sum(p.numel() for p in copies)
-
-
-def _now(model: nn.Module) -> float:
-    if next(model.parameters()).device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()

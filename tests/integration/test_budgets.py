@@ -1,7 +1,8 @@
 """Budgets in hours, energy and CO2 on a model that takes its time, whatever the machine.
 
 Time is made here, and passes only while somebody sleeps, by up to a fifth more or less than asked:
-so what is tested does not depend on what else the machine does.  One test goes by the real clock.
+so what is tested does not depend on what else the machine does.  One test goes by the real clock, and
+needs a machine with nothing else to do.
 """
 
 import random
@@ -118,6 +119,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> MadeTime:
     return world
 
 
+@pytest.mark.slow
 def test_a_run_told_hours_ends_within_five_per_cent_of_them_by_the_real_clock(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
