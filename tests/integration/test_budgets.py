@@ -1,8 +1,8 @@
 """Budgets in hours, energy and CO2 on a model that takes its time, whatever the machine.
 
 Time is made here, and passes only while somebody sleeps, by up to a fifth more or less than asked:
-so what is tested does not depend on what else the machine does.  One test goes by the real clock, and
-needs a machine with nothing else to do.
+so what is tested does not depend on what else the machine does.  One test goes by the real clock,
+and needs a machine with nothing else to do.
 """
 
 import random
