@@ -56,11 +56,13 @@ def step_flops(
 ) -> list[int]:
     """Forward and full backward FLOPs of each optimizer step of the run."""
     order = EpochOrder(train, config.batch_size, config.seed)
+    home = next(graphs.model.parameters()).device
     steps = []
     for epoch in range(config.epochs):
         order.set_epoch(epoch)
         costs = [
-            graphs.of_batch(collate([train[i] for i in rows])).full_flops for rows in order.groups()
+            graphs.of_batch(encode.placed(collate([train[i] for i in rows]), home)).full_flops
+            for rows in order.groups()
         ]
         size = config.accumulate
         steps += [sum(costs[i : i + size]) for i in range(0, len(costs), size)]

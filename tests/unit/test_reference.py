@@ -114,3 +114,20 @@ def test_affordable_steps_are_the_most_that_fit(steps: list[int], rho: Any) -> N
     else:
         with pytest.raises(ValueError, match="pays for none: train on more examples"):
             affordable_steps(steps, share)
+
+
+def test_batches_are_priced_where_the_model_is(tmp_path: Path) -> None:
+    """A model on a GPU cannot take what a collator makes; here it is on the meta device."""
+    config = config_of(tmp_path)
+    seen: list[str] = []
+    graphs = graphs_of(build("llama").to("meta"))
+    priced = graphs.of_batch
+
+    def listen(batch: Any) -> Any:
+        seen.extend(tensor.device.type for tensor in batch.values())
+        return priced(batch)
+
+    graphs.of_batch = listen  # type: ignore[method-assign]
+    collate = Collator(PAD, config.pad_multiple, config.max_length)
+    assert step_flops(config, graphs, examples(), collate) == expected(config, "llama")
+    assert set(seen) == {"meta"}

@@ -15,7 +15,7 @@ it is cut at its end (the head of a function or an article says most); cue and c
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -178,6 +178,11 @@ def collate(
         "attention_mask": _padded(mask, width, 0),
         "labels": _padded(labels, _width(labels, multiple, max_length), IGNORED),
     }
+
+
+def placed(batch: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """The batch on a device."""
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def _width(rows: Sequence[tuple[int, ...]], multiple: int, max_length: int | None) -> int:

@@ -12,7 +12,15 @@ import torch
 from torch.nn import functional
 
 from greentrainer.tasks.base import Example
-from greentrainer.tasks.encode import IGNORED, Encoded, collate, encode, encode_prompt, pad_id
+from greentrainer.tasks.encode import (
+    IGNORED,
+    Encoded,
+    collate,
+    encode,
+    encode_prompt,
+    pad_id,
+    placed,
+)
 from greentrainer.tasks.generation import (
     GREEDY,
     PAPER,
@@ -67,7 +75,7 @@ def _token_losses(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Ten
     Both (B, T), without a decoder-only model's first position, which nothing predicts.
     """
     device = next(model.parameters()).device
-    batch = {key: value.to(device) for key, value in batch.items()}
+    batch = placed(batch, device)
     labels = batch["labels"]
     if model.config.is_encoder_decoder:
         logits = model(**batch).logits  # the labels make the decoder's inputs
