@@ -248,6 +248,32 @@ def plan_table() -> str:
     return markdown(head, body)
 
 
+def gpu_table() -> str:
+    """Steps on a GPU: what each method takes of full fine-tuning's FLOPs, seconds and memory."""
+    head = [
+        "model", "method", "FLOPs / full", "seconds / full", "memory / full", "s a step",
+        "lowest", "highest",
+    ]  # fmt: skip
+    shares = ("flops / full", "seconds / full", "memory / full")
+    body = [
+        [
+            f"{row['model']}, {row['precision']}",
+            _gpu_method(row),
+            *(f"{row[key]:.3f}" for key in shares),
+            *(f"{row[key]:.4f}" for key in ("seconds", "low", "high")),
+        ]
+        for row in rows_of("gpu_steps")
+        if row["what"] == "step" and "seconds" in row
+    ]
+    return markdown(head, body)
+
+
+def _gpu_method(row: Row) -> str:
+    if row["rho"] is not None:
+        return f"{row['method']}, rho {row['rho']:g}"
+    return row["method"] if row["tail"] is None else f"all tensors, tail {row['tail']}"
+
+
 def small_table(name: str, *columns: str) -> str:
     """Some columns of a benchmark's rows."""
     body = [[_plain(row.get(column)) for column in columns] for row in rows_of(name)]
@@ -285,6 +311,7 @@ TABLES: dict[str, Callable[[], str]] = {
         "probes / spent",
     ),
     "plan": plan_table,
+    "gpu_steps": gpu_table,
     "examples_axis": partial(
         small_table, "examples_axis", "trained on", "loss", "flops / full, about"
     ),
