@@ -18,7 +18,7 @@ a tensor is worth, `select` chooses, `Freezer` applies, `Pace` says how much may
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, astuple, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -42,13 +42,13 @@ from greentrainer.scoring import metric_named
 from greentrainer.select import select
 from greentrainer.shapes import tokens_of
 from greentrainer.shortening import Shortening
+from greentrainer.state import State
 from greentrainer.steering import Reached, Steering, passes_of
 from greentrainer.timing import executed, set_clock, trials_of
 from greentrainer.types import Batch, CostGraph, Importance, LossFn, Selection, Tail, loss_of
 
 __all__ = ["AdaptiveBackprop", "Selector", "release"]
 
-STATE_VERSION = 3
 ALMOST = 0.9999
 """The greatest share of a timed run: one that may turn out too slow goes on being chosen for."""
 
@@ -306,46 +306,33 @@ class AdaptiveBackprop:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on: plain values, fit for JSON."""
-        return {
-            "version": STATE_VERSION,
-            "budget": [self.budget.unit, self.budget.amount, self.budget.cost],
-            "clock": asdict(self.clock) if self.clock else None,
-            "used": list(astuple(self.consumption.used())),
-            "trainable": sorted(self.trainable),
-            "selection": asdict(self.selection) if self.selection else None,
-            "importance": [[tail, dict(own)] for tail, own in self._chooser.importance.items()],
-            "history": list(self.history),
-            "ledger": self.ledger.state_dict(),
-        }
+        return State(
+            self.budget,
+            self.clock,
+            self.consumption.used(),
+            self.trainable,
+            self.selection,
+            self._chooser.importance,
+            self.history,
+            self.ledger.state_dict(),
+        ).plain()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`: the same selection and books.  The plan is this engine's own.
 
         Raises ValueError for the state of another model, another rho or another version.
         """
-        if state["version"] != STATE_VERSION:
-            raise ValueError(
-                f"engine state has version {state['version']}, this is {STATE_VERSION}: "
-                "resume with the release that wrote it"
-            )
-        if set(state["trainable"]) != self.trainable:
-            raise ValueError("engine state belongs to a model with other trainable tensors")
-        if state["budget"] != [self.budget.unit, self.budget.amount, self.budget.cost]:
-            unit, amount, _ = state["budget"]
-            raise ValueError(
-                f"engine state was written at {unit} {amount:g}, this run has {self.budget}"
-            )
-        self.consumption.go_on(state["used"])
-        self.ledger.load_state_dict(state["ledger"])
-        self._chooser.importance = {tail: dict(own) for tail, own in state["importance"]}
-        self.history = list(state["history"])
+        saved = State.of(state)
+        saved.require_fit(self.budget, self.trainable)
+        self.consumption.go_on(saved.used)
+        self.ledger.load_state_dict(saved.ledger)
+        self._chooser.importance = dict(saved.importance)
+        self.history = list(saved.history)
         self._chooser.turn = sum(event["asked"] for event in self.history) - 1
-        if state["selection"] is not None:
-            names = tuple(state["selection"]["names"])
-            chosen = Selection(**{**state["selection"], "names": names})
-            if chosen.tail not in self._steering.samples:
+        if saved.selection is not None:
+            if saved.selection.tail not in self._steering.samples:
                 raise ValueError("engine state was written with other positions")
-            self._apply(chosen)
+            self._apply(saved.selection)
 
     def close(self) -> None:
         """Make everything trainable again and leave the model as it came; once is enough."""

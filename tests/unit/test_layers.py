@@ -20,7 +20,7 @@ LAYERS = [
     {"graphs", "choosing", "currency", "timing"},
     {"budget"},
     {"observer", "shortening"},
-    {"steering"},
+    {"steering", "state"},
     {"engine"},
     {"hf", "delta", "reference", "memory"},
     {"methods", "journal"},
