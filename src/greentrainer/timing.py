@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,11 @@ import torch
 from torch import nn
 
 from greentrainer.clock import Clock, TimedPass, fit, work_of
+from greentrainer.consumption import Consumption
 from greentrainer.importance import twin
+from greentrainer.ledger import Entry
 from greentrainer.provenance import processor
+from greentrainer.shapes import tokens_of
 from greentrainer.snapshot import preserved
 from greentrainer.types import Batch, CostGraph, LossFn, Tail, loss_of
 
@@ -43,15 +46,23 @@ def set_clock(
     loss_fn: LossFn | None,
     trials: Sequence[Trial],
     whole: CostGraph,
-) -> Clock:
-    """The clock of this model on this device.  whole: the graph of a plain batch.
+    consumption: Consumption,
+) -> tuple[Clock, list[Entry]]:
+    """The clock of this model on this device, and what setting it took.
+
+    whole: the graph of a plain batch.  consumption: shows the power meanwhile.
 
     Weights, gradients, optimizer state, buffers, modes and random streams stay as they were.
     """
+    start, before = time.perf_counter(), consumption.used()
     _timed(model, batch, loss_fn, trials[0], 1)  # memory is touched for the first time
     passes = [_timed(model, batch, loss_fn, trial, REPEATS) for trial in trials]
     device = next(model.parameters()).device
-    return fit(passes, whole, _update_seconds(model, optimizer), device_name(device))
+    clock = fit(passes, whole, _update_seconds(model, optimizer), device_name(device))
+    spent = [*_executed(trials), Entry("trace", seconds=time.perf_counter() - start)]
+    after = consumption.used()
+    watts = (after.joules - before.joules) / (after.seconds - before.seconds)
+    return replace(clock, tokens=tokens_of(batch)[1], watts=watts), spent
 
 
 def device_name(device: torch.device) -> str:
@@ -77,9 +88,13 @@ def trials_of(
     return [*whole, Trial(graph, (far,), partial(at, tail))]
 
 
-def executed(trials: Sequence[Trial]) -> Sequence[Trial]:
+def _executed(trials: Sequence[Trial]) -> list[Entry]:
     """The passes that setting a clock by these trials makes."""
-    return [trials[0], *(trial for trial in trials for _ in range(REPEATS))]
+    passes = [trials[0], *(trial for trial in trials for _ in range(REPEATS))]
+    return [
+        Entry("trace", one.graph.forward_flops, one.graph.backward_flops(one.names))
+        for one in passes
+    ]
 
 
 def _timed(
