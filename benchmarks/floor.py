@@ -46,9 +46,10 @@ def beside_the_plain_trainer(config: RunConfig, path: Path) -> None:
     from transformers import Trainer, TrainerCallback
 
     from greentrainer import runs
+    from greentrainer.arguments import arguments_of
     from greentrainer.reference import EpochOrder
     from greentrainer.tasks import encode
-    from greentrainer.training import Rows, arguments_of, fit
+    from greentrainer.training import Rows, fit
 
     console = Console()
     material = runs.prepare(config, console)

@@ -11,12 +11,11 @@ import gc
 import os
 import random
 import shutil
-import statistics
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from rich.table import Column
 from rich.text import Text
 
 from greentrainer import energy, tasks
+from greentrainer.arguments import CHECKPOINTS, arguments_of, steps_of
 from greentrainer.config import RunConfig
 from greentrainer.engine import AdaptiveBackprop
 from greentrainer.files import write_json, write_lines
@@ -42,12 +42,13 @@ from greentrainer.hf.checkpoint import last_whole
 from greentrainer.journal import Journal
 from greentrainer.meters import PeakMemory
 from greentrainer.methods import METHODS
+from greentrainer.outcome import Outcome, bill_of
 from greentrainer.tasks import encode, metrics, show
 from greentrainer.tasks.base import Example, Task
 from greentrainer.tasks.encode import Encoded
 from greentrainer.tasks.generation import virtual_config
 from greentrainer.tasks.positions import require_room
-from greentrainer.training import CHECKPOINTS, Outcome, arguments_of, fit, require_budget, steps_of
+from greentrainer.training import fit, require_budget
 
 DECODINGS = {"greedy": metrics.GREEDY, "paper": metrics.PAPER}
 """How completions are generated, by the configuration's name for it."""
@@ -217,7 +218,7 @@ def _execute(config: RunConfig, console: Console, journal: Journal) -> dict[str,
     write_json(config.output_dir / "metrics.json", summary)
     outcome, peak = train(config, material, console, journal=journal)
     material = replace(material, model=outcome.model)
-    summary["bill"] = bill(config, outcome, peak)
+    summary["bill"] = bill_of(config, outcome, peak)
     folder = save(config, material, outcome, summary)
     describe(folder)
     if outcome.interrupted:
@@ -332,78 +333,6 @@ def save(config: RunConfig, material: Material, outcome: Outcome, summary: dict[
         (folder / CHECKPOINTS).rmdir()
     write_json(folder / "metrics.json", summary)
     return folder
-
-
-def bill(config: RunConfig, outcome: Outcome, peak_bytes: int) -> dict[str, Any]:
-    """What was trained and what it cost."""
-    engine = outcome.engine
-    chosen = engine.selection
-    return {
-        "method": config.method,
-        "rho": engine.rho,
-        "budget": {"unit": engine.budget.unit, "amount": engine.budget.amount},
-        "clock": asdict(engine.clock) if engine.clock else None,
-        "full_seconds_by_clock": _full_seconds(outcome),
-        "interrupted": outcome.interrupted,
-        "steps": outcome.steps,
-        "planned_steps": outcome.planned,
-        "final_training_loss": outcome.losses[-1] if outcome.losses else None,
-        "tensors": len(engine.graph.tensors),
-        "tensors_trained_last": len(chosen.names) if chosen else None,
-        "seconds_per_batch": batch_seconds(engine),
-        "peak_memory_bytes": peak_bytes,
-        "wall_seconds": outcome.wall_seconds,
-        "processor_seconds": outcome.processor_seconds,
-        **_energy(outcome),
-        "trace_seconds": engine.graphs.seconds + engine.ledger.total("seconds", "trace"),
-        "plain_full_flops": sum(outcome.plain_steps),
-        "share_of_plain_full": engine.ledger.spent_flops / sum(outcome.plain_steps),
-        **engine.ledger.summary(),
-        **_reference(outcome, METHODS[config.method].budgeted),
-    }
-
-
-def _full_seconds(outcome: Outcome) -> float | None:
-    """Of plain full fine-tuning of all the run's data, if a clock was set."""
-    engine = outcome.engine
-    if engine.clock is None:
-        return None
-    clock, batches = engine.clock.per_batch(engine.pace.accumulate), engine.pace.total_batches or 0
-    return clock.full(sum(outcome.plain_steps), batches, sum(engine.graph.sizes.values()))
-
-
-def _energy(outcome: Outcome) -> dict[str, Any]:
-    """What was used; grams of CO2 a kWh are the mean over the run."""
-    used, source = outcome.used, outcome.energy
-    return {
-        "used_seconds": used.seconds,
-        "energy_kwh": used.kwh,
-        "co2_grams": used.grams,
-        "energy_source": source.source,
-        "energy_measured": source.measured,
-        "carbon_intensity": used.grams / used.kwh if used.kwh else 0.0,
-    }
-
-
-def _reference(outcome: Outcome, budgeted: bool) -> dict[str, Any]:
-    """Plain full fine-tuning of the steps made, in place of the model's that was really trained.
-
-    rho_spent: what `rho` bounds, where it bounds anything.
-    """
-    ledger = outcome.engine.ledger
-    full = sum(outcome.plain_steps[: outcome.steps])
-    return {
-        "full_flops": full,
-        "full_macs": full // 2,
-        "saved_flops": full - ledger.spent_flops,
-        "rho_spent": ledger.rho_spent if budgeted else ledger.spent_flops / full,
-    }
-
-
-def batch_seconds(engine: AdaptiveBackprop) -> float | None:
-    """Median seconds of a training batch, the first left out where there are more."""
-    seconds = [entry.seconds for entry in engine.ledger if entry.kind == "train"]
-    return statistics.median(seconds[1:] or seconds) if seconds else None
 
 
 def release_memory() -> None:

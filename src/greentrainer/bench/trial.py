@@ -16,9 +16,9 @@ from greentrainer.config import RunConfig
 from greentrainer.files import write_json
 from greentrainer.hf.blocks import layout
 from greentrainer.methods import METHODS
+from greentrainer.outcome import Outcome, bill_of
 from greentrainer.runs import Material
 from greentrainer.tasks.encode import Encoded
-from greentrainer.training import Outcome
 
 Record = dict[str, Any]
 
@@ -61,7 +61,7 @@ def measure(config: RunConfig, console: Console, keep_model: bool) -> Record:
         if outcome.interrupted:
             return results
         material = replace(material, model=outcome.model)
-        results |= {"bill": runs.bill(config, outcome, peak), **course(outcome)}
+        results |= {"bill": bill_of(config, outcome, peak), **course(outcome)}
         if keep_model:
             runs.save(config, material, outcome, results)
     if material.validation:
