@@ -29,7 +29,7 @@ from provenance import check, write
 from rich.console import Console
 from torch import nn
 
-from greentrainer import runs, scoring
+from greentrainer import evaluation, runs, scoring
 from greentrainer.config import RunConfig, read_mapping
 from greentrainer.importance import _dot_of_change, _updated, measure_importance
 from greentrainer.scoring import Metric
@@ -230,8 +230,8 @@ def made(config: RunConfig, variant: str, rate: float, seed: int) -> Row:
         "importance": variant,
         "learning rate": rate,
         "seed": seed,
-        "validation loss": runs.loss(material, material.validation, own),
-        "loss": runs.loss(material, material.test, own),
+        "validation loss": evaluation.loss(material, material.validation, own),
+        "loss": evaluation.loss(material, material.test, own),
         "flops / full": ledger.spent_flops / sum(outcome.plain_steps),
         "probes / spent": ledger.probe_flops / ledger.spent_flops,
     }

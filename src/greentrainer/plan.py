@@ -30,9 +30,9 @@ from greentrainer.graphs import GraphCache
 from greentrainer.hf import models
 from greentrainer.hf.blocks import layout
 from greentrainer.hf.clocks import save_clock, saved_clock
+from greentrainer.material import load_task, training_examples
 from greentrainer.memory import Memory, probe_memory, step_memory
 from greentrainer.reference import EpochOrder
-from greentrainer.runs import load_task, training_examples
 from greentrainer.select import select
 from greentrainer.steering import PROBE_SHARE
 from greentrainer.tasks import encode
