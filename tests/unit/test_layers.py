@@ -27,7 +27,7 @@ LAYERS = [
     {"hf", "delta", "reference", "memory"},
     {"methods", "journal", "arguments"},
     {"outcome"},
-    {"training"},
+    {"training", "workload"},
     {"progress"},
     {"runs"},
     {"quickstart", "bench", "plan", "doctor"},
