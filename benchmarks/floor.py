@@ -23,7 +23,7 @@ from rich.console import Console
 
 from greentrainer.bench.spec import Spec, read
 from greentrainer.bench.study import Study
-from greentrainer.bench.summary import seconds_of
+from greentrainer.bench.summary import charged_seconds
 from greentrainer.config import RunConfig
 from greentrainer.files import write_json
 from greentrainer.report.tables import lines
@@ -155,7 +155,7 @@ def rows_of(results: Mapping[str, Any]) -> list[Row]:
         seconds = statistics.median(record["batch_seconds"])
         more = {
             "step, median seconds": seconds,
-            "spent seconds": seconds_of(bill, bill["method"] == "green"),
+            "spent seconds": charged_seconds(bill, bill["method"] == "green"),
             "skipped flops / full": bill["skipped_flops"] / bill["plain_full_flops"],
         }
         rows.append(row | more)
