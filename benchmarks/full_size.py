@@ -9,7 +9,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,12 @@ from paper_models import adapter
 from torch import nn
 
 from greentrainer.cost import flop_counter
+from greentrainer.forward.options import ForwardOptions
 from greentrainer.freeze import Freezer
 from greentrainer.meters import PeakMemory
-from greentrainer.types import Batch, CostGraph
+from greentrainer.processes import Alone
+from greentrainer.shortening import Shortening
+from greentrainer.types import IGNORED, Batch, CostGraph, Tail
 
 ROUNDS = 2
 NO_TIME = "the time allowed was used up"
@@ -34,6 +37,8 @@ MEANING = {
 }
 LR = 1e-4
 """So large that an update of a weight of the usual size is not lost to bfloat16's rounding."""
+COMPLETION = 8
+"""One in so many positions of a row is the completion's."""
 SAVED = 17
 """Values a layer keeps for the backward pass, for each token and hidden unit (Korthikanti et al.,
 2023: 34 bytes at two a value), without the scores, which fused attention does not keep."""
@@ -66,11 +71,18 @@ class Case:
             )
         return model.train()
 
+    @property
+    def prompt(self) -> int:
+        """Positions of a row without a label; the rest is the completion."""
+        return self.length - self.length // COMPLETION
+
     def batch(self) -> dict[str, torch.Tensor]:
-        """Rows of random tokens, without padding, to be learned themselves."""
+        """Rows of random tokens, without padding: a prompt, and a completion to be learned."""
         shape = (self.rows, self.length)
         ids = torch.randint(self.config.vocab_size, shape, device=self.device)
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+        labels = ids.clone()
+        labels[:, : self.prompt] = IGNORED
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,8 @@ class Plan:
 
     names: tensors of the model with its adapter on.  idle: modules that no gradient passes.
     values: elements of the trained tensors.  flops: of one step, by the cost graph.
+    tail: positions before the completion that gradient passes through, with the head on labelled
+        positions; None: all of them, and the model's own head.
     """
 
     method: str
@@ -88,6 +102,7 @@ class Plan:
     flops: int
     rho: float | None = None
     adapter: str | None = None
+    tail: Tail = None
 
 
 @dataclass(frozen=True)
@@ -104,12 +119,18 @@ class Visit:
     loss: float
 
 
-def plan(graph: CostGraph, names: tuple[str, ...], method: str, rho: float | None = None) -> Plan:
+def plan(
+    graph: CostGraph,
+    names: tuple[str, ...],
+    method: str,
+    rho: float | None = None,
+    tail: Tail = None,
+) -> Plan:
     """A method that trains these tensors of the graph; the order is the graph's."""
     values = sum(graph.sizes[name] for name in names)
     flops = graph.forward_flops + graph.backward_flops(names)
     worn = method if method in ("lora", "prefix") else None
-    return Plan(method, names, graph.idle_modules(names), values, flops, rho, worn)
+    return Plan(method, names, graph.idle_modules(names), values, flops, rho, worn, tail)
 
 
 @contextmanager
@@ -127,10 +148,32 @@ def wearing(model: nn.Module, worn: str | None) -> Iterator[nn.Module]:
         model.requires_grad_(True)
 
 
+def shortened(model: nn.Module, batch: Batch, tail: int) -> Shortening:
+    """The model with gradient through that tail only, until this is closed."""
+    options = ForwardOptions(labelled_head=True)
+    made = Shortening(model, model, options, tail, batch, None, Alone())
+    if made.notes:
+        raise ValueError("; ".join(made.notes))
+    made.go_to(tail)
+    return made
+
+
 @contextmanager
-def prepared(model: nn.Module, what: Plan) -> Iterator[tuple[nn.Module, torch.optim.Optimizer]]:
+def cut_short(model: nn.Module, batch: Batch, tail: Tail) -> Iterator[None]:
+    """In here gradient passes through that tail only."""
+    if tail is None:
+        yield
+        return
+    with closing(shortened(model, batch, tail)):
+        yield
+
+
+@contextmanager
+def prepared(
+    model: nn.Module, what: Plan, batch: Batch
+) -> Iterator[tuple[nn.Module, torch.optim.Optimizer]]:
     """The model as the method trains it, and an optimizer without state; both end here."""
-    with wearing(model, what.adapter) as worn:
+    with wearing(model, what.adapter) as worn, cut_short(worn, batch, what.tail):
         candidates = {name: p for name, p in worn.named_parameters() if p.requires_grad}
         optimizer = adamw(worn)
         freezer = Freezer(worn, optimizer, candidates)
@@ -151,7 +194,7 @@ def adamw(model: nn.Module) -> torch.optim.Optimizer:
 
 def visit(model: nn.Module, what: Plan, batch: Batch, warmup: int, steps: int) -> Visit:
     """Train a few steps: the first is counted, `warmup` are not timed, then `steps` are."""
-    with prepared(model, what) as (worn, optimizer):
+    with prepared(model, what, batch) as (worn, optimizer):
         with flop_counter() as counter:
             step(worn, optimizer, batch)
         for _ in range(warmup - 1):
@@ -288,5 +331,6 @@ def take(model: nn.Module, batch: Batch, one: Turn, allowance: Allowance) -> Non
 
 
 def named(what: Plan) -> str:
-    """The method, and its rho."""
-    return what.method if what.rho is None else f"{what.method} {what.rho:g}"
+    """The method, and its rho or tail."""
+    special = what.rho if what.tail is None else what.tail
+    return what.method if special is None else f"{what.method} {special:g}"

@@ -1,8 +1,9 @@
 """What a share of the FLOPs is worth in seconds and bytes: `python benchmarks/gpu_steps.py`.
 
 Real training steps of OPT-2.7B and OPT-6.7B at 4 x 512 tokens on one GPU, with random weights, in
-bfloat16 and float32: full fine-tuning, the last two layers, LoRA, prefix tuning, and the tensors
-that the selector takes at several rho.  Each model is traced and probed once; the selections are
+bfloat16 and float32: full fine-tuning, the last two layers, LoRA, prefix tuning, the tensors that
+the selector takes at several rho, and all tensors with gradient through some positions only: an
+eighth of each row is its completion.  Each model is traced and probed once; the selections are
 applied by `Freezer`, as the engine does, and one row is run by the engine itself.
 
 Methods take turns in rounds, every other round backwards, so that a drift of the machine meets all
@@ -19,10 +20,12 @@ import math
 import statistics
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
 from full_size import (
+    COMPLETION,
     MEANING,
     NO_TIME,
     ROUNDS,
@@ -36,6 +39,7 @@ from full_size import (
     in_turn,
     misfit,
     plan,
+    shortened,
     step,
     turn,
     wearing,
@@ -45,12 +49,15 @@ from provenance import check, write
 from torch import nn
 
 from greentrainer import AdaptiveBackprop, measure_importance, select, trace
+from greentrainer.graphs import GraphCache
 from greentrainer.types import Batch, CostGraph, Importance
 
 Row = dict[str, Any]
 
 RHOS = (0.36, 0.4, 0.5, 0.6, 0.7, 0.8)
 ENGINE_RHO = 0.5
+TAILS = (0, 1, 3)
+"""Positions before the completion that gradient passes through, in eighths of a row."""
 LONG_RUN = 1000
 """Batches of the run that the engine is told of: so many that one selection holds throughout."""
 FULL_SIZE = (
@@ -65,7 +72,9 @@ NOTE = (
     "Seconds are medians over all rounds; 'low' and 'high' are the smallest and the largest. "
     "Memory is torch's peak of allocated bytes (of the process, without a GPU). FLOPs are the cost "
     "graph's; 'counted' are those of a step counted while it ran. 'drift' is the last round's "
-    "median over the first's. Weights are random and every row is full of tokens."
+    "median over the first's. Weights are random; every row is full of tokens, and the last eighth "
+    "of them its completion. Under 'positions' every tensor is trained, with gradient through the "
+    "completion and the 'tail' before it, and the head on labelled positions."
 )
 
 
@@ -92,6 +101,7 @@ def rows_of(case: Case, allowance: Allowance) -> list[Row]:
     free()
     allowance.say(f"{case.model} {case.precision}: traced, probed, selected at {ENGINE_RHO:g}")
     plans, infeasible = plans_of(model, batch, graph)
+    plans += with_tails(model, batch, [case.length // COMPLETION * n for n in TAILS])
     turns = [turn(case, graph, what) for what in plans]
     in_turn(model, batch, turns, allowance, f"{case.model} {case.precision}")
     rows = [*compared(case, graph, turns), *once]
@@ -158,6 +168,19 @@ def plans_of(
     return plans, [(rho, reason) for rho in RHOS if rho < smallest]
 
 
+def with_tails(model: nn.Module, batch: Batch, tails: Sequence[int]) -> list[Plan]:
+    """All tensors trained, with gradient through each of these tails."""
+    found = []
+    with closing(shortened(model, batch, 0)) as short:
+        parameters = list(model.parameters())
+        graphs = GraphCache(model, parameters, None, head=short.traced_head, split=short.split)
+        for tail in tails:
+            with short.at(tail):
+                graph = graphs.of_batch(batch)
+            found.append(plan(graph, graph.tensors, "positions", tail=tail))
+    return found
+
+
 def importance_of(model: nn.Module, batch: Batch, graph: CostGraph) -> Importance:
     """Of all tensors that the largest rho can pay for."""
     names = graph.affordable(graph.backward_budget(max(RHOS)))
@@ -179,6 +202,7 @@ def turn_row(case: Case, graph: CostGraph, one: Turn) -> Row:
     """What one method took, or why it was skipped."""
     what, rounds = one.what, [statistics.median(v.seconds) for v in one.visits]
     row = step_row(case, what.method, what.rho) | {
+        "tail": what.tail,
         "tensors": len(what.names),
         "values": what.values,
         "flops": what.flops,
@@ -230,6 +254,11 @@ def checks_of(rows: Sequence[Row]) -> list[Row]:
         for rho in RHOS
     ]
     found += [
+        worst(
+            "seconds' share beyond FLOPs' share, positions",
+            (r["seconds / full"] - r["flops / full"] for r in steps if r["method"] == "positions"),
+            0.1,
+        ),
         worst("memory / full, rho 0.5", (row["memory / full"] for row in at[ENGINE_RHO]), 0.99),
         worst("FLOPs' share beyond rho", (row["flops / full"] - row["rho"] for row in green), 0.0),
         worst("counted FLOPs off the graph's", (abs(r["counted"] - r["flops"]) for r in steps), 0),

@@ -5,7 +5,8 @@ process of its own. Seconds a step are told by the clock for what each run reall
 plan for what it would choose; they are of a batch of average size, means without the first steps.
 Memory is told by passes under fake tensors; measured, it is the resident memory of the process
 above that of libraries and data, in a second run whose allocator gives freed memory back at once:
-glibc as it comes keeps some, which is shown beside it. All in one run on one machine.
+glibc as it comes keeps some, which is shown beside it. On a GPU it is torch's peak of allocated
+bytes, and the figures go to `results/plan_gpu.json`. All in one run on one machine.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 from provenance import check, write
 from rich.console import Console
 
@@ -31,17 +33,19 @@ Row = dict[str, Any]
 FRUGAL = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 """glibc gives freed memory back at once, at the price of page faults."""
 RHO = (0.4, 0.5, 0.7, 1.0)
-ROWS, WARM_UP = 64, 3
+BATCHES, WARM_UP = 16, 3
 NOTE = (
-    "SmolLM2-135M on SciTLDR, batches of 4, at most 256 tokens, gradient through all positions, "
-    "the labelled head, one selection; the same 16 batches in every run."
+    "SmolLM2-135M on SciTLDR, batches of {batch}, at most 256 tokens, gradient through all "
+    "positions, the labelled head, one selection; the same {batches} batches in every run."
 )
+GPU = torch.cuda.is_available()
 
 
-def config_of(folder: Path, data_dir: Path | None, rho: float) -> RunConfig:
+def config_of(folder: Path, asked: argparse.Namespace, rho: float) -> RunConfig:
     """One run."""
     return RunConfig(
-        task="scitldr", data_dir=data_dir, rho=rho, train_limit=ROWS, test_limit=4, generate=0,
+        task="scitldr", data_dir=asked.data_dir, rho=rho, batch_size=asked.batch_size,
+        train_limit=BATCHES * asked.batch_size, test_limit=4, generate=0,
         max_length=256, pad_multiple=64, selections=1, probe_batches=1, positions="all",
         labelled_head=True, output_dir=folder,
     )  # fmt: skip
@@ -55,7 +59,7 @@ def measured(config: RunConfig) -> Row:
     for parameter in material.model.parameters():
         parameter.detach().sum()  # what is read from a file takes no memory before
     runs.release_memory()
-    before = psutil.Process().memory_info().rss - weights
+    before = held() - weights
     outcome, peak = runs.train(config, material, console)
     engine = outcome.engine
     assert engine.selection is not None
@@ -73,6 +77,11 @@ def measured(config: RunConfig) -> Row:
     }
 
 
+def held() -> int:
+    """Bytes: allocated on the GPU, or resident."""
+    return torch.cuda.memory_allocated() if GPU else int(psutil.Process().memory_info().rss)
+
+
 def apart(config: RunConfig, environment: Mapping[str, str]) -> Row:
     """The same in a process of its own, with more in its environment."""
     context = multiprocessing.get_context("spawn")
@@ -85,19 +94,29 @@ def apart(config: RunConfig, environment: Mapping[str, str]) -> Row:
             del os.environ[name]
 
 
+def by_glibc(found: Row) -> Row:
+    """Memory of a process whose allocator is glibc's as it comes."""
+    return {
+        "measured GB, glibc as it comes": found["bytes"] / 1e9,
+        "the same, told / measured": found["told_bytes"] / found["bytes"],
+    }
+
+
 def main() -> None:
     """Run, and write the figures down."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data-dir", type=Path, help="the data set's files; the hub's without it")
+    parser.add_argument("--batch-size", type=int, default=4)
     asked = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        planner = Planner(config_of(Path(folder), asked.data_dir, 1.0))
+        planner = Planner(config_of(Path(folder), asked, 1.0))
         clock = planner.calibrate()
         planned = {row.rho: row for row in planner.rows()}
         for rho in RHO:
-            found = apart(config_of(Path(folder) / f"{rho}", asked.data_dir, rho), {})
-            frugal = apart(config_of(Path(folder) / f"{rho} frugal", asked.data_dir, rho), FRUGAL)
+            found = apart(config_of(Path(folder) / f"{rho}", asked, rho), {})
+            again = config_of(Path(folder) / f"{rho} frugal", asked, rho)
+            frugal = found if GPU else apart(again, FRUGAL)
             seconds = found["seconds"]
             mean = statistics.mean(seconds)
             rows.append(
@@ -110,9 +129,8 @@ def main() -> None:
                     "told GB": frugal["told_bytes"] / 1e9,
                     "measured GB": frugal["bytes"] / 1e9,
                     "told / measured memory": frugal["told_bytes"] / frugal["bytes"],
-                    "measured GB, glibc as it comes": found["bytes"] / 1e9,
-                    "the same, told / measured": found["told_bytes"] / found["bytes"],
                 }
+                | ({} if GPU else by_glibc(found))
             )
             print(rows[-1], flush=True)
     checks = []
@@ -123,7 +141,9 @@ def main() -> None:
             ("peak memory", "told / measured memory", 0.15),
         ):
             checks.append(check(f"rho {row['rho']:g}: {what} off by", abs(row[key] - 1), target))
-    write("plan", rows, checks, [0], NOTE, clock={"deviation": clock.deviation})
+    note = NOTE.format(batch=asked.batch_size, batches=BATCHES)
+    name = "plan_gpu" if GPU else "plan"
+    write(name, rows, checks, [0], note, clock={"deviation": clock.deviation})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Held-out loss against cost, tensors and positions chosen: `python benchmarks/quality.py`.
 
 Does the comparisons of `PARTS`, each told in a YAML file beside this one; runs that have a record
-in `runs/NAME` are not made again.  `--only NAME` does one of them, `--draw` none.
+in `runs/NAME` are not made again.  `--only NAME` does one of them, `--draw` none.  `--wide` does
+those of `WIDE` in their place, with more data, budgets and seeds: hours on processor cores, minutes
+on a GPU with `--jobs 10`.
 
 Seconds are of the processor, for rows may have run beside others; those of a method that selects
 are all that its training took (probes, selection, tracing), of others those of training alone.
@@ -27,12 +29,15 @@ PARTS = {
     "quality_dialogsum": "dialogsum",
 }
 """Comparison -> the published data set it is on."""
+WIDE = {"quality_wide": "scitldr", "quality_wide_dialogsum": "dialogsum"}
 GREEN = ("green, positions", "green, positions and kept")
 EARLY = "full stopped early"
 TARGETS = (
     ("quality", 0.45, 1.005),
     ("quality_epochs", 0.45, 1.005),
     ("quality_epochs", 0.25, 1.015),
+    ("quality_wide", 0.45, 1.005),
+    ("quality_wide", 0.25, 1.015),
 )
 """Part, budget, and how many times full fine-tuning's held-out loss green may have there."""
 COLUMNS = ("part", "label", "learning_rate", "seeds", "loss", "loss / full", "flops / full",
@@ -112,16 +117,18 @@ def main() -> None:
     """Run or draw, and write the figures down."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--draw", action="store_true")
-    parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--only", choices=[*PARTS, *WIDE])
+    parser.add_argument("--wide", action="store_true", help="the comparisons with more data")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--data-dir", type=Path, help="folder that holds the data sets' folders")
     asked = parser.parse_args()
     rows: list[Row] = []
     records: list[Row] = []
     notes = []
-    for part, task in PARTS.items():
+    for part, task in (WIDE if asked.wide else PARTS).items():
         where = {"data_dir": str(asked.data_dir / task)} if asked.data_dir else {}
         spec = read(Path(__file__).parent / f"{part}.yaml", {"run": where})
-        study = Study(spec, Console())
+        study = Study(spec, Console(), jobs=asked.jobs)
         run = not asked.draw and asked.only in (None, part)
         results = study.execute() if run else study.results()
         rows += rows_of(part, results)
@@ -131,7 +138,8 @@ def main() -> None:
     for row in rows:
         shown.add_row(*(_told(row.get(column)) for column in COLUMNS))
     seeds = sorted({seed for row in rows for seed in row.get("seeds", [])})
-    write("quality", rows, checks(rows), seeds, " ".join(notes), shown, records=records)
+    name = "quality_wide" if asked.wide else "quality"
+    write(name, rows, checks(rows), seeds, " ".join(notes), shown, records=records)
 
 
 def _short(record: Row) -> Row:

@@ -247,6 +247,7 @@ def compare(
     ] = None,
     retry: Annotated[bool, typer.Option(help="make failed runs again")] = False,
     keep_models: Annotated[bool, typer.Option(help="save every trained model")] = False,
+    jobs: Annotated[int, typer.Option(help="runs made at a time, each slower for it")] = 1,
     draw: Annotated[bool, typer.Option(help="only draw what is recorded")] = False,
     dry_run: Annotated[bool, typer.Option(help="print the rows, and what is recorded")] = False,
 ) -> None:
@@ -258,7 +259,7 @@ def compare(
 
     changes: dict[str, Any] = {"run": settings(set_ or [])}
     asked = read(spec, changes | ({"output_dir": output_dir} if output_dir else {}))
-    study = Study(asked, console, retry, keep_models)
+    study = Study(asked, console, retry, keep_models, jobs)
     if dry_run:
         for line in study.plan():
             console.print(line, markup=False)
@@ -268,7 +269,7 @@ def compare(
 
     written = write(results, asked.folder)
     console.print(written.table, soft_wrap=False)
-    for line in [*written.unfinished, *results["verdicts"]]:
+    for line in [*written.unfinished, *written.remarks, *results["verdicts"]]:
         console.print(line, markup=False)
     console.print(f"records in {asked.folder / 'runs'}, page in {written.page}", markup=False)
     if not any("loss" in row for row in results["rows"]):

@@ -1,10 +1,18 @@
-"""Peak memory of a stretch of work."""
+"""Peak memory and seconds of a stretch of work."""
 
 import threading
+import time
 from types import TracebackType
 
 import psutil
 import torch
+
+
+def now() -> float:
+    """Seconds on a clock, once the GPU, if there is one, has done all it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 class PeakMemory:

@@ -5,7 +5,6 @@ that the backward pass has begun, and one on the optimizer that the step is done
 evaluation mode or without gradients are no training.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch.autograd.graph import register_multi_grad_hook
 
 from greentrainer.graphs import GraphCache
 from greentrainer.ledger import Entry, Ledger
+from greentrainer.meters import now
 from greentrainer.shapes import tensors, tokens_of
 from greentrainer.types import Batch, CostGraph
 
@@ -100,7 +100,7 @@ class Observer:
         with self.unobserved():
             known = self._batch is not None
             self.before_batch(self._graph(args, kwargs))
-            self._clock = time.perf_counter()
+            self._clock = now()
             graph = self._graph(args, kwargs)  # gradient may pass through other positions now
             price = self.price(graph, kwargs)
         self._enter(graph, price, self._batch if known else kwargs)
@@ -149,5 +149,5 @@ class Observer:
 
     def _tick(self) -> None:
         if self._clock is not None:
-            self.ledger.amend(seconds=time.perf_counter() - self._clock)
+            self.ledger.amend(seconds=now() - self._clock)
             self._clock = None

@@ -49,6 +49,7 @@ class Steering:
     consumption: Consumption
     passes: int = 1
     allowed: float | None = None
+    _asked: tuple[int, float] | None = None
 
     @cached_property
     def prices(self) -> dict[Tail, CostGraph]:
@@ -136,12 +137,18 @@ class Steering:
         return floor + (even - floor) * tilt if even > floor else even
 
     def _tilt(self, left: int) -> float:
-        """By how much more than on average the next of so many batches may cost."""
-        batches = self.ledger.batches
-        if not batches or self.plan.rho == 1 or not self.consumption.moves:
+        """By how much more than on average the next of so many batches may cost.
+
+        How long they will take is told by the batches since this was first asked, with all that
+        lies between them: evaluation, and waiting for data.
+        """
+        if self.plan.rho == 1 or not self.consumption.moves:
             return 1.0
-        each = self.ledger.total("seconds", "train") / batches
-        return self.consumption.tilt(left * each)
+        batches, now = self.ledger.batches, self.consumption.clock()
+        self._asked = first, start = self._asked or (batches, now)
+        if batches == first:
+            return 1.0
+        return self.consumption.tilt(left * (now - start) / (batches - first))
 
     def allowance(self) -> float:
         """What a batch like the sample may cost: little or below 0 in debt.

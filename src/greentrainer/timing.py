@@ -15,6 +15,7 @@ from greentrainer.clock import Clock, TimedPass, fit, work_of
 from greentrainer.consumption import Consumption
 from greentrainer.importance import twin
 from greentrainer.ledger import Entry
+from greentrainer.meters import now
 from greentrainer.provenance import processor
 from greentrainer.shapes import tokens_of
 from greentrainer.snapshot import preserved
@@ -55,7 +56,8 @@ def set_clock(
     Weights, gradients, optimizer state, buffers, modes and random streams stay as they were.
     """
     start, before = time.perf_counter(), consumption.used()
-    _timed(model, batch, loss_fn, trials[0], 1)  # memory is touched for the first time
+    for trial in _warming(trials):
+        _timed(model, batch, loss_fn, trial, 1)
     passes = [_timed(model, batch, loss_fn, trial, REPEATS) for trial in trials]
     device = next(model.parameters()).device
     clock = fit(passes, whole, _update_seconds(model, optimizer), device_name(device))
@@ -90,11 +92,16 @@ def trials_of(
 
 def _executed(trials: Sequence[Trial]) -> list[Entry]:
     """The passes that setting a clock by these trials makes."""
-    passes = [trials[0], *(trial for trial in trials for _ in range(REPEATS))]
+    passes = [*_warming(trials), *(trial for trial in trials for _ in range(REPEATS))]
     return [
         Entry("trace", one.graph.forward_flops, one.graph.backward_flops(one.names))
         for one in passes
     ]
+
+
+def _warming(trials: Sequence[Trial]) -> Sequence[Trial]:
+    """Passes beforehand: memory is touched for the first time; a GPU loads kernels for each."""
+    return trials if torch.cuda.is_available() else trials[:1]
 
 
 def _timed(
@@ -105,11 +112,11 @@ def _timed(
     forward, backward = [], []
     for _ in range(repeats):
         with preserved(model, trial.names), trial.on():
-            start = _now(model)
+            start = now()
             loss = loss_of(model, batch, loss_fn)
-            between = _now(model)
+            between = now()
             loss.backward()
-            end = _now(model)
+            end = now()
             for name in trial.names:
                 parameters[name].grad = None
         forward.append(between - start)
@@ -135,14 +142,8 @@ def _update_seconds(model: nn.Module, optimizer: torch.optim.Optimizer) -> float
     for _ in range(STEPS):
         for copy in copies:
             copy.grad = torch.zeros_like(copy)
-        start = _now(model)
+        start = now()
         nn.utils.clip_grad_norm_(copies, 1.0)
         type(optimizer).step(stepping)
-        seconds.append(_now(model) - start)
+        seconds.append(now() - start)
     return statistics.median(seconds[1:]) / sum(p.numel() for p in copies)
-
-
-def _now(model: nn.Module) -> float:
-    if next(model.parameters()).device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()

@@ -65,8 +65,9 @@ def holds(rows: list[Row], name: str) -> bool:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_method_has_a_row(found: dict[str, Any], precision: str) -> None:
     rows = steps(found["rows"], precision)
-    methods = {(row["method"], row["rho"]) for row in rows}
+    methods = {(row["method"], row["rho"] or row.get("tail")) for row in rows}
     assert methods == {
+        *(("positions", 4 * eighths) for eighths in gpu_steps.TAILS),
         *((method, None) for method in ("full", "top2", "lora", "prefix")),
         *(("green", rho) for rho in gpu_steps.RHOS),
     }

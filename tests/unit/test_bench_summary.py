@@ -18,7 +18,7 @@ from greentrainer.bench.summary import (
     verdicts,
     written,
 )
-from greentrainer.report.tables import lines
+from greentrainer.report.tables import lines, remarks
 from tests.tiny import refusal
 
 DATA = {"train": 8, "validation": 2, "test": 4, "sha256": "abc"}
@@ -134,6 +134,17 @@ def test_energy_is_shown_where_records_have_it(measured: bool, heading: str) -> 
     at = head.index(heading)
     assert [line[at : at + 2] for line in body] == [["12", "5.76"], ["", ""]]
     assert not any(name.startswith("Wh") for name in lines(rows[1:])[0])
+
+
+def test_runs_side_by_side_are_remarked_on() -> None:
+    alone = [record(), record(side_by_side=1), failed() | {"side_by_side": 4}]
+    untrained = record("zero_shot", side_by_side=4)
+    del untrained["bill"]
+    assert remarks([*alone, untrained]) == []
+    assert remarks([*alone, record(side_by_side=2), record(side_by_side=3)]) == [
+        "seconds and energy: 2 of 4 runs were made with up to 3 side by side, where each takes "
+        "longer than alone"
+    ]
 
 
 def test_a_row_is_judged_at_its_rate_alone() -> None:

@@ -1,28 +1,21 @@
-"""Doing a comparison: each run in a process of its own, its record in a file of its own.
+"""Doing a comparison: each run's record in a file of its own.
 
-So memory is measured apart, a run that is killed does not end the comparison, and one that was
-interrupted goes on where it stopped: a run with a record is not made again.
+So one that was interrupted goes on where it stopped: a run with a record is not made again.
 """
 
 import json
-import multiprocessing
-import shutil
-import signal
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from greentrainer.bench import trial as trials
+from greentrainer.bench import children
 from greentrainer.bench.spec import PLACES, Spec, Trial, Variant
 from greentrainer.bench.summary import Record, summarise, written
-from greentrainer.files import write_json, write_text
+from greentrainer.files import write_text
 from greentrainer.provenance import provenance
 
 RECORDS = "runs"
@@ -31,12 +24,21 @@ RESULTS = "results.json"
 
 @dataclass(frozen=True)
 class Study:
-    """A comparison and where it stands.  retry: make failed runs again."""
+    """A comparison and where it stands.
+
+    retry: make failed runs again.  jobs: how many runs may go on side by side.
+    Raises ValueError for less than one.
+    """
 
     spec: Spec
     console: Console
     retry: bool = False
     keep_models: bool = False
+    jobs: int = 1
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise ValueError(f"jobs is {self.jobs}: give 1 or more")
 
     def execute(self) -> dict[str, Any]:
         """Make every run that has no record yet; returns what is in `results.json`.
@@ -46,14 +48,10 @@ class Study:
         """
         variants = self.spec.variants()
         self._folder.mkdir(parents=True, exist_ok=True)
-        for variant in variants:
-            for rate in variant.rates or (None,):
-                if variant.follows is None:
-                    self._make(variant.trial(rate, variant.seeds[0]))
-        for place in range(max(len(variant.seeds) for variant in variants)):
-            for variant in variants:
-                for seed in variant.seeds[place : place + 1]:
-                    self._make(variant.trial(self._best(variant, variants), seed))
+        tuning = list(_tuning(variants))
+        self._make(tuning)
+        made = {trial.key for trial in tuning}
+        self._make(trial for trial in self._seeded(variants) if trial.key not in made)
         return self.results()
 
     def plan(self) -> Iterator[str]:
@@ -80,6 +78,13 @@ class Study:
     def _folder(self) -> Path:
         return self.spec.folder / RECORDS
 
+    def _seeded(self, variants: Sequence[Variant]) -> Iterator[Trial]:
+        """Each row with its best learning rate and all seeds, seed by seed."""
+        for place in range(max(len(variant.seeds) for variant in variants)):
+            for variant in variants:
+                for seed in variant.seeds[place : place + 1]:
+                    yield variant.trial(self._best(variant, variants), seed)
+
     def _best(self, variant: Variant, variants: Sequence[Variant]) -> float | None:
         """The tried learning rate with the lowest validation loss; the first if none has one."""
         if variant.follows is not None:
@@ -95,33 +100,41 @@ class Study:
         ]
         return min(judged)[1] if judged else variant.rates[0]
 
-    def _make(self, trial: Trial) -> None:
-        """Make one run unless its record is there."""
+    def _make(self, trials: Iterable[Trial]) -> None:
+        """Make runs unless their records are there, up to `jobs` side by side."""
+        runs = (self._begin(trial) for trial in trials if self._is_wanted(trial))
+        children.make(runs, self.jobs, self._end)
+
+    def _is_wanted(self, trial: Trial) -> bool:
         record = self._record(trial)
-        if record and (record["status"] == "done" or not self.retry):
-            return
-        self.console.rule(escape(trial.title))
+        return record is None or (self.retry and record["status"] != "done")
+
+    def _begin(self, trial: Trial) -> children.Run:
+        if self.jobs == 1:
+            self.console.rule(escape(trial.title))
+        else:
+            self._say(trial, "begun")
         path = self._folder / trial.file_name
         path.unlink(missing_ok=True)
         work = trial.config.output_dir / trial.key
         trial = Trial(trial.label, trial.config.model_copy(update={"output_dir": work}))
-        try:
-            _in_own_process(trial, path, self.keep_models)
-        finally:
-            if not self.keep_models:
-                shutil.rmtree(work, ignore_errors=True)
-        self._say(path)
+        where = provenance([trial.config.seed])
+        return children.Run(trial, path, where, self.keep_models, self.jobs)
+
+    def _end(self, run: children.Run) -> None:
+        record = json.loads(run.path.read_text(encoding="utf-8"))
+        if record["status"] == "failed":
+            self._say(run.trial, f"failed, and recorded: {record['error']}", style="bold red")
+        else:
+            share = record.get("bill", {}).get("share_of_plain_full", 0.0)
+            loss = record["test"]["loss"]
+            self._say(run.trial, f"held-out loss {loss:.4f} at {share:.1%} of full")
         self.results()
 
-    def _say(self, path: Path) -> None:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["status"] == "failed":
-            self.console.print(
-                f"failed, and recorded: {record['error']}", style="bold red", markup=False
-            )
-            return
-        share = record.get("bill", {}).get("share_of_plain_full", 0.0)
-        self.console.print(f"held-out loss {record['test']['loss']:.4f} at {share:.1%} of full")
+    def _say(self, trial: Trial, words: str, style: str | None = None) -> None:
+        """What a run has come to; whose it is only where several go on."""
+        whose = f"{trial.title}: " if self.jobs > 1 else ""
+        self.console.print(f"{whose}{words}", style=style, markup=False)
 
     def _records_of(self, variant: Variant) -> list[Record]:
         """Those of this row, whatever its learning rate and seed."""
@@ -145,65 +158,15 @@ class Study:
         return record
 
 
+def _tuning(variants: Iterable[Variant]) -> Iterator[Trial]:
+    """Each row's learning rates, with its first seed."""
+    for variant in variants:
+        for rate in variant.rates or (None,):
+            if variant.follows is None:
+                yield variant.trial(rate, variant.seeds[0])
+
+
 def _without_places(record: Record) -> Record:
     """The record without the folders of the machine it was made on."""
     config = {key: value for key, value in record["config"].items() if key not in PLACES}
     return {key: value for key, value in record.items() if key != "traceback"} | {"config": config}
-
-
-def _in_own_process(trial: Trial, path: Path, keep_model: bool) -> None:
-    """Make the run in a fresh process; one that dies is recorded as failed.
-
-    Raises KeyboardInterrupt, once the run has stopped, if either process was interrupted.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["greentrainer.bench.trial"])
-    where = provenance([trial.config.seed])
-    process = context.Process(target=partial(_run, trial, where, path, keep_model))
-    process.start()
-    try:
-        process.join()
-    except KeyboardInterrupt:
-        process.terminate()  # at once: a run without a record is made again from its start
-        process.join()
-        raise
-    if path.exists():
-        return
-    if process.exitcode in (0, -signal.SIGINT, -signal.SIGTERM, 130):
-        raise KeyboardInterrupt
-    failure = f"the process ended with exit code {process.exitcode}"
-    if process.exitcode == -signal.SIGKILL:
-        failure = "the process was killed, perhaps for want of memory"
-    config = trial.config.model_dump(mode="json")
-    write_json(
-        path,
-        {
-            "label": trial.label,
-            "key": trial.key,
-            "config": config,
-            "provenance": where,
-            "status": "failed",
-            "error": failure,
-        },
-    )
-
-
-def _run(trial: Trial, where: dict[str, Any], path: Path, keep_model: bool) -> None:
-    """In the new process."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
-    try:
-        trials.run(trial, where, path, keep_model)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def _leave(_number: int, _frame: FrameType | None) -> None:
-    """At the first signal; after Ctrl-C a second one comes from the process that waits."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    raise KeyboardInterrupt

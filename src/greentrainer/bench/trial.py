@@ -26,19 +26,18 @@ ELSEWHERE = {"block": None, "kind": "adapter"}
 """The place of a tensor that the finished model no longer has."""
 
 
-def run(trial: Trial, provenance: dict[str, Any], path: Path, keep_model: bool = False) -> None:
+def run(
+    trial: Trial, begun: Record, path: Path, console: Console, keep_model: bool = False
+) -> None:
     """Do the run and write its record to `path`; one that fails is recorded as failed.
 
+    begun: what the record holds already.
     An interrupted run leaves no record, so that it is made again.
     """
-    record: Record = {
-        "label": trial.label,
-        "key": trial.key,
-        "config": trial.config.model_dump(mode="json"),
-        "provenance": provenance | {"threads": torch.get_num_threads()},
-    }
+    threads = {"threads": torch.get_num_threads()}
+    record = begun | {"provenance": begun["provenance"] | threads}
     try:
-        results = measure(trial.config, Console(), keep_model)
+        results = measure(trial.config, console, keep_model)
     except Exception as error:
         reason = " ".join(str(error).split())[:500] or type(error).__name__
         failure = {"status": "failed", "error": reason}

@@ -1,7 +1,7 @@
 """What a backward pass costs: autograd's own graph, counted once under fake tensors."""
 
-from greentrainer.cost.flops import CPU_ATTENTION, FORMULAS, count_flops, flop_counter
+from greentrainer.cost.flops import ATTENTION, FORMULAS, count_flops, flop_counter
 from greentrainer.cost.trace import trace
 from greentrainer.types import CostGraph
 
-__all__ = ["CPU_ATTENTION", "FORMULAS", "CostGraph", "count_flops", "flop_counter", "trace"]
+__all__ = ["ATTENTION", "FORMULAS", "CostGraph", "count_flops", "flop_counter", "trace"]

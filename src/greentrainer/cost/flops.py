@@ -5,8 +5,9 @@ attention).  Elementwise work, normalisation, softmax and the optimizer's update
 Fused attention is charged as `torch.utils.flop_counter` charges it: two products forward, five
 backward (the scores are recomputed), no discount for a causal mask.
 
-Formulas are torch's own, plus one for attention on the CPU, which torch counts as 0.  An operation
-that does matrix work and has no formula is reported by `has_uncounted_work`, never passed over.
+Formulas are torch's own but for fused attention: torch counts it as 0 on the CPU, and before 2.12
+not at all where several heads of queries share one of keys.  An operation that does matrix work and
+has no formula is reported by `has_uncounted_work`, never passed over.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,13 +27,19 @@ Shape = Sequence[int]
 
 
 def _attention_forward(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
+    return int(sdpa_flop_count(query, _spread(key, query), _spread(value, query)))
 
 
 def _attention_backward(
     grad_out: Shape, query: Shape, key: Shape, value: Shape, *_: Any, **__: Any
 ) -> int:
-    return int(sdpa_backward_flop_count(grad_out, query, key, value))
+    keys, values = _spread(key, query), _spread(value, query)
+    return int(sdpa_backward_flop_count(grad_out, query, keys, values))
+
+
+def _spread(shared: Shape, query: Shape) -> Shape:
+    """(B, H, T, D) of keys or values, each head of which serves as many of the queries' H."""
+    return (shared[0], query[1], *shared[2:])
 
 
 def _on_shapes(formula: Callable[..., int]) -> Callable[..., int]:
@@ -44,13 +51,19 @@ def _on_shapes(formula: Callable[..., int]) -> Callable[..., int]:
     return on_tensors
 
 
-CPU_ATTENTION: dict[Any, Callable[..., int]] = {
+ATTENTION: dict[Any, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu: _on_shapes(_attention_forward),
+    aten._scaled_dot_product_flash_attention: _on_shapes(_attention_forward),
+    aten._scaled_dot_product_efficient_attention: _on_shapes(_attention_forward),
+    aten._scaled_dot_product_cudnn_attention: _on_shapes(_attention_forward),
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _on_shapes(_attention_backward),
+    aten._scaled_dot_product_flash_attention_backward: _on_shapes(_attention_backward),
+    aten._scaled_dot_product_efficient_attention_backward: _on_shapes(_attention_backward),
+    aten._scaled_dot_product_cudnn_attention_backward: _on_shapes(_attention_backward),
 }
-"""Formulas for the attention kernels of the CPU, in the form `FlopCounterMode` takes them."""
+"""Formulas for the kernels of fused attention, in the form `FlopCounterMode` takes them."""
 
-FORMULAS: dict[Any, Callable[..., int]] = {**flop_registry, **CPU_ATTENTION}
+FORMULAS: dict[Any, Callable[..., int]] = {**flop_registry, **ATTENTION}
 """Operation -> formula, called as `formula(*args, **kwargs, out_val=result)`."""
 
 _UNCOUNTED = frozenset(
@@ -68,7 +81,7 @@ _OWN_NAMESPACES = frozenset({"aten", "prim", "prims", "profiler"})
 
 def flop_counter() -> FlopCounterMode:
     """A silent `FlopCounterMode` that follows this module's convention on every device."""
-    return FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
+    return FlopCounterMode(display=False, custom_mapping=ATTENTION)
 
 
 def count_flops(packet: Any, args: Any, kwargs: Any, out: Any) -> int:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from greentrainer.report import plots
 from greentrainer.report.masks import frequency, masks
-from greentrainer.report.tables import lines, markdown, terminal, unfinished
+from greentrainer.report.tables import lines, markdown, remarks, terminal, unfinished
 
 Results = Mapping[str, Any]
 Record = Mapping[str, Any]
@@ -18,10 +18,14 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Written:
-    """What was written.  table: for a terminal; unfinished: rows without a result, and why."""
+    """What was written.
+
+    table: for a terminal.  unfinished: rows without a result, and why.  remarks: on the figures.
+    """
 
     table: Table
     unfinished: list[str]
+    remarks: list[str]
     page: Path
 
 
@@ -38,7 +42,8 @@ class Choice:
 def write(results: Results, folder: Path) -> Written:
     """Write `table.md`, `plot.svg` and `report.html` into the folder."""
     head, body = lines(results["rows"])
-    said = "\n".join(f"- {line}" for line in results["verdicts"])
+    remarked = remarks(results["records"])
+    said = "\n".join(f"- {line}" for line in [*results["verdicts"], *remarked])
     text = f"{markdown(head, body)}\n\n{said}\n"
     plot = plot_of(results)
     page = Environment(loader=PackageLoader("greentrainer.report"), autoescape=True).get_template(
@@ -48,13 +53,15 @@ def write(results: Results, folder: Path) -> Written:
         results=results,
         head=head,
         body=body,
+        remarks=remarked,
         plot=plot,
         choices=choices(results),
         origins=origins(results["records"]),
     )
     for name, content in (("table.md", text), ("plot.svg", plot), ("report.html", html)):
         (folder / name).write_text(content, encoding="utf-8")
-    return Written(terminal(results["rows"]), unfinished(results["rows"]), folder / "report.html")
+    rows = results["rows"]
+    return Written(terminal(rows), unfinished(rows), remarked, folder / "report.html")
 
 
 def plot_of(results: Results) -> str:

@@ -124,5 +124,18 @@ def unfinished(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def remarks(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What to know of the figures: whether runs slowed each other down."""
+    trained = [record for record in records if "bill" in record]
+    beside = [record.get("side_by_side", 1) for record in trained]
+    crowded = sum(one > 1 for one in beside)
+    if not crowded:
+        return []
+    return [
+        f"seconds and energy: {crowded} of {len(trained)} runs were made with up to {max(beside)} "
+        "side by side, where each takes longer than alone"
+    ]
+
+
 def _escaped(cell: str) -> str:
     return cell.replace("|", "\\|").replace("\n", " ")
