@@ -22,7 +22,7 @@ from rich.console import Console
 from greentrainer import runs
 from greentrainer.config import RunConfig
 from greentrainer.counters import GpuPower, visible_gpus
-from greentrainer.training import Outcome
+from greentrainer.outcome import Outcome
 
 Row = dict[str, Any]
 

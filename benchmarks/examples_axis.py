@@ -15,9 +15,10 @@ import torch
 from provenance import write
 from rich.console import Console
 
-from greentrainer import runs
+from greentrainer import evaluation, runs
 from greentrainer.config import RunConfig
 from greentrainer.cost.flops import flop_counter
+from greentrainer.material import Material
 from greentrainer.tasks import encode
 from greentrainer.tasks.encode import Encoded
 from greentrainer.training import fit
@@ -27,7 +28,7 @@ Row = dict[str, Any]
 ROWS, RATE = 96, 1e-4
 
 
-def ranked(material: runs.Material) -> tuple[list[Encoded], int]:
+def ranked(material: Material) -> tuple[list[Encoded], int]:
     """Training examples, the highest loss per completion token first; and FLOPs of ranking them."""
     model = material.model.eval()
     collate = encode.Collator(encode.pad_id(material.tokenizer), 32, 256)
@@ -70,7 +71,7 @@ def main() -> None:
         rows.append(
             {
                 "trained on": name,
-                "loss": runs.loss(material, material.test, config),
+                "loss": evaluation.loss(material, material.test, config),
                 "flops / full, about": spent / full_flops,
             }
         )

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from greentrainer.bench.spec import Spec, read
 from greentrainer.bench.study import Study
-from greentrainer.bench.summary import seconds_of
+from greentrainer.bench.summary import charged_seconds
 from greentrainer.config import RunConfig
 from greentrainer.files import write_json
 from greentrainer.report.tables import lines
@@ -46,9 +46,10 @@ def beside_the_plain_trainer(config: RunConfig, path: Path) -> None:
     from transformers import Trainer, TrainerCallback
 
     from greentrainer import runs
+    from greentrainer.arguments import arguments_of
     from greentrainer.reference import EpochOrder
     from greentrainer.tasks import encode
-    from greentrainer.training import Rows, arguments_of, fit
+    from greentrainer.training import Rows, fit
 
     console = Console()
     material = runs.prepare(config, console)
@@ -154,7 +155,7 @@ def rows_of(results: Mapping[str, Any]) -> list[Row]:
         seconds = statistics.median(record["batch_seconds"])
         more = {
             "step, median seconds": seconds,
-            "spent seconds": seconds_of(bill, bill["method"] == "green"),
+            "spent seconds": charged_seconds(bill, bill["method"] == "green"),
             "skipped flops / full": bill["skipped_flops"] / bill["plain_full_flops"],
         }
         rows.append(row | more)

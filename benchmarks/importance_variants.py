@@ -21,6 +21,7 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from provenance import check, write
 from rich.console import Console
 from torch import nn
 
-from greentrainer import runs, scoring
+from greentrainer import evaluation, runs, scoring
 from greentrainer.config import RunConfig, read_mapping
 from greentrainer.importance import _dot_of_change, _updated, measure_importance
 from greentrainer.scoring import Metric
@@ -45,55 +46,70 @@ RATES, SEEDS = (2e-4, 4e-4), (0, 1, 2)
 EARLY, DECAY, WATCHED = 4, 0.8, 1 << 14
 
 
+@dataclass(frozen=True)
+class Probe:
+    """What a metric is asked: the importance of `names`."""
+
+    model: nn.Module
+    batches: Sequence[Batch]
+    optimizer: Optimizer
+    loss_fn: LossFn | None
+    names: Sequence[str]
+
+    def first_order(self) -> Importance:
+        """As shipped."""
+        own = self.model, self.batches, self.optimizer, self.loss_fn, self.names
+        return measure_importance(*own)
+
+
+def metric(measure: Callable[[Probe], Importance]) -> Metric:
+    """The metric that answers so."""
+    return Metric(lambda *asked: measure(Probe(*asked)))
+
+
 def averaged() -> Metric:
     """The mean over all selections so far."""
     seen: dict[str, list[float]] = defaultdict(list)
 
-    def measure(
-        model: nn.Module, batches: Sequence[Batch], optimizer: Optimizer, loss_fn: LossFn | None,
-        names: Iterable[str],
-    ) -> Importance:  # fmt: skip
-        for name, value in measure_importance(model, batches, optimizer, loss_fn, names).items():
+    def measure(probe: Probe) -> Importance:
+        for name, value in probe.first_order().items():
             seen[name].append(value)
-        return {name: statistics.mean(seen[name]) for name in names}
+        return {name: statistics.mean(seen[name]) for name in probe.names}
 
-    return Metric(measure)
+    return metric(measure)
 
 
 def per_cost() -> Metric:
     """Per element."""
 
-    def measure(
-        model: nn.Module, batches: Sequence[Batch], optimizer: Optimizer, loss_fn: LossFn | None,
-        names: Iterable[str],
-    ) -> Importance:  # fmt: skip
-        sizes = {name: p.numel() for name, p in model.named_parameters()}
-        found = measure_importance(model, batches, optimizer, loss_fn, names)
+    def measure(probe: Probe) -> Importance:
+        sizes = {name: p.numel() for name, p in probe.model.named_parameters()}
+        found = probe.first_order()
         return {name: value / sizes[name] for name, value in found.items()}
 
-    return Metric(measure)
+    return metric(measure)
 
 
 def cross_batch() -> Metric:
     """Half of the rows judge the update that the other half would make, both ways."""
 
-    def measure(
-        model: nn.Module, batches: Sequence[Batch], optimizer: Optimizer, loss_fn: LossFn | None,
-        names: Iterable[str],
-    ) -> Importance:  # fmt: skip
-        chosen = {n: p for n, p in model.named_parameters() if n in set(names)}
+    def measure(probe: Probe) -> Importance:
+        model, batches, optimizer = probe.model, probe.batches, probe.optimizer
+        chosen = {n: p for n, p in model.named_parameters() if n in set(probe.names)}
         groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         total = dict.fromkeys(chosen, 0.0)
         for batch in batches:
             with preserved(model, chosen.keys()):
-                one, other = (_gradients(model, half, loss_fn, chosen) for half in _halves(batch))
+                one, other = (
+                    _gradients(model, half, probe.loss_fn, chosen) for half in _halves(batch)
+                )
             for (name, p), a, b in zip(chosen.items(), one, other, strict=True):
                 for own, judge in ((a, b), (b, a)):
                     new = _updated(optimizer, groups[id(p)], p, own)
                     total[name] -= _dot_of_change(p, new, judge) / (2 * len(batches))
         return total
 
-    return Metric(measure)
+    return metric(measure)
 
 
 def _halves(batch: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
@@ -168,40 +184,34 @@ def running() -> Metric:
     """One probe; then what training itself shows."""
     state: dict[str, Any] = {}
 
-    def measure(
-        model: nn.Module, batches: Sequence[Batch], optimizer: Optimizer, loss_fn: LossFn | None,
-        names: Iterable[str],
-    ) -> Importance:  # fmt: skip
+    def measure(probe: Probe) -> Importance:
         if not state:
-            found = measure_importance(model, batches, optimizer, loss_fn, names)
-            state.update(steps=Steps(model, optimizer), importance=dict(found))
-            metric.passes = 0
+            found = probe.first_order()
+            state.update(steps=Steps(probe.model, probe.optimizer), importance=dict(found))
+            own.passes = 0
             return found
         trends = state["steps"].trends()
         usual = statistics.median(trends.values()) if trends else 1.0
         old: dict[str, float] = state["importance"]
         state["importance"] = {n: v * trends.get(n, usual) for n, v in old.items()}
-        return {name: state["importance"].get(name, 0.0) for name in names}
+        return {name: state["importance"].get(name, 0.0) for name in probe.names}
 
-    metric = Metric(measure)
-    return metric
+    own = metric(measure)
+    return own
 
 
 def once() -> Metric:
     """One probe, and what it found from then on."""
     found: dict[str, float] = {}
 
-    def measure(
-        model: nn.Module, batches: Sequence[Batch], optimizer: Optimizer, loss_fn: LossFn | None,
-        names: Iterable[str],
-    ) -> Importance:  # fmt: skip
+    def measure(probe: Probe) -> Importance:
         if not found:
-            found.update(measure_importance(model, batches, optimizer, loss_fn, names))
-            metric.passes = 0
-        return {name: found.get(name, 0.0) for name in names}
+            found.update(probe.first_order())
+            own.passes = 0
+        return {name: found.get(name, 0.0) for name in probe.names}
 
-    metric = Metric(measure)
-    return metric
+    own = metric(measure)
+    return own
 
 
 VARIANTS: dict[str, Callable[[], Metric]] = {
@@ -230,8 +240,8 @@ def made(config: RunConfig, variant: str, rate: float, seed: int) -> Row:
         "importance": variant,
         "learning rate": rate,
         "seed": seed,
-        "validation loss": runs.loss(material, material.validation, own),
-        "loss": runs.loss(material, material.test, own),
+        "validation loss": evaluation.loss(material, material.validation, own),
+        "loss": evaluation.loss(material, material.test, own),
         "flops / full": ledger.spent_flops / sum(outcome.plain_steps),
         "probes / spent": ledger.probe_flops / ledger.spent_flops,
     }

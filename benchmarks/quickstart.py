@@ -12,7 +12,7 @@ from typing import Any
 from provenance import check, write
 from rich.console import Console
 
-from greentrainer.bill import seconds_of
+from greentrainer.bill import spent_seconds
 from greentrainer.delta import save_delta
 from greentrainer.hf import load
 from greentrainer.quickstart import CONFIG, quickstart
@@ -28,7 +28,7 @@ NOTE = (
 def rows_of(summary: dict[str, Any]) -> list[dict[str, Any]]:
     """One row a method."""
     bill, full = summary["bill"], summary["full_fine_tuning"]
-    seconds = seconds_of(bill)
+    seconds = spent_seconds(bill)
     return [
         {
             "method": "full fine-tuning",

@@ -17,7 +17,7 @@ QUALITY = (
 SECONDS = ("train_seconds", "probe_seconds", "select_seconds", "trace_seconds")
 
 
-def seconds_of(bill: Mapping[str, Any]) -> float:
+def spent_seconds(bill: Mapping[str, Any]) -> float:
     """All that training took: batches, probes, selections, tracing."""
     return float(sum(bill[key] for key in SECONDS))
 
@@ -35,7 +35,7 @@ def bill_table(summary: dict[str, Any]) -> Table:
     if bill["skipped_flops"]:
         spared = bill["skipped_flops"]
         table.add_row("  spared: kept activations", _tera(spared), "-", f"{spared / reference:.1%}")
-    seconds = seconds_of(bill)
+    seconds = spent_seconds(bill)
     if full:
         table.add_row(
             f"seconds (full: from {full['batches']} batches)",

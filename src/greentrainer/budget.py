@@ -20,9 +20,13 @@ from greentrainer.clock import NANO, Clock
 from greentrainer.consumption import Consumption
 from greentrainer.currency import Currency, Flops, Timed
 from greentrainer.energy import JOULES_PER_KWH
+from greentrainer.ledger import Ledger
+from greentrainer.pace import Pace
 from greentrainer.types import CostGraph, Unit
 
 Cost = Literal["flops", "seconds"]
+ALMOST = 0.9999
+"""The greatest share of a timed run: one that may turn out too slow goes on being chosen for."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,29 @@ class Budget:
         """Whether it is counted in seconds or their worth."""
         return self.unit in ("hours", "kwh", "co2_grams") or self.cost == "seconds"
 
-    def currency(self, clock: Clock | None, plain: Plain, consumption: Consumption) -> Currency:
+    def require_course(self, batches: int | None, processes: int) -> None:
+        """Raise ValueError if so many batches, in so many processes, cannot be held to it."""
+        if self.unit != "rho" and batches is None:
+            raise ValueError(f"a budget in {self.unit} takes total_batches: say how many")
+        if (self.timed or self.unit != "rho") and processes > 1:
+            raise ValueError(f"{self} is for one process: with several give a rho of flops")
+
+    def terms(
+        self,
+        clock: Clock | None,
+        sample: CostGraph,
+        pace: Pace,
+        consumption: Consumption,
+        ledger: Ledger,
+    ) -> "Terms":
+        """What it comes to.  clock: for a timed one.  sample: the graph of a plain batch."""
+        batches = pace.total_batches or 1
+        flops = self.whole_flops or batches * sample.full_flops
+        plain = Plain(sample, batches, flops, self.whole_flops is not None, pace.accumulate)
+        currency = self._currency(clock, plain, consumption)
+        return Terms(self, currency, currency.spent(ledger))
+
+    def _currency(self, clock: Clock | None, plain: Plain, consumption: Consumption) -> Currency:
         """What it is counted in; a timed one takes a clock."""
         if not self.timed:
             total = self.amount if self.unit == "flops" else None
@@ -105,48 +131,58 @@ class Budget:
             return lambda: (self.amount - used().kwh) / kilowatts
         return lambda: consumption.lasts((self.amount - used().grams) / kilowatts)
 
-    def share(self, currency: Currency, spent: float) -> float:
-        """Of plain full fine-tuning of the run that is left; above 1 where more than it takes is.
-
-        spent: so far, in the currency.
-        """
-        if currency.total is None:
-            return self.amount
-        return (currency.total - spent) / currency.whole
-
-    def amount_for(self, currency: Currency, spent: float, share: float) -> float:
-        """What such a share of full fine-tuning takes, after what was spent, in the unit."""
-        assert currency.total is not None
-        return self.amount * (spent + share * currency.whole) / currency.total
-
-    def require(
-        self, share: float, smallest: float, greatest: float, takes: Callable[[float], float]
-    ) -> None:
-        """Raise ValueError where nothing can be trained within it; tell of more than is of use.
-
-        smallest, greatest: shares of full fine-tuning at which one tensor, and all, are trained.
-        takes: what a share of full fine-tuning takes, in the unit.
-        """
-        if share < smallest and self.unit == "rho":
-            raise ValueError(
-                f"rho is {self.amount}: choose it between {smallest:.4f} (for this model) and 1"
-            )
-        if share < smallest:
-            raise ValueError(
-                f"{self.unit} is {self.amount:g}, and even the smallest selection takes about "
-                f"{takes(smallest):.3g}: give at least that, or train on fewer examples"
-            )
-        if share > greatest and self.unit != "rho":
-            warnings.warn(
-                f"{self}: training everything takes about {takes(greatest):.3g}, so nothing is "
-                "frozen",
-                stacklevel=3,
-            )
-
     def __str__(self) -> str:
         counted = " of seconds" if self.cost == "seconds" and self.unit == "rho" else ""
         return f"{self.unit} {self.amount:g}{counted}"
 
 
-def _less(total: float, left: Callable[[], float]) -> float:
-    return total - left()
+@dataclass(frozen=True)
+class Terms:
+    """A budget as a run keeps to it: counted in a currency.
+
+    spent: in that, before training begins.
+    """
+
+    budget: Budget
+    currency: Currency
+    spent: float
+
+    @property
+    def share(self) -> float:
+        """Of plain full fine-tuning of the run; above 1 where more is left than that takes."""
+        if self.currency.total is None:
+            return self.budget.amount
+        return (self.currency.total - self.spent) / self.currency.whole
+
+    @property
+    def rho(self) -> float:
+        """The share that is chosen for, at most all."""
+        return min(self.share, 1.0 if self.currency.total is None else ALMOST)
+
+    def amount_for(self, share: float) -> float:
+        """What such a share of full fine-tuning takes, after what was spent, in the unit."""
+        assert self.currency.total is not None
+        takes = self.spent + share * self.currency.whole
+        return self.budget.amount * takes / self.currency.total
+
+    def require(self, smallest: float, greatest: float) -> None:
+        """Raise ValueError where nothing can be trained within it; tell of more than is of use.
+
+        smallest, greatest: shares of full fine-tuning at which one tensor, and all, are trained.
+        """
+        unit, amount = self.budget.unit, self.budget.amount
+        if self.share < smallest and unit == "rho":
+            raise ValueError(
+                f"rho is {amount}: choose it between {smallest:.4f} (for this model) and 1"
+            )
+        if self.share < smallest:
+            raise ValueError(
+                f"{unit} is {amount:g}, and even the smallest selection takes about "
+                f"{self.amount_for(smallest):.3g}: give at least that, or train on fewer examples"
+            )
+        if self.share > greatest and unit != "rho":
+            warnings.warn(
+                f"{self.budget}: training everything takes about "
+                f"{self.amount_for(greatest):.3g}, so nothing is frozen",
+                stacklevel=3,
+            )

@@ -208,9 +208,9 @@ def evaluate(
     from greentrainer.config import read, settings
 
     asked = read(None, flags | settings(set_ or []))
-    from greentrainer import runs
+    from greentrainer import evaluation, runs
 
-    result = runs.evaluate(runs.prepare(asked, console, training=False), asked)
+    result = evaluation.evaluate(runs.prepare(asked, console, training=False), asked)
     for name, value in result.items():
         if isinstance(value, float):
             console.print(f"{name:19} {value:.4f}")

@@ -156,9 +156,9 @@ class Consumption:
             self.before.grams + self._grams,
         )
 
-    def go_on(self, used: Sequence[float]) -> None:
+    def go_on(self, used: Used) -> None:
         """After the run that had used so much."""
-        self.before = Used(*used)
+        self.before = used
 
     @property
     def moves(self) -> bool:

@@ -18,39 +18,36 @@ a tensor is worth, `select` chooses, `Freezer` applies, `Pace` says how much may
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, astuple, replace
-from functools import partial
+from dataclasses import asdict, replace
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import nn
 
-from greentrainer.budget import Budget, Plain
+from greentrainer.budget import Budget
 from greentrainer.choosing import Basis, Chooser, Selector
 from greentrainer.clock import Clock
 from greentrainer.consumption import Consumption
 from greentrainer.forward.options import ForwardOptions, Positions
 from greentrainer.freeze import Freezer, OptimizerState
-from greentrainer.graphs import LATEST, GraphCache
-from greentrainer.importance import measure_tails
+from greentrainer.graphs import GraphCache
 from greentrainer.ledger import Entry, Ledger
-from greentrainer.observer import Observer, Price
+from greentrainer.observer import Observer
 from greentrainer.pace import SLACK, TIMED_SLACK, Pace
+from greentrainer.pricing import Prices
+from greentrainer.probing import Prober
 from greentrainer.processes import Alone
 from greentrainer.scoring import metric_named
 from greentrainer.select import select
 from greentrainer.shapes import tokens_of
 from greentrainer.shortening import Shortening
-from greentrainer.steering import Reached, Steering, passes_of
-from greentrainer.timing import executed, set_clock, trials_of
-from greentrainer.types import Batch, CostGraph, Importance, LossFn, Selection, Tail, loss_of
+from greentrainer.state import State
+from greentrainer.steering import Steering
+from greentrainer.timing import set_clock, trials_of
+from greentrainer.types import Batch, CostGraph, Importance, LossFn, Selection, loss_of
 
 __all__ = ["AdaptiveBackprop", "Selector", "release"]
-
-STATE_VERSION = 3
-ALMOST = 0.9999
-"""The greatest share of a timed run: one that may turn out too slow goes on being chosen for."""
 
 
 class AdaptiveBackprop:
@@ -106,12 +103,11 @@ class AdaptiveBackprop:
     ) -> None:
         if positions == "choose" and metric != "first_order":
             raise ValueError(f"positions are chosen by first_order importance, not by {metric}")
+        valued_by = metric_named(metric)
         self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
-        self._metric = metric_named(metric)
         self.budget = rho if isinstance(rho, Budget) else Budget("rho", rho)
         self.consumption = self.budget.consumption or Consumption()
         self.clock: Clock | None = None
-        self._asked: tuple[int, float] | None = None
         self.processes = processes or Alone()
         self.closed = False
         release(model)
@@ -122,11 +118,14 @@ class AdaptiveBackprop:
         try:
             self._set_up(sample_batch, optimizer_state, one_call, hollow, forward, positions)
             self._chooser = Chooser(selector, self._settle(sample_batch))
+            self._prober = Prober(
+                model, optimizer, loss_fn, valued_by, self._observer, self._short, self._steering,
+                self.processes,
+            )  # fmt: skip
         except BaseException:
             self.close()
             raise
         self.history: list[dict[str, Any]] = []
-        self._prices: dict[int, tuple[CostGraph, int]] = {}
         _LIVE[model] = ref(self)
 
     def _set_up(
@@ -139,97 +138,64 @@ class AdaptiveBackprop:
         positions: Positions,
     ) -> None:
         """Make what hangs on the model; `_undo` takes it off again."""
-        model, processes = self.model, self.processes
+        model = self.model
         self._freezer = Freezer(model, self.optimizer, self.trainable, optimizer_state)
         self._undo.callback(self._freezer.release)
         traced = hollow or model
         state = dict(traced.named_parameters())
         candidates = [state[name] for name in self._freezer.parameters]
         options = forward or ForwardOptions()
-        self._short = Shortening(
-            model, traced, options, positions, sample_batch, self.loss_fn, processes
+        self._short = short = Shortening(
+            model, traced, options, positions, sample_batch, self.loss_fn, self.processes
         )
-        self._undo.callback(self._short.close)
+        self._undo.callback(short.close)
         self.graphs = GraphCache(
-            traced,
-            candidates,
-            self.loss_fn,
-            one_call,
-            self._enter_trace,
-            self._short.traced_head,
-            self._short.split,
-        )
+            traced, candidates, self.loss_fn, one_call, self._enter_trace, short.traced_head,
+            short.split,
+        )  # fmt: skip
+        self._prices = Prices(short)
         self._observer = Observer(
-            model, self.optimizer, self.graphs, self._before_batch, self._price, self._short.leave
+            model, self.optimizer, self.graphs, self._before_batch, self._prices.of, short.leave
         )
         self._undo.callback(self._observer.close)
-        if self._short.tried_flops:
-            self.ledger.add(Entry("trace", self._short.tried_flops))
-        samples: dict[Tail, CostGraph] = {}
-        for tail in processes.first(self._short.tails(sample_batch)):
-            with self._short.at(tail):
-                samples[tail] = self.graphs.of_batch(sample_batch)
-        with self._short.at(None):
-            whole = self.graphs.of_batch(sample_batch)
-        self.graph = list(samples.values())[-1]
-        self._short.go_to(list(samples)[-1])
-        self._samples, self._whole = samples, whole
+        if short.tried_flops:
+            self.ledger.add(Entry("trace", short.tried_flops))
+        samples = short.samples(sample_batch, self.graphs.of_batch)
+        with short.at(None):
+            self._whole = self.graphs.of_batch(sample_batch)
+        self._samples, self.graph = samples, list(samples.values())[-1]
+        short.go_to(list(samples)[-1])
 
     def _settle(self, sample_batch: Batch) -> float:
         """Translate the budget; returns the share of full fine-tuning that it comes to.
 
         Raises ValueError for one that is too small.
         """
-        budget, batches = self.budget, self.pace.total_batches
-        if budget.unit != "rho" and batches is None:
-            raise ValueError(f"a budget in {budget.unit} takes total_batches: say how many")
-        if (budget.timed or budget.unit != "rho") and self.processes.count > 1:
-            raise ValueError(f"{budget} is for one process: with several give a rho of flops")
+        budget = self.budget
+        budget.require_course(self.pace.total_batches, self.processes.count)
         if budget.timed:
             given, tokens = budget.clock, tokens_of(sample_batch)[1]
             self.clock = given if given and given.suits(tokens) else self._set_clock(sample_batch)
-        flops = budget.whole_flops or (batches or 1) * self._whole.full_flops
-        known = budget.whole_flops is not None
-        plain = Plain(self._whole, batches or 1, flops, known, self.pace.accumulate)
-        currency = budget.currency(self.clock, plain, self.consumption)
-        spent = currency.spent(self.ledger)
-        share = budget.share(currency, spent)
-        self.pace = replace(self.pace, rho=min(1.0, share))
+        terms = budget.terms(self.clock, self._whole, self.pace, self.consumption, self.ledger)
+        self.pace = replace(self.pace, rho=min(1.0, terms.share))
         self._steering = Steering(
             self.pace, self._samples, self._whole, self.graphs, self.ledger, self.processes,
-            self._short, currency, self._tilt,
+            self._short, terms.currency, self.consumption,
         )  # fmt: skip
-        ends = self._steering.smallest_rho(), self._steering.greatest_rho()
-        budget.require(share, *ends, partial(budget.amount_for, currency, spent))
-        return min(share, 1.0 if currency.total is None else ALMOST)
+        terms.require(self._steering.smallest_rho(), self._steering.greatest_rho())
+        return terms.rho
 
     def _set_clock(self, batch: Batch) -> Clock:
         """Time a few passes of the sample batch."""
         trials = trials_of(self._samples, self._short.at)
-        start, before = time.perf_counter(), self.consumption.used()
         with self._observer.unobserved(), self._short.probing():
-            clock = set_clock(self.model, self.optimizer, batch, self.loss_fn, trials, self._whole)
-        for one in executed(trials):
-            flops = one.graph.forward_flops, one.graph.backward_flops(one.names)
-            self.ledger.add(Entry("trace", *flops))
-        self.ledger.add(Entry("trace", seconds=time.perf_counter() - start))
-        after = self.consumption.used()
-        watts = (after.joules - before.joules) / (after.seconds - before.seconds)
-        return replace(clock, tokens=tokens_of(batch)[1], watts=watts)
-
-    def _tilt(self, left: int) -> float:
-        """By how much more than on average the next of so many batches may cost.
-
-        How long they will take is told by the batches since this was first asked, with all that
-        lies between them: evaluation, and waiting for data.
-        """
-        if self.pace.rho == 1 or not self.consumption.moves:
-            return 1.0
-        batches, now = self.ledger.batches, self.consumption.clock()
-        self._asked = first, start = self._asked or (batches, now)
-        if batches == first:
-            return 1.0
-        return self.consumption.tilt(left * (now - start) / (batches - first))
+            clock, spent = set_clock(
+                self.model, self.optimizer, batch, self.loss_fn, trials, self._whole,
+                self.consumption,
+            )  # fmt: skip
+        for entry in spent:
+            self.ledger.add(entry)
+        return clock
 
     @property
     def rho(self) -> float:
@@ -280,9 +246,11 @@ class AdaptiveBackprop:
         self._freezer.wake()
         with self.processes.changing():
             if self._chooser.measures:
-                self._steering.passes = self._metric.passes
-                count = self._steering.probe_batches(given)
-                self._probe(given[: self.processes.first(count)])
+                shares = self.budget.unit == "rho" and not self.budget.timed
+                needed = shares and not self._chooser.importance
+                found = self._prober.probe(given, self.selection, needed)
+                if found is not None:
+                    self._chooser.importance = found
             return self._choose(self._steering.bases(), self._steering.allowance(), asked=True)
 
     def prepare(self, probe_batches: Callable[[], Iterable[Batch]]) -> None:
@@ -313,46 +281,33 @@ class AdaptiveBackprop:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on: plain values, fit for JSON."""
-        return {
-            "version": STATE_VERSION,
-            "budget": [self.budget.unit, self.budget.amount, self.budget.cost],
-            "clock": asdict(self.clock) if self.clock else None,
-            "used": list(astuple(self.consumption.used())),
-            "trainable": sorted(self.trainable),
-            "selection": asdict(self.selection) if self.selection else None,
-            "importance": [[tail, dict(own)] for tail, own in self._chooser.importance.items()],
-            "history": list(self.history),
-            "ledger": self.ledger.state_dict(),
-        }
+        return State(
+            self.budget,
+            self.clock,
+            self.consumption.used(),
+            self.trainable,
+            self.selection,
+            self._chooser.importance,
+            self.history,
+            self.ledger.state_dict(),
+        ).plain()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`: the same selection and books.  The plan is this engine's own.
 
         Raises ValueError for the state of another model, another rho or another version.
         """
-        if state["version"] != STATE_VERSION:
-            raise ValueError(
-                f"engine state has version {state['version']}, this is {STATE_VERSION}: "
-                "resume with the release that wrote it"
-            )
-        if set(state["trainable"]) != self.trainable:
-            raise ValueError("engine state belongs to a model with other trainable tensors")
-        if state["budget"] != [self.budget.unit, self.budget.amount, self.budget.cost]:
-            unit, amount, _ = state["budget"]
-            raise ValueError(
-                f"engine state was written at {unit} {amount:g}, this run has {self.budget}"
-            )
-        self.consumption.go_on(state["used"])
-        self.ledger.load_state_dict(state["ledger"])
-        self._chooser.importance = {tail: dict(own) for tail, own in state["importance"]}
-        self.history = list(state["history"])
+        saved = State.of(state)
+        saved.require_fit(self.budget, self.trainable)
+        self.consumption.go_on(saved.used)
+        self.ledger.load_state_dict(saved.ledger)
+        self._chooser.importance = dict(saved.importance)
+        self.history = list(saved.history)
         self._chooser.turn = sum(event["asked"] for event in self.history) - 1
-        if state["selection"] is not None:
-            names = tuple(state["selection"]["names"])
-            chosen = Selection(**{**state["selection"], "names": names})
-            if chosen.tail not in self._steering.samples:
+        if saved.selection is not None:
+            if saved.selection.tail not in self._steering.samples:
                 raise ValueError("engine state was written with other positions")
-            self._apply(chosen)
+            self._apply(saved.selection)
 
     def close(self) -> None:
         """Make everything trainable again and leave the model as it came; once is enough."""
@@ -366,41 +321,7 @@ class AdaptiveBackprop:
     def __exit__(self, *_: Any) -> None:
         self.close()
 
-    # Measuring and choosing
-
-    def _probe(self, probe: list[Batch]) -> None:
-        """Measure what may be chosen, if that leaves room for a choice."""
-        reachable = self.processes.first(self._steering.reachable(probe, self.selection))
-        if not reachable:
-            return
-        if self.processes.first(self._steering.leaves_room(probe, reachable)):
-            self._measure(probe, reachable)
-        elif not (self._chooser.importance or self.budget.timed or self.budget.unit == "flops"):
-            raise ValueError(
-                f"{self.pace.total_batches} batches at rho {self.rho:g} leave no room to "
-                "measure importance: train on more batches, in smaller ones, or raise rho"
-            )
-
-    def _measure(self, probe: list[Batch], names: Reached) -> None:
-        """Measure the importance of `names` and enter what it cost."""
-        start = time.perf_counter()
-        with self._observer.unobserved(), self._short.probing():
-            measured = self._scores(probe, names)
-        self._chooser.importance = {
-            tail: dict(zip(own, self.processes.mean(list(own.values())), strict=True))
-            for tail, own in measured.items()
-        }
-        flops = self._steering.probe_flops(probe, names)
-        self.ledger.add(Entry("probe", *flops, seconds=time.perf_counter() - start))
-
-    def _scores(self, probe: list[Batch], names: Reached) -> Mapping[Tail, Importance]:
-        model, loss_fn = self.model, self.loss_fn
-        if len(names) > 1:
-            passes = passes_of(names)
-            return measure_tails(model, probe, self.optimizer, loss_fn, passes, self._short.at)
-        [(tail, probed)] = names.items()
-        with self._short.at(tail):
-            return {tail: self._metric.measure(model, probe, self.optimizer, loss_fn, probed)}
+    # Choosing
 
     def _choose(self, bases: list[Basis], allowance: float, asked: bool) -> Selection:
         """Select by the importance at hand, and freeze the rest.  allowance: FLOPs of a batch."""
@@ -429,25 +350,11 @@ class AdaptiveBackprop:
 
     def _apply(self, chosen: Selection) -> None:
         self._chooser.current = chosen
-        self._prices.clear()
+        self._prices.select(chosen.names)
         sample = self._steering.samples[chosen.tail]
         self._freezer.apply(chosen.names, sample.idle_modules(chosen.names))
         self._short.go_to(chosen.tail)
         self._short.select(sample, chosen.names)
-
-    def _price(self, graph: CostGraph, kwargs: Mapping[str, Any]) -> Price:
-        """What a batch of this graph costs under the selection in force; its forward pass is next.
-
-        The graphs are kept beside their prices: another one in its place would have its number.
-        """
-        if id(graph) not in self._prices:
-            if len(self._prices) > LATEST:
-                self._prices.clear()
-            names = self.selection.names if self.selection else None
-            self._prices[id(graph)] = graph, graph.backward_flops(names)
-        forward, skipped = self._short.enter(graph, kwargs)
-        backward = self._prices[id(graph)][1]
-        return Price(forward, backward, skipped, self._short.tail_tokens(kwargs))
 
     def _enter_trace(self, graph: CostGraph) -> None:
         """Tracing took real passes, with everything trainable and for each variant: all spent."""

@@ -31,33 +31,18 @@ from greentrainer.hf import models
 from greentrainer.hf.blocks import layout
 from greentrainer.hf.clocks import save_clock, saved_clock
 from greentrainer.memory import Memory, probe_memory, step_memory
-from greentrainer.reference import EpochOrder
-from greentrainer.runs import load_task, training_examples
 from greentrainer.select import select
 from greentrainer.steering import PROBE_SHARE
-from greentrainer.tasks import encode
 from greentrainer.tasks.positions import require_room
 from greentrainer.training import mode_of
 from greentrainer.types import Batch, CostGraph, loss_of
+from greentrainer.workload import Workload, of_padded, of_task, padded_batch
 
 SHARES = (0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
 QUICK = 0.3
 """Seconds within which one step's memory must be told for all rows to have their own."""
 KEPT_EPOCHS = 3
 """Epochs that forward-skipping is shown for, where the run has but one."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """Batches of a run.  sample: the one whose cost is nearest the mean; largest: the dearest."""
-
-    sample: dict[str, torch.Tensor]
-    largest: dict[str, torch.Tensor]
-    full_flops: int
-    batches: int
-    examples: int | None
-    tokens: int
-    says: str
 
 
 @dataclass(frozen=True)
@@ -100,9 +85,20 @@ class Planner:
         self.clock: Clock | None = None
 
     @cached_property
-    def data(self) -> Data:
+    def data(self) -> Workload:
         """The batches of the task, or padded ones."""
-        return self._padded() if self.tokenizer is None else self._real()
+        if self.tokenizer is None:
+            flops = self.graph.full_flops
+            return of_padded(self.config, self._padded_batch, flops, self._seq2seq)
+        return of_task(self.config, self.tokenizer, self._graphs, self._seq2seq)
+
+    @cached_property
+    def _padded_batch(self) -> dict[str, torch.Tensor]:
+        return padded_batch(self.config, self._seq2seq)
+
+    @property
+    def _seq2seq(self) -> bool:
+        return bool(self.network.config.is_encoder_decoder)
 
     @cached_property
     def graph(self) -> CostGraph:
@@ -286,60 +282,6 @@ class Planner:
     def _loss(self, model: nn.Module, batch: Batch) -> Any:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
             return loss_of(model, batch)
-
-    # The data
-
-    @cached_property
-    def _padded_batch(self) -> dict[str, torch.Tensor]:
-        """A batch of the greatest length, every position labelled."""
-        config = self.config
-        ids = torch.ones(config.batch_size, config.max_length, dtype=torch.long)
-        labels = torch.ones_like(ids[:, : max(1, config.max_length // 4)]) if self._seq2seq else ids
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-
-    def _padded(self) -> Data:
-        config, sample = self.config, self._padded_batch
-        batches = -(-(config.train_limit or config.batch_size) // config.batch_size)
-        shape = " + ".join(f"{sample[name].shape[1]}" for name in self._lengths)
-        return Data(
-            sample,
-            sample,
-            batches * self.graph.full_flops,
-            batches,
-            config.train_limit,
-            batches * sample["input_ids"].numel(),
-            f"{batches} batch{'es' * (batches > 1)} of {config.batch_size} x {shape} tokens, "
-            "every position labelled",
-        )
-
-    @property
-    def _lengths(self) -> tuple[str, ...]:
-        return ("input_ids", "labels") if self._seq2seq else ("input_ids",)
-
-    def _real(self) -> Data:
-        """The batches of an epoch of the task."""
-        config = self.config
-        task = load_task(config, self.tokenizer)
-        examples, _ = training_examples(task, config)
-        encoded = encode.encode_all(examples, self.tokenizer, config.max_length, self._seq2seq)
-        collate = encode.Collator(
-            encode.pad_id(self.tokenizer), config.pad_multiple, config.max_length
-        )
-        order = EpochOrder(encoded, config.batch_size, config.seed)
-        batches = [collate([encoded[i] for i in rows]) for rows in order.groups()]
-        costs = [self._graphs.of_batch(batch).full_flops for batch in batches]
-        mean = sum(costs) / len(costs)
-        nearest = min(range(len(costs)), key=lambda i: abs(costs[i] - mean))
-        tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
-        largest = max(range(len(costs)), key=costs.__getitem__)
-        return Data(
-            batches[nearest], batches[largest], sum(costs), len(batches), len(encoded), tokens,
-            f"{task.name}: {len(encoded)} examples in {len(batches)} batches, {tokens} tokens",
-        )  # fmt: skip
-
-    @property
-    def _seq2seq(self) -> bool:
-        return bool(self.network.config.is_encoder_decoder)
 
     # The clock
 

@@ -9,69 +9,35 @@ or the run was interrupted.
 import ctypes
 import gc
 import os
-import random
 import shutil
-import statistics
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Task as RichTask
-from rich.table import Column
-from rich.text import Text
 
-from greentrainer import energy, tasks
+from greentrainer import energy
+from greentrainer.arguments import CHECKPOINTS, arguments_of, steps_of
 from greentrainer.config import RunConfig
-from greentrainer.engine import AdaptiveBackprop
+from greentrainer.evaluation import evaluate, predictions
 from greentrainer.files import write_json, write_lines
 from greentrainer.hf import models
 from greentrainer.hf.checkpoint import last_whole
 from greentrainer.journal import Journal
+from greentrainer.material import Material, load_task, sample, training_examples
 from greentrainer.meters import PeakMemory
 from greentrainer.methods import METHODS
-from greentrainer.tasks import encode, metrics, show
-from greentrainer.tasks.base import Example, Task
-from greentrainer.tasks.encode import Encoded
+from greentrainer.outcome import Outcome, bill_of
+from greentrainer.progress import training_line
+from greentrainer.tasks import encode, show
 from greentrainer.tasks.generation import virtual_config
 from greentrainer.tasks.positions import require_room
-from greentrainer.training import CHECKPOINTS, Outcome, arguments_of, fit, require_budget, steps_of
-
-DECODINGS = {"greedy": metrics.GREEDY, "paper": metrics.PAPER}
-"""How completions are generated, by the configuration's name for it."""
-
-
-@dataclass(frozen=True)
-class Material:
-    """A loaded model and the data of a run, tokenised.
-
-    scores: what the task's answers are judged by (names of `base.SCORES`).
-    """
-
-    model: Any
-    tokenizer: Any
-    train: list[Encoded]
-    validation: list[Encoded]
-    test: list[Encoded]
-    test_examples: list[Example]
-    scores: tuple[str, ...] = ("rouge",)
-
-    @property
-    def seq2seq(self) -> bool:
-        """Whether the model has an encoder and a decoder."""
-        return bool(self.model.config.is_encoder_decoder)
+from greentrainer.training import fit, require_budget
 
 
 def prepare(config: RunConfig, console: Console, *, training: bool = True) -> Material:
@@ -81,7 +47,7 @@ def prepare(config: RunConfig, console: Console, *, training: bool = True) -> Ma
     _require_room(config, model)
     task = load_task(config, tokenizer)
     train, validation = training_examples(task, config) if training else ([], [])
-    test = _sample(task.examples("test"), config.test_limit, config.data_seed)
+    test = sample(task.examples("test"), config.test_limit, config.data_seed)
     held = f" and {len(validation)} to choose by" if validation else ""
     console.print(f"{task.name}: {len(train)} examples to train on{held}, {len(test)} held out")
     seq2seq = bool(model.config.is_encoder_decoder)
@@ -96,63 +62,6 @@ def _require_room(config: RunConfig, model: Any) -> None:
     own = virtual_config(model)
     added = config.virtual_tokens if METHODS[config.method].virtual else 0
     require_room(model, config.max_length, own.num_virtual_tokens if own else added)
-
-
-def load_task(config: RunConfig, tokenizer: Any) -> Task:
-    """The task that a run is on."""
-    return tasks.load(
-        config.task,
-        data_dir=config.data_dir,
-        prompt_format=config.prompt_format,
-        eos=tokenizer.eos_token,
-        prompt=config.prompt_column,
-        completion=config.completion_column,
-        messages=config.messages_column,
-        test_path=config.test_path,
-        seed=config.data_seed,
-    )
-
-
-def training_examples(task: Task, config: RunConfig) -> tuple[list[Example], list[Example]]:
-    """What is trained on, and what is held back of the training split to choose by.
-
-    Raises ValueError if nothing is left to train on.
-    """
-    held = config.validation_limit
-    examples = task.examples("train")
-    whole = len(examples) if held else None  # held back of all of them, in random order
-    limit = whole if config.train_limit is None else config.train_limit + held
-    given = _sample(examples, limit, config.data_seed)
-    if held >= len(given):
-        raise ValueError(
-            f"validation_limit is {held} and there are {len(given)} examples to train on: lower it"
-        )
-    return given[: len(given) - held], given[len(given) - held :]
-
-
-def loss(material: Material, examples: list[Encoded], config: RunConfig) -> float:
-    """Loss per completion token."""
-    pad = encode.pad_id(material.tokenizer)
-    order = encode.batches(examples, config.batch_size)
-    padded = (
-        encode.collate([examples[i] for i in rows], pad, config.pad_multiple, config.max_length)
-        for rows in order
-    )
-    return metrics.loss_per_token(material.model, padded)
-
-
-def evaluate(material: Material, config: RunConfig) -> dict[str, Any]:
-    """Held-out loss per completion token, and scores of `config.generate` completions."""
-    result: dict[str, Any] = {"loss": loss(material, material.test, config)}
-    return result | metrics.evaluate_answers(
-        material.model,
-        material.tokenizer,
-        material.test_examples,
-        material.scores,
-        DECODINGS[config.decoding],
-        max_length=config.max_length,
-        generated=config.generate,
-    )
 
 
 def execute(config: RunConfig, console: Console, command: str | None = None) -> dict[str, Any]:
@@ -217,7 +126,7 @@ def _execute(config: RunConfig, console: Console, journal: Journal) -> dict[str,
     write_json(config.output_dir / "metrics.json", summary)
     outcome, peak = train(config, material, console, journal=journal)
     material = replace(material, model=outcome.model)
-    summary["bill"] = bill(config, outcome, peak)
+    summary["bill"] = bill_of(config, outcome, peak)
     folder = save(config, material, outcome, summary)
     describe(folder)
     if outcome.interrupted:
@@ -225,7 +134,7 @@ def _execute(config: RunConfig, console: Console, journal: Journal) -> dict[str,
         return summary
     console.print("evaluating the trained model")
     summary["after"] = evaluate(material, config)
-    _write_predictions(folder / "predictions.jsonl", material, summary["after"])
+    write_lines(folder / "predictions.jsonl", predictions(material, summary["after"]))
     write_json(folder / "metrics.json", summary)
     describe(folder)
     console.print(f"saved to {folder}")
@@ -261,7 +170,7 @@ def preview(config: RunConfig, split: str, count: int, console: Console) -> None
     task = load_task(config, tokenizer)
     console.print(task.describe(), markup=False)
     examples = task.examples(split)
-    for example in _sample(examples, count, config.seed):
+    for example in sample(examples, count, config.seed):
         encoded = encode.encode(example, tokenizer, config.max_length, seq2seq)
         console.print(show.marked(encoded, tokenizer, seq2seq), end="\n\n")
     found = show.lengths(examples, tokenizer, config.max_length, seq2seq)
@@ -278,27 +187,13 @@ def train(
 ) -> tuple[Outcome, int]:
     """Train with a progress line; returns the outcome and the peak memory in bytes."""
     release_memory()
-    method = METHODS[config.method]
     steps = steps_of(config, len(material.train)) if max_steps < 0 else max_steps
     meter = energy.start_meter(config.meter, config.watts)
-    with _progress(console) as progress, PeakMemory() as memory, meter:
-        line = progress.add_task("training", total=steps, figures="")
 
-        def report(step: int, loss: float, engine: AdaptiveBackprop) -> None:
-            trained = len(engine.selection.names) if engine.selection else 0
-            tail = engine.selection.tail if engine.selection else None
-            through = "" if tail is None else f"  tail {tail}"
-            figures = (
-                f"loss {loss:.3f}  rho {engine.ledger.rho_spent:.3f}  "
-                f"{trained}/{len(engine.graph.tensors)} tensors{through}"
-            )
-            planned = engine.pace.total_batches or 0
-            shown = -(-planned // config.accumulate) if method.shortened else steps
-            progress.update(line, completed=step, total=shown, figures=figures)
+    def stopping() -> None:
+        console.print("stopping after this step (Ctrl-C again: at once, without saving)")
 
-        def stopping() -> None:
-            console.print("stopping after this step (Ctrl-C again: at once, without saving)")
-
+    with training_line(console, config, steps) as report, PeakMemory() as memory, meter:
         start = time.perf_counter(), time.process_time()
         outcome = fit(
             config,
@@ -334,78 +229,6 @@ def save(config: RunConfig, material: Material, outcome: Outcome, summary: dict[
     return folder
 
 
-def bill(config: RunConfig, outcome: Outcome, peak_bytes: int) -> dict[str, Any]:
-    """What was trained and what it cost."""
-    engine = outcome.engine
-    chosen = engine.selection
-    return {
-        "method": config.method,
-        "rho": engine.rho,
-        "budget": {"unit": engine.budget.unit, "amount": engine.budget.amount},
-        "clock": asdict(engine.clock) if engine.clock else None,
-        "full_seconds_by_clock": _full_seconds(outcome),
-        "interrupted": outcome.interrupted,
-        "steps": outcome.steps,
-        "planned_steps": outcome.planned,
-        "final_training_loss": outcome.losses[-1] if outcome.losses else None,
-        "tensors": len(engine.graph.tensors),
-        "tensors_trained_last": len(chosen.names) if chosen else None,
-        "seconds_per_batch": batch_seconds(engine),
-        "peak_memory_bytes": peak_bytes,
-        "wall_seconds": outcome.wall_seconds,
-        "processor_seconds": outcome.processor_seconds,
-        **_energy(outcome),
-        "trace_seconds": engine.graphs.seconds + engine.ledger.total("seconds", "trace"),
-        "plain_full_flops": sum(outcome.plain_steps),
-        "share_of_plain_full": engine.ledger.spent_flops / sum(outcome.plain_steps),
-        **engine.ledger.summary(),
-        **_reference(outcome, METHODS[config.method].budgeted),
-    }
-
-
-def _full_seconds(outcome: Outcome) -> float | None:
-    """Of plain full fine-tuning of all the run's data, if a clock was set."""
-    engine = outcome.engine
-    if engine.clock is None:
-        return None
-    clock, batches = engine.clock.per_batch(engine.pace.accumulate), engine.pace.total_batches or 0
-    return clock.full(sum(outcome.plain_steps), batches, sum(engine.graph.sizes.values()))
-
-
-def _energy(outcome: Outcome) -> dict[str, Any]:
-    """What was used; grams of CO2 a kWh are the mean over the run."""
-    used, source = outcome.used, outcome.energy
-    return {
-        "used_seconds": used.seconds,
-        "energy_kwh": used.kwh,
-        "co2_grams": used.grams,
-        "energy_source": source.source,
-        "energy_measured": source.measured,
-        "carbon_intensity": used.grams / used.kwh if used.kwh else 0.0,
-    }
-
-
-def _reference(outcome: Outcome, budgeted: bool) -> dict[str, Any]:
-    """Plain full fine-tuning of the steps made, in place of the model's that was really trained.
-
-    rho_spent: what `rho` bounds, where it bounds anything.
-    """
-    ledger = outcome.engine.ledger
-    full = sum(outcome.plain_steps[: outcome.steps])
-    return {
-        "full_flops": full,
-        "full_macs": full // 2,
-        "saved_flops": full - ledger.spent_flops,
-        "rho_spent": ledger.rho_spent if budgeted else ledger.spent_flops / full,
-    }
-
-
-def batch_seconds(engine: AdaptiveBackprop) -> float | None:
-    """Median seconds of a training batch, the first left out where there are more."""
-    seconds = [entry.seconds for entry in engine.ledger if entry.kind == "train"]
-    return statistics.median(seconds[1:] or seconds) if seconds else None
-
-
 def release_memory() -> None:
     """Give freed memory back to the system, so that peaks can be compared."""
     gc.collect()
@@ -424,39 +247,3 @@ def _save_model(material: Material, folder: Path) -> None:
         os.replace(folder, old)
     os.replace(part, folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_predictions(path: Path, material: Material, result: dict[str, Any]) -> None:
-    """What the model answered, beside what it was asked; one object a line."""
-    texts = result.get("predictions", [])
-    rows = [
-        {"prompt": one.prompt + one.cue, "references": list(one.answers), "prediction": text}
-        for one, text in zip(material.test_examples, texts, strict=False)  # the first are asked
-    ]
-    write_lines(path, rows)
-
-
-def _sample(examples: list[Example], limit: int | None, seed: int) -> list[Example]:
-    """A random `limit` of the examples, the same each time."""
-    if limit is None:
-        return list(examples)
-    return random.Random(seed).sample(examples, min(limit, len(examples)))
-
-
-class _Clock(TimeRemainingColumn):
-    """Time left, and when all is done the time it took."""
-
-    def render(self, task: RichTask) -> Text:
-        return Text.assemble("in " if task.finished else "left ", super().render(task))
-
-
-def _progress(console: Console) -> Progress:
-    """On a narrow terminal the bar gives way first."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(table_column=Column(no_wrap=True)),
-        _Clock(compact=True, elapsed_when_finished=True, table_column=Column(no_wrap=True)),
-        TextColumn("{task.fields[figures]}"),
-        console=console,
-    )

@@ -175,6 +175,16 @@ class Shortening:
         longest = where.prefix if where else 0
         return [*(int(tail) for tail in TAILS if tail < longest), None]
 
+    def samples(
+        self, batch: Batch, graph_of: Callable[[Batch], CostGraph]
+    ) -> dict[Tail, CostGraph]:
+        """The graph of a batch with each tail that may be trained with, the longest last."""
+        found: dict[Tail, CostGraph] = {}
+        for tail in self.processes.first(self.tails(batch)):
+            with self.at(tail):
+                found[tail] = graph_of(batch)
+        return found
+
     @contextmanager
     def at(self, tail: Tail) -> Iterator[None]:
         """In here gradient passes through so many positions of each prompt."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from greentrainer.choosing import Basis
+from greentrainer.consumption import Consumption
 from greentrainer.currency import Currency
 from greentrainer.graphs import GraphCache
 from greentrainer.ledger import Ledger
@@ -33,7 +34,7 @@ class Steering:
 
     plan: pace of the run; its `rho` gives way to what the currency has in all, if that is fixed.
     whole: its graph with gradient through all positions.
-    tilt: by how much the coming batches may cost more than is left for each on average.
+    consumption: of the run; where the grid's intensity is to change, it says when to spend more.
     passes: of a probe.  allowed: what a batch might cost when the last choice was made.
     """
 
@@ -45,9 +46,10 @@ class Steering:
     processes: Alone
     shortening: Shortening
     currency: Currency
-    tilt: Callable[[int], float] = lambda _left: 1.0
+    consumption: Consumption
     passes: int = 1
     allowed: float | None = None
+    _asked: tuple[int, float] | None = None
 
     @cached_property
     def prices(self) -> dict[Tail, CostGraph]:
@@ -128,11 +130,25 @@ class Steering:
         if self.currency.total is not None:
             mean = self._ahead(full) / max(1, (self.plan.total_batches or 0) - batches) or mean
         even = self.pace.rate(batches, spent + reserve, full, mean)
-        tilt = self.tilt(self.pace.horizon(batches))
+        tilt = self._tilt(self.pace.horizon(batches))
         if tilt == 1:
             return even
         floor = self.smallest_rho()  # what is above it can be moved from one time to another
         return floor + (even - floor) * tilt if even > floor else even
+
+    def _tilt(self, left: int) -> float:
+        """By how much more than on average the next of so many batches may cost.
+
+        How long they will take is told by the batches since this was first asked, with all that
+        lies between them: evaluation, and waiting for data.
+        """
+        if self.plan.rho == 1 or not self.consumption.moves:
+            return 1.0
+        batches, now = self.ledger.batches, self.consumption.clock()
+        self._asked = first, start = self._asked or (batches, now)
+        if batches == first:
+            return 1.0
+        return self.consumption.tilt(left * (now - start) / (batches - first))
 
     def allowance(self) -> float:
         """What a batch like the sample may cost: little or below 0 in debt.

@@ -1,9 +1,10 @@
 """Setting a clock: a few real passes of the model at hand, timed, and nothing left of them."""
 
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,9 +12,12 @@ import torch
 from torch import nn
 
 from greentrainer.clock import Clock, TimedPass, fit, work_of
+from greentrainer.consumption import Consumption
 from greentrainer.importance import twin
+from greentrainer.ledger import Entry
 from greentrainer.meters import now
 from greentrainer.provenance import processor
+from greentrainer.shapes import tokens_of
 from greentrainer.snapshot import preserved
 from greentrainer.types import Batch, CostGraph, LossFn, Tail, loss_of
 
@@ -43,16 +47,24 @@ def set_clock(
     loss_fn: LossFn | None,
     trials: Sequence[Trial],
     whole: CostGraph,
-) -> Clock:
-    """The clock of this model on this device.  whole: the graph of a plain batch.
+    consumption: Consumption,
+) -> tuple[Clock, list[Entry]]:
+    """The clock of this model on this device, and what setting it took.
+
+    whole: the graph of a plain batch.  consumption: shows the power meanwhile.
 
     Weights, gradients, optimizer state, buffers, modes and random streams stay as they were.
     """
+    start, before = time.perf_counter(), consumption.used()
     for trial in _warming(trials):
         _timed(model, batch, loss_fn, trial, 1)
     passes = [_timed(model, batch, loss_fn, trial, REPEATS) for trial in trials]
     device = next(model.parameters()).device
-    return fit(passes, whole, _update_seconds(model, optimizer), device_name(device))
+    clock = fit(passes, whole, _update_seconds(model, optimizer), device_name(device))
+    spent = [*_executed(trials), Entry("trace", seconds=time.perf_counter() - start)]
+    after = consumption.used()
+    watts = (after.joules - before.joules) / (after.seconds - before.seconds)
+    return replace(clock, tokens=tokens_of(batch)[1], watts=watts), spent
 
 
 def device_name(device: torch.device) -> str:
@@ -78,9 +90,13 @@ def trials_of(
     return [*whole, Trial(graph, (far,), partial(at, tail))]
 
 
-def executed(trials: Sequence[Trial]) -> Sequence[Trial]:
+def _executed(trials: Sequence[Trial]) -> list[Entry]:
     """The passes that setting a clock by these trials makes."""
-    return [*_warming(trials), *(trial for trial in trials for _ in range(REPEATS))]
+    passes = [*_warming(trials), *(trial for trial in trials for _ in range(REPEATS))]
+    return [
+        Entry("trace", one.graph.forward_flops, one.graph.backward_flops(one.names))
+        for one in passes
+    ]
 
 
 def _warming(trials: Sequence[Trial]) -> Sequence[Trial]:

@@ -1,4 +1,4 @@
-"""A run's training: from its configuration to a `GreenTrainer`, and what came of it.
+"""A run's training: from its configuration to a `GreenTrainer`, and that to its end.
 
 Every method goes through the same trainer and the same books.  (At rho 1 the engine never probes,
 and trains every tensor unless the method's rule says otherwise.)
@@ -6,22 +6,21 @@ and trains every tensor unless the method's rule says otherwise.)
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch.utils.data import Sampler
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback
 
+from greentrainer.arguments import arguments_of, in_one_line, steps_of
 from greentrainer.budget import Budget
-from greentrainer.config import RunConfig, nearest
-from greentrainer.consumption import NOTHING, Consumption, Intensity, Used, read_schedule
-from greentrainer.energy import UNMETERED, Energy, Estimate, Meter
+from greentrainer.config import RunConfig
+from greentrainer.consumption import Consumption, Intensity, read_schedule
+from greentrainer.energy import Estimate, Meter
 from greentrainer.engine import AdaptiveBackprop
 from greentrainer.forward.options import ForwardOptions, Positions
 from greentrainer.hf import live
@@ -33,6 +32,7 @@ from greentrainer.hf.trainer import GreenTrainer
 from greentrainer.interrupt import StopRequest
 from greentrainer.journal import Journal
 from greentrainer.methods import METHODS, Method
+from greentrainer.outcome import Outcome
 from greentrainer.reference import EpochOrder, affordable_steps, graphs_of, step_flops
 from greentrainer.scoring import METRICS
 from greentrainer.tasks import encode
@@ -40,32 +40,6 @@ from greentrainer.tasks.encode import Encoded
 
 Report = Callable[[int, float, AdaptiveBackprop], None]
 """Called after each optimizer step with its number (from 1), its loss and the engine."""
-
-CHECKPOINTS = "checkpoints"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a run.
-
-    steps: made, of `planned` ones.  losses: of each step of this process's life.
-    plain_steps: FLOPs of plain full fine-tuning, for each step that all the data of the run makes.
-    wall_seconds, processor_seconds, energy: of all of it, set-up and tracing included.
-    used: the same and the CO2, with what was used before the run was resumed.
-    """
-
-    engine: AdaptiveBackprop
-    model: Any
-    steps: int
-    planned: int
-    losses: tuple[float, ...]
-    interrupted: bool
-    plain_steps: tuple[int, ...]
-    log: tuple[Mapping[str, Any], ...] = ()
-    wall_seconds: float = 0.0
-    processor_seconds: float = 0.0
-    energy: Energy = UNMETERED
-    used: Used = NOTHING
 
 
 class RunTrainer(GreenTrainer):
@@ -186,7 +160,7 @@ def fit(
             green=green_of(config, method, adapted, len(train), max_steps, whole, consumption),
             order=EpochOrder(train, config.batch_size, config.seed),
         )
-        with _in_one_line():
+        with in_one_line():
             trainer = make()
         trainer.remove_callback(_printer())
         trainer.green_callback.meter = meter
@@ -307,94 +281,6 @@ def positions_of(config: RunConfig, method: Method) -> Positions:
     chooses = method.budgeted and config.metric == "first_order" and config.rho != 1
     recomputed = config.activation_checkpointing or config.compile
     return "choose" if chooses and not recomputed else "all"
-
-
-def steps_of(config: RunConfig, examples: int) -> int:
-    """Optimizer steps of the run."""
-    batches = -(-examples // config.batch_size)
-    return config.epochs * -(-batches // config.accumulate)
-
-
-def arguments_of(config: RunConfig, examples: int, max_steps: int = -1) -> TrainingArguments:
-    """The Trainer's own settings.  Raises ValueError for an unknown or conflicting one."""
-    steps = steps_of(config, examples) if max_steps < 0 else max_steps
-    every = config.evaluate_every
-    best = {
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "eval_loss",
-        "restore_callback_states_from_checkpoint": True,
-    }
-    saving = config.save_every or (every if config.patience else None)
-    own: dict[str, Any] = {
-        "output_dir": str(config.output_dir / CHECKPOINTS),
-        "num_train_epochs": config.epochs,
-        "max_steps": max_steps,
-        "per_device_train_batch_size": config.batch_size,
-        "per_device_eval_batch_size": config.batch_size,
-        "gradient_accumulation_steps": config.accumulate,
-        "learning_rate": config.learning_rate,
-        "weight_decay": config.weight_decay,
-        "warmup_steps": math.ceil(config.warmup * steps),
-        "seed": config.seed,
-        "bf16": config.bf16,
-        checkpointing_argument(): config.activation_checkpointing,
-        "eval_strategy": "steps" if every else "no",
-        "eval_steps": every,
-        "save_strategy": "steps" if saving else "no",
-        "save_steps": saving or 500,
-        "save_total_limit": config.keep,
-        **(best if config.patience else {}),
-    }
-    defaults = {
-        "optim": "adamw_torch_fused",
-        "logging_strategy": "steps",
-        "logging_steps": 10,
-        "report_to": [],
-        "disable_tqdm": True,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "prediction_loss_only": True,
-        "use_cpu": not torch.cuda.is_available(),
-    }
-    live.require(config.training.get("report_to"))
-    if config.patience and not every:
-        raise ValueError("patience needs evaluate_every: say how often to look")
-    known = get_type_hints(TrainingArguments)
-    for name in config.training:
-        if name in own:
-            raise ValueError(f"training.{name} is set by the run's own keys: leave it out")
-        if name not in known:
-            raise ValueError(f"unknown key 'training.{name}'{nearest(name, known)}")
-    asked = {n: _typed(n, value, known[n]) for n, value in config.training.items()}
-    with _in_one_line():
-        return TrainingArguments(**(own | defaults | asked))
-
-
-def _typed(name: str, value: Any, hint: Any) -> Any:
-    """A value as the number or truth value that its key takes; YAML reads 1e-8 as a text."""
-    plain = [kind for kind in (bool, int, float) if kind in (hint, *get_args(hint))]
-    if not plain or value is None or str in get_args(hint):
-        return value
-    try:
-        return TypeAdapter(hint).validate_python(value)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"].lower()
-        raise ValueError(f"training.{name} is {value!r}: {reason}") from None
-
-
-@contextmanager
-def _in_one_line() -> Iterator[None]:
-    """Turn what transformers raises about its settings into one line."""
-    try:
-        yield
-    except (TypeError, ImportError, RuntimeError, ValueError) as error:
-        raise ValueError(" ".join(str(error).split())[:300]) from error
-
-
-def checkpointing_argument() -> str:
-    """What this release of transformers calls activation checkpointing."""
-    known = {field.name for field in dataclasses.fields(TrainingArguments)}
-    new = "activation_checkpointing"
-    return new if new in known else "gradient_checkpointing"
 
 
 def _printer() -> Any:

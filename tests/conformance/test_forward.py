@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from greentrainer import AdaptiveBackprop
-from greentrainer.cost.flops import flop_counter
 from greentrainer.forward.options import ForwardOptions
 from greentrainer.select import Blind
 from greentrainer.types import CostGraph, Selection
 from tests.conformance.families import FAMILIES, batch_for, build
+from tests.loop import run_through
 
 ROWS, LENGTH, EPOCHS = 2, 14, 3
 BOTH = ForwardOptions(labelled_head=True, keep="memory", keep_bytes=10**8, examples=4)
@@ -91,18 +91,7 @@ def train(
         model, optimizer, batches[0], rho=1.0, total_batches=6, every=2, forward=forward
     )
     engine._chooser.selector = Deeper(engine.graph)
-    losses, counted = [], 0
-    for batch in (batch for epoch in epochs for batch in epoch):
-        if engine.due:
-            engine.reselect([batch])
-        engine.graphs.of_batch(batch)  # traced outside of what is counted
-        with flop_counter() as count:
-            loss: Any = engine.loss(batch)
-            loss.backward()
-        counted += count.get_total_flops()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+    losses, counted = run_through(engine, [batch for epoch in epochs for batch in epoch])
     return losses, model, engine, counted
 
 

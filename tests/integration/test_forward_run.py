@@ -2,15 +2,16 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
 from greentrainer import AdaptiveBackprop
-from greentrainer.cost.flops import flop_counter
 from greentrainer.forward.options import ForwardOptions
 from tests.conformance.families import VOCABULARY, batch_for
+from tests.loop import epochs_of, run_through
 
 KEEP = ForwardOptions(labelled_head=True, keep="memory", keep_bytes=10**8, examples=16)
 
@@ -44,27 +45,13 @@ def run(
     after: Meddle = lambda _model, _engine, _step: None,
 ) -> tuple[AdaptiveBackprop, list[float], int]:
     """The engine, the losses, and the FLOPs that a counter saw in training."""
-    model, batches = llama(), data()
+    model, order = llama(), epochs_of(data(), epochs)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    total = epochs * len(batches)
     engine = AdaptiveBackprop(
-        model, optimizer, batches[0], rho=rho, total_batches=total, every=16, forward=forward
+        model, optimizer, order[0], rho=rho, total_batches=len(order), every=16, forward=forward
     )
-    losses, counted = [], 0
-    for step in range(total):
-        batch = batches[(step * 3 + step // len(batches)) % len(batches)]
-        if engine.due:
-            engine.reselect([batches[0]])
-        meddle(model, engine, step)
-        with flop_counter() as count:
-            loss: Any = engine.loss(batch)
-            loss.backward()
-        counted += count.get_total_flops()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-        after(model, engine, step)
-    return engine, losses, counted
+    hooks = partial(meddle, model, engine), partial(after, model, engine)
+    return engine, *run_through(engine, order, order[0], *hooks)
 
 
 @pytest.mark.parametrize("rho", [0.2, 0.25, 0.3, 0.5])

@@ -20,6 +20,7 @@ from greentrainer.steering import passes_of
 from greentrainer.training import positions_of
 from tests.conformance.families import batch_for, build
 from tests.integration.test_forward_run import llama
+from tests.loop import epochs_of, run_through
 from tests.trainer import arguments, mixed
 
 PROMPT, LENGTH = 65, 70
@@ -38,36 +39,20 @@ def data(count: int = 8) -> list[dict[str, Any]]:
 
 def engine_of(
     model: Any, rho: float, positions: Positions, total: int, **more: Any
-) -> tuple[AdaptiveBackprop, torch.optim.Optimizer]:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    engine = AdaptiveBackprop(
-        model, optimizer, data()[0], rho=rho, positions=positions, total_batches=total,
-        every=max(1, total // 2), **more,
+) -> AdaptiveBackprop:
+    return AdaptiveBackprop(
+        model, torch.optim.AdamW(model.parameters(), lr=1e-3), data()[0], rho=rho,
+        positions=positions, total_batches=total, every=max(1, total // 2), **more,
     )  # fmt: skip
-    return engine, optimizer
 
 
 def trained(
     rho: float, positions: Positions, epochs: int = 4, **more: Any
 ) -> tuple[AdaptiveBackprop, list[float], int]:
     """The engine, the losses, and the FLOPs that a counter saw in training."""
-    model, batches = llama(), data()
-    total = epochs * len(batches)
-    engine, optimizer = engine_of(model, rho, positions, total, **more)
-    losses, counted = [], 0
-    for step in range(total):
-        batch = batches[(step * 3 + step // len(batches)) % len(batches)]
-        if engine.due:
-            engine.reselect([batches[0]])
-        engine.graphs.of_batch(batch)  # traced outside of what is counted
-        with flop_counter() as count:
-            loss: Any = engine.loss(batch)
-            loss.backward()
-        counted += count.get_total_flops()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    return engine, losses, counted
+    order = epochs_of(data(), epochs)
+    engine = engine_of(llama(), rho, positions, len(order), **more)
+    return engine, *run_through(engine, order, probe=order[0])
 
 
 @pytest.mark.parametrize("forward", [HEAD, KEEP], ids=["head", "kept"])
@@ -89,7 +74,7 @@ def test_a_batch_is_priced_after_the_choice_that_it_brings_about(
 ) -> None:
     """A batch that takes the run to another tail is booked as it is then executed."""
     batch = data()[1]
-    engine, _ = engine_of(llama(), 0.6, "choose", 24, forward=HEAD)
+    engine = engine_of(llama(), 0.6, "choose", 24, forward=HEAD)
     first = engine.reselect([data()[0]])
     monkeypatch.setattr(engine, "_course", lambda *_: allowed * engine.graph.full_flops)
     engine.graphs.of_batch(batch)
@@ -120,7 +105,7 @@ def test_where_everything_can_be_trained_nothing_is_measured() -> None:
 def test_tails_are_weighed_where_the_budget_pays_for_it() -> None:
     """In a long run the value of each tail is measured; in a short one the rule decides."""
     model, batches = llama(), data()
-    engine, _ = engine_of(model, 0.5, "choose", 10_000, forward=HEAD)
+    engine = engine_of(model, 0.5, "choose", 10_000, forward=HEAD)
     reached = engine._steering.reachable(batches[:1], None)
     assert len(reached) > 1
     chosen = engine.reselect(batches[:1])
@@ -134,7 +119,7 @@ def test_tails_are_weighed_where_the_budget_pays_for_it() -> None:
         for basis in engine._steering.bases()
         if basis.tail in measured
     ) - 1e-9 * max(values.values())
-    short, _ = engine_of(llama(), 0.5, "choose", 8, forward=HEAD)
+    short = engine_of(llama(), 0.5, "choose", 8, forward=HEAD)
     assert short._steering.reachable(batches[:1], None) == {}
 
 
@@ -202,15 +187,14 @@ def test_keeping_activations_changes_nothing_but_the_cost() -> None:
 
     engine, losses, _ = upper(KEEP)
     assert engine.ledger.total("skipped_flops") > 0
-    model, batches = llama(), data()
+    model = llama()
     selections = {event["batch"]: event["names"] for event in engine.history}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     split = SplitForward(model)
-    for step in range(len(losses)):
+    for step, batch in enumerate(epochs_of(data(), 4)):
         if step in selections:
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(name in selections[step])
-        batch = batches[(step * 3 + step // len(batches)) % len(batches)]
         with split.at(0):
             loss = model(**batch).loss
         loss.backward()
@@ -221,15 +205,15 @@ def test_keeping_activations_changes_nothing_but_the_cost() -> None:
 
 def test_an_engine_goes_on_from_its_state() -> None:
     model = llama()
-    engine, _ = engine_of(model, 0.6, "choose", 16, forward=HEAD)
+    engine = engine_of(model, 0.6, "choose", 16, forward=HEAD)
     chosen = engine.reselect(data()[:1])
     state = json.loads(json.dumps(engine.state_dict()))
-    again, _ = engine_of(llama(), 0.6, "choose", 16, forward=HEAD)
+    again = engine_of(llama(), 0.6, "choose", 16, forward=HEAD)
     again.load_state_dict(state)
     assert again.selection == chosen
     assert again._short.split is not None
     assert again._short.split.tail == chosen.tail
-    other, _ = engine_of(llama(), 0.6, "all", 16, forward=HEAD)
+    other = engine_of(llama(), 0.6, "all", 16, forward=HEAD)
     with pytest.raises(ValueError, match="other positions"):
         other.load_state_dict(state)
 
@@ -270,13 +254,7 @@ def test_of_an_encoder_decoder_the_encoder_is_trained_or_not() -> None:
         model, optimizer, batches[0], rho=0.6, total_batches=8, every=4, positions="choose"
     )
     assert list(engine._steering.samples) == [0, None]
-    for batch in batches:
-        if engine.due:
-            engine.reselect(batches[:1])
-        loss: Any = engine.loss(batch)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    run_through(engine, batches, probe=batches[0])
     assert engine.ledger.rho_spent <= 0.6
 
 

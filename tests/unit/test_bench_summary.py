@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greentrainer.bench.summary import Record, Row, row_of, seconds_of, summarise, verdicts, written
+from greentrainer.bench.summary import (
+    Record,
+    Row,
+    charged_seconds,
+    row_of,
+    summarise,
+    verdicts,
+    written,
+)
 from greentrainer.report.tables import lines, remarks
 from tests.tiny import refusal
 
@@ -96,7 +104,7 @@ def test_costs_are_medians_and_those_of_a_method_that_selects_hold_all_of_it() -
     assert found["probe and selection / seconds"] == 3 / 20
     assert found["tracing / seconds"] == 3 / 20
     assert found["probe flops / spent"] == pytest.approx(0.1)
-    assert seconds_of(bills[0], selects=False) == 14.0
+    assert charged_seconds(bills[0], selects=False) == 14.0
     fixed = row("top2", [record("top2", cost=bill("top2", seconds=14.0, **extra))])
     assert fixed["seconds"] == 14.0
     assert fixed["tracing / seconds"] == 0.0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greentrainer.consumption import Consumption, Intensity, read_schedule
+from greentrainer.consumption import Consumption, Intensity, Used, read_schedule
 from tests.tiny import refusal
 
 DAY = Intensity((0.0, 100.0, 300.0), (200.0, 400.0, 100.0))
@@ -63,7 +63,7 @@ def test_grams_follow_the_schedule_and_a_resumed_run_goes_on() -> None:
     assert used.used().grams == pytest.approx(600)
     assert used.used().kwh == pytest.approx(2)
     later = Consumption(lambda: 0.0, DAY)
-    later.go_on([10.0, 3.6e6, 77.0])
+    later.go_on(Used(10.0, 3.6e6, 77.0))
     found = later.used()
     assert found.seconds >= 10
     assert (found.kwh, found.grams) == (1, 77)

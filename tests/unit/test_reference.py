@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greentrainer.config import RunConfig
+from greentrainer.outcome import Outcome
 from greentrainer.reference import EpochOrder, affordable_steps, graphs_of, step_flops
 from greentrainer.tasks.encode import Collator, Encoded
-from greentrainer.training import Outcome, fit
+from greentrainer.training import fit
 from tests.conformance.families import build
 from tests.tiny import EOS, PAD, characters
 

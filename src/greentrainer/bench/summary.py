@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from greentrainer.bill import seconds_of as seconds_of_all
+from greentrainer.bill import spent_seconds
 from greentrainer.report.tables import SCORES
 
 Record = dict[str, Any]
@@ -96,14 +96,14 @@ def _tuning(records: Sequence[Record], rate: float | None) -> Row:
     return {"learning_rate": own, "tuned over": tried, "at the edge of its grid": edge}
 
 
-def seconds_of(bill: Mapping[str, Any], selects: bool) -> float:
+def charged_seconds(bill: Mapping[str, Any], selects: bool) -> float:
     """Seconds of training; of a method that selects, with probes, selection and tracing."""
-    return seconds_of_all(bill) if selects else float(bill["train_seconds"])
+    return spent_seconds(bill) if selects else float(bill["train_seconds"])
 
 
 def _costs(bills: Sequence[Mapping[str, Any]]) -> Row:
     selects = bills[0]["method"] == "green"
-    seconds = [seconds_of(bill, selects) for bill in bills]
+    seconds = [charged_seconds(bill, selects) for bill in bills]
     middle = statistics.median
     return {
         "flops": middle(bill["spent_flops"] for bill in bills),

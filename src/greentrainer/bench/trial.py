@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from greentrainer import runs
+from greentrainer import evaluation, runs
 from greentrainer.bench.spec import Trial
 from greentrainer.config import RunConfig
 from greentrainer.files import write_json
 from greentrainer.hf.blocks import layout
+from greentrainer.material import Material
 from greentrainer.methods import METHODS
-from greentrainer.runs import Material
+from greentrainer.outcome import Outcome, bill_of
 from greentrainer.tasks.encode import Encoded
-from greentrainer.training import Outcome
 
 Record = dict[str, Any]
 
@@ -60,12 +60,12 @@ def measure(config: RunConfig, console: Console, keep_model: bool) -> Record:
         if outcome.interrupted:
             return results
         material = replace(material, model=outcome.model)
-        results |= {"bill": runs.bill(config, outcome, peak), **course(outcome)}
+        results |= {"bill": bill_of(config, outcome, peak), **course(outcome)}
         if keep_model:
             runs.save(config, material, outcome, results)
     if material.validation:
-        results["validation"] = {"loss": runs.loss(material, material.validation, config)}
-    return results | {"test": runs.evaluate(material, config)}
+        results["validation"] = {"loss": evaluation.loss(material, material.validation, config)}
+    return results | {"test": evaluation.evaluate(material, config)}
 
 
 def course(outcome: Outcome) -> Record:

@@ -20,8 +20,9 @@ from torch import nn
 
 from greentrainer.budget import Budget
 from greentrainer.clock import Clock
-from greentrainer.engine import STATE_VERSION, AdaptiveBackprop
+from greentrainer.engine import AdaptiveBackprop
 from greentrainer.processes import Alone
+from greentrainer.state import STATE_VERSION
 
 SEAL = "greentrainer.json"
 _FOLDER = re.compile(r"checkpoint-(\d+)")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from greentrainer.bill import seconds_of
+from greentrainer.bill import spent_seconds
 from greentrainer.report.record import RunRecord
 from greentrainer.report.tables import SCORES
 
@@ -58,7 +58,7 @@ def account_of(record: RunRecord) -> Account:
     bill, full = record.metrics.get("bill", {}), record.metrics.get("full_fine_tuning", {})
     if bill:
         reference = bill["full_flops" if bill["interrupted"] else "plain_full_flops"]
-        seconds, spent = seconds_of(bill), bill["spent_flops"]
+        seconds, spent = spent_seconds(bill), bill["spent_flops"]
     else:
         reference, seconds = record.total("full_flops"), record.total("seconds")
         spent = record.total("forward_flops") + record.total("backward_flops")
