@@ -8,10 +8,10 @@ import psutil
 import torch
 
 
-def now() -> float:
-    """Seconds on a clock, once the GPU, if there is one, has done all it was given."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def now(device: torch.device) -> float:
+    """Seconds on a clock, once the device, if it is a GPU, has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter()
 
 

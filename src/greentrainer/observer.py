@@ -100,7 +100,7 @@ class Observer:
         with self.unobserved():
             known = self._batch is not None
             self.before_batch(self._graph(args, kwargs))
-            self._clock = now()
+            self._clock = now(self._device)
             graph = self._graph(args, kwargs)  # gradient may pass through other positions now
             price = self.price(graph, kwargs)
         self._enter(graph, price, self._batch if known else kwargs)
@@ -147,7 +147,11 @@ class Observer:
         self.between_steps = True
         self._tick()
 
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
     def _tick(self) -> None:
         if self._clock is not None:
-            self.ledger.amend(seconds=now() - self._clock)
+            self.ledger.amend(seconds=now(self._device) - self._clock)
             self._clock = None

@@ -33,6 +33,7 @@ from greentrainer.hf.clocks import save_clock, saved_clock
 from greentrainer.memory import Memory, probe_memory, step_memory
 from greentrainer.select import select
 from greentrainer.steering import PROBE_SHARE
+from greentrainer.tasks import encode
 from greentrainer.tasks.positions import require_room
 from greentrainer.training import mode_of
 from greentrainer.types import Batch, CostGraph, loss_of
@@ -299,7 +300,7 @@ class Planner:
         device = self._device
         network = models.blank(self.network).to(device)
         optimizer = torch.optim.AdamW(network.parameters(), fused=True)
-        batch = {name: tensor.to(device) for name, tensor in self.data.sample.items()}
+        batch = encode.placed(self.data.sample, device)
         options = ForwardOptions(labelled_head=self.config.labelled_head is not False)
         meter = start_meter(self.config.meter, self.config.watts)
         budget = Budget("rho", 1.0, "seconds", consumption=Consumption(meter.joules))

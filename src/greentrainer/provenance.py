@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+COMMIT = "GREENTRAINER_COMMIT"
+"""Environment variable: the commit of a source tree that was copied without its history."""
 PACKAGES = ("greentrainer", "torch", "transformers", "peft", "numpy", "scipy")
 
 
@@ -25,7 +27,7 @@ def provenance(seeds: Sequence[int] = (), root: Path | None = None) -> dict[str,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
-        "commit": _git(root, "rev-parse", "HEAD") if ours else None,
+        "commit": _git(root, "rev-parse", "HEAD") if ours else os.environ.get(COMMIT),
         "dirty": bool(status) if ours else None,
         "hardware": {
             "cpu": processor(),

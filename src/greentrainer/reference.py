@@ -7,6 +7,7 @@ step: whatever adapters are put into it, and however early a run is to end.
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
+import torch
 from torch import nn
 from torch.utils.data import Sampler
 
@@ -57,6 +58,8 @@ def step_flops(
     """Forward and full backward FLOPs of each optimizer step of the run."""
     order = EpochOrder(train, config.batch_size, config.seed)
     home = next(graphs.model.parameters()).device
+    if home.type == "meta":
+        home = torch.device("cpu")  # labels are looked at
     steps = []
     for epoch in range(config.epochs):
         order.set_epoch(epoch)

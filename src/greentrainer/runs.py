@@ -82,7 +82,8 @@ def execute(config: RunConfig, console: Console, command: str | None = None) -> 
 
 def _require(config: RunConfig) -> None:
     """Raise what would be raised later, before anything is loaded."""
-    arguments_of(config, examples=1)
+    if arguments_of(config, examples=1).n_gpu > 1:
+        raise ValueError("a run trains on one GPU: show it one, as with CUDA_VISIBLE_DEVICES=0")
     require_budget(config, METHODS[config.method])
     energy.require(config.meter)
 

@@ -6,7 +6,7 @@ it is counted in the run's currency: FLOPs, or seconds or what else a clock tell
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from greentrainer.choosing import Basis
@@ -49,7 +49,8 @@ class Steering:
     consumption: Consumption
     passes: int = 1
     allowed: float | None = None
-    _asked: tuple[int, float] | None = None
+    _began: tuple[int, float] | None = field(default=None, init=False)
+    """Batches done when the run or its second part began, and when the first of them did."""
 
     @cached_property
     def prices(self) -> dict[Tail, CostGraph]:
@@ -139,15 +140,16 @@ class Steering:
     def _tilt(self, left: int) -> float:
         """By how much more than on average the next of so many batches may cost.
 
-        How long they will take is told by the batches since this was first asked, with all that
-        lies between them: evaluation, and waiting for data.
+        How long they will take is told by the batches since the run began, with all that lies
+        between them: evaluation, later probes, and waiting for data.
         """
         if self.plan.rho == 1 or not self.consumption.moves:
             return 1.0
         batches, now = self.ledger.batches, self.consumption.clock()
-        self._asked = first, start = self._asked or (batches, now)
-        if batches == first:
+        if self._began is None or batches == self._began[0]:  # the first probe is not over yet
+            self._began = batches, now
             return 1.0
+        first, start = self._began
         return self.consumption.tilt(left * (now - start) / (batches - first))
 
     def allowance(self) -> float:

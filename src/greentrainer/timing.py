@@ -56,12 +56,17 @@ def set_clock(
     Weights, gradients, optimizer state, buffers, modes and random streams stay as they were.
     """
     start, before = time.perf_counter(), consumption.used()
-    for trial in _warming(trials):
+    device = next(model.parameters()).device
+    warming = _warming(trials, device)
+    for trial in warming:
         _timed(model, batch, loss_fn, trial, 1)
     passes = [_timed(model, batch, loss_fn, trial, REPEATS) for trial in trials]
-    device = next(model.parameters()).device
     clock = fit(passes, whole, _update_seconds(model, optimizer), device_name(device))
-    spent = [*_executed(trials), Entry("trace", seconds=time.perf_counter() - start)]
+    executed = [*warming, *(trial for trial in trials for _ in range(REPEATS))]
+    spent = [
+        *(_entry(trial) for trial in executed),
+        Entry("trace", seconds=time.perf_counter() - start),
+    ]
     after = consumption.used()
     watts = (after.joules - before.joules) / (after.seconds - before.seconds)
     return replace(clock, tokens=tokens_of(batch)[1], watts=watts), spent
@@ -90,18 +95,14 @@ def trials_of(
     return [*whole, Trial(graph, (far,), partial(at, tail))]
 
 
-def _executed(trials: Sequence[Trial]) -> list[Entry]:
-    """The passes that setting a clock by these trials makes."""
-    passes = [*_warming(trials), *(trial for trial in trials for _ in range(REPEATS))]
-    return [
-        Entry("trace", one.graph.forward_flops, one.graph.backward_flops(one.names))
-        for one in passes
-    ]
+def _entry(one: Trial) -> Entry:
+    """What a pass costs."""
+    return Entry("trace", one.graph.forward_flops, one.graph.backward_flops(one.names))
 
 
-def _warming(trials: Sequence[Trial]) -> Sequence[Trial]:
+def _warming(trials: Sequence[Trial], device: torch.device) -> Sequence[Trial]:
     """Passes beforehand: memory is touched for the first time; a GPU loads kernels for each."""
-    return trials if torch.cuda.is_available() else trials[:1]
+    return trials if device.type == "cuda" else trials[:1]
 
 
 def _timed(
@@ -109,14 +110,15 @@ def _timed(
 ) -> TimedPass:
     """The mean of a few passes."""
     parameters = dict(model.named_parameters())
+    device = next(iter(parameters.values())).device
     forward, backward = [], []
     for _ in range(repeats):
         with preserved(model, trial.names), trial.on():
-            start = now()
+            start = now(device)
             loss = loss_of(model, batch, loss_fn)
-            between = now()
+            between = now(device)
             loss.backward()
-            end = now()
+            end = now(device)
             for name in trial.names:
                 parameters[name].grad = None
         forward.append(between - start)
@@ -142,8 +144,8 @@ def _update_seconds(model: nn.Module, optimizer: torch.optim.Optimizer) -> float
     for _ in range(STEPS):
         for copy in copies:
             copy.grad = torch.zeros_like(copy)
-        start = now()
+        start = now(parameters[0].device)
         nn.utils.clip_grad_norm_(copies, 1.0)
         type(optimizer).step(stepping)
-        seconds.append(now() - start)
+        seconds.append(now(parameters[0].device) - start)
     return statistics.median(seconds[1:]) / sum(p.numel() for p in copies)

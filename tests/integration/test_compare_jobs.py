@@ -15,7 +15,9 @@ import pytest
 from tests.integration.test_cli import command
 from tests.integration.test_compare import compare, records, row, spec
 
-OWN = ("seconds", "provenance", "side_by_side", "peak_memory_bytes", "energy", "co2", "_dir")
+OWN = (
+    "seconds", "provenance", "side_by_side", "peak_memory_bytes", "energy", "co2", "carbon", "_dir",
+)  # fmt: skip
 """Parts of the names of what is another in each run, however equal runs are."""
 
 

@@ -2,16 +2,21 @@
 
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from greentrainer.config import RunConfig
+from greentrainer.forward.head import LabelledHead
+from greentrainer.graphs import GraphCache, hollow
 from greentrainer.outcome import Outcome
 from greentrainer.reference import EpochOrder, affordable_steps, graphs_of, step_flops
+from greentrainer.tasks import encode
 from greentrainer.tasks.encode import Collator, Encoded
 from greentrainer.training import fit
 from tests.conformance.families import build
@@ -117,18 +122,35 @@ def test_affordable_steps_are_the_most_that_fit(steps: list[int], rho: Any) -> N
             affordable_steps(steps, share)
 
 
-def test_batches_are_priced_where_the_model_is(tmp_path: Path) -> None:
-    """A model on a GPU cannot take what a collator makes; here it is on the meta device."""
+class OnGpu:
+    """Stands in for the graphs of a model on a GPU."""
+
+    def __init__(self) -> None:
+        with FakeTensorMode():
+            weight = torch.empty(1, device="cuda")
+        self.model = SimpleNamespace(parameters=lambda: iter([weight]))
+
+    def of_batch(self, batch: Any) -> Any:
+        return SimpleNamespace(full_flops=batch)
+
+
+def test_batches_are_priced_where_the_model_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model on a GPU cannot take what a collator makes."""
+    monkeypatch.setattr(encode, "placed", lambda batch, device: int(device.type == "cuda"))
+    collate = Collator(PAD, 16, 32)
+    steps = step_flops(config_of(tmp_path), cast("GraphCache", OnGpu()), examples(), collate)
+    assert steps == [2] * 6
+
+
+def test_labels_are_looked_at_where_the_model_has_no_values(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    seen: list[str] = []
-    graphs = graphs_of(build("llama").to("meta"))
-    priced = graphs.of_batch
-
-    def listen(batch: Any) -> Any:
-        seen.extend(tensor.device.type for tensor in batch.values())
-        return priced(batch)
-
-    graphs.of_batch = listen  # type: ignore[method-assign]
     collate = Collator(PAD, config.pad_multiple, config.max_length)
-    assert step_flops(config, graphs, examples(), collate) == expected(config, "llama")
-    assert set(seen) == {"meta"}
+
+    def priced(model: Any) -> list[int]:
+        head = LabelledHead(model)
+        graphs = GraphCache(model.train(), model.parameters(), None, head=head)
+        return step_flops(config, graphs, examples(), collate)
+
+    assert priced(hollow(build("llama"))) == priced(build("llama"))

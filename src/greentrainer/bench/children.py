@@ -27,6 +27,7 @@ from greentrainer.bench import trial as trials
 from greentrainer.bench.spec import Trial
 from greentrainer.bench.summary import Record
 from greentrainer.files import write_json
+from greentrainer.forward.store import SIDE_BY_SIDE
 
 INTERRUPTED = (0, -signal.SIGINT, -signal.SIGTERM, 130)
 """How the process of a run that leaves no record ends, if it was asked to end."""
@@ -153,14 +154,18 @@ def _run(run: Run, go: Connection) -> None:
             signal.signal(number, _leave)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         go.recv()
-        _share_cores(run.side_by_side)
+        _share(run.side_by_side)
         trials.run(run.trial, run.begun, run.path, _console(run.side_by_side), run.keep_model)
     except (KeyboardInterrupt, EOFError):  # the latter if nobody is there who would let it go
         sys.exit(130)
 
 
-def _share_cores(side_by_side: int) -> None:
-    """Threads of all runs together as of one; those that the environment sets are left."""
+def _share(side_by_side: int) -> None:
+    """Threads and kept activations of all runs together as of one.
+
+    Threads that the environment sets are left.
+    """
+    os.environ[SIDE_BY_SIDE] = str(side_by_side)
     if side_by_side > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // side_by_side))
 

@@ -127,6 +127,20 @@ def _taken(
     return Places(columns.clamp(0, at.shape[1] - 1), real)
 
 
+class Asked:
+    """What a cut was told for.  It is asked for many times a batch, and on a GPU each one waits."""
+
+    def __init__(self, labels: torch.Tensor, mask: Any, tail: int) -> None:
+        self.given = labels, mask
+        self.state = tail, *(None if one is None else one._version for one in self.given)
+
+    def same_as(self, other: "Asked | None") -> bool:
+        """Whether they are the same tensors, not written to in between, and the same tail."""
+        if other is None or self.state != other.state:
+            return False
+        return all(a is b for a, b in zip(self.given, other.given, strict=True))
+
+
 class SplitForward:
     """Lets a model's training passes send gradients through the tails of their rows only.
 
@@ -153,6 +167,8 @@ class SplitForward:
         self._always = False
         self._given: tuple[Cut | None] | None = None
         self._seen: Places | None = None
+        self._asked: Asked | None = None
+        self._answer: Cut | None = None
         self._handles = [
             model.register_forward_pre_hook(self._before_model, with_kwargs=True),
             model.register_forward_hook(self._after_model, always_call=True),
@@ -214,9 +230,12 @@ class SplitForward:
         if self._given is not None:
             return self._given[0]
         mask = batch.get("attention_mask")
-        usable = isinstance(mask, torch.Tensor) and mask.shape == labels.shape
-        where = cut(labels, mask if usable else torch.ones_like(labels), self.tail)
-        return where if where.prefix else None
+        asked = Asked(labels, mask, self.tail)
+        if not asked.same_as(self._asked):
+            usable = isinstance(mask, torch.Tensor) and mask.shape == labels.shape
+            where = cut(labels, mask if usable else torch.ones_like(labels), self.tail)
+            self._asked, self._answer = asked, where if where.prefix else None
+        return self._answer
 
     def parts(self, batch: Batch) -> Batch:
         """The batch in its two parts, if it is cut: their shapes tell what it costs."""

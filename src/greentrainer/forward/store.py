@@ -5,6 +5,7 @@ runs may share a folder, and deleting the folder changes nothing.  It is written
 calls, not mapped into memory: a full disk is then an error to handle instead of a killed process.
 """
 
+import math
 import os
 import sys
 import tempfile
@@ -21,6 +22,8 @@ import torch
 
 SHARE_OF_FREE = 0.25
 """Of the free memory or disk: the default budget."""
+SIDE_BY_SIDE = "GREENTRAINER_SIDE_BY_SIDE"
+"""Environment variable: how many runs of a comparison share what is free."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,8 @@ def _bytes_of(data: torch.Tensor) -> memoryview:
 
 def _free(folder: Path | None) -> int:
     """Bytes that one process of this machine's may count on."""
-    processes = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    counts = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", SIDE_BY_SIDE))
+    processes = max(1, math.prod(counts))
     if folder is None:
         return min(int(psutil.virtual_memory().available), _container_free()) // processes
     usage: Any = psutil.disk_usage(str(folder))
