@@ -150,6 +150,26 @@ def test_a_tail_is_what_has_labels_and_what_was_asked_of_the_prompt() -> None:
     assert cut(labels, mask, 90).prefix == 0
 
 
+def test_a_cut_is_told_once_and_anew_for_another_tail_or_other_labels() -> None:
+    split, batch = SplitForward(build("llama")), ragged()
+    with split.at(2):
+        first = split.cut(batch)
+        assert split.cut({**batch}) is first
+        batch["labels"][0, PROMPTS[0]] = -100  # its completion begins one later
+        second = split.cut(batch)
+    assert first
+    assert second
+    assert second.start[0] == first.start[0] + 1
+    with split.at(1):
+        third = split.cut(batch)
+    assert third
+    assert third.start[0] == second.start[0] + 1
+    with torch.inference_mode():
+        loaded = {name: tensor.clone() for name, tensor in batch.items()}
+    with split.at(1):
+        assert torch.equal(split.cut(loaded).start, third.start)  # type: ignore[union-attr]
+
+
 def test_several_turns_lie_in_the_tail_from_the_first_label_on() -> None:
     model, batch = still("llama"), ragged()
     batch["labels"][0, 6:8] = batch["input_ids"][0, 6:8]

@@ -132,13 +132,20 @@ class Asked:
 
     def __init__(self, labels: torch.Tensor, mask: Any, tail: int) -> None:
         self.given = labels, mask
-        self.state = tail, *(None if one is None else one._version for one in self.given)
+        self.state = tail, *(_version(one) for one in self.given)
 
     def same_as(self, other: "Asked | None") -> bool:
         """Whether they are the same tensors, not written to in between, and the same tail."""
         if other is None or self.state != other.state:
             return False
         return all(a is b for a, b in zip(self.given, other.given, strict=True))
+
+
+def _version(tensor: torch.Tensor | None) -> object:
+    """What is another after each writing to a tensor; always another where that is not told."""
+    if tensor is None:
+        return None
+    return object() if tensor.is_inference() else tensor._version
 
 
 class SplitForward:
