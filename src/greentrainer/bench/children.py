@@ -31,6 +31,8 @@ from greentrainer.forward.store import SIDE_BY_SIDE
 
 INTERRUPTED = (0, -signal.SIGINT, -signal.SIGTERM, 130)
 """How the process of a run that leaves no record ends, if it was asked to end."""
+MOMENT = 0.5
+"""Seconds between two signals, so that they do not become one."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +131,15 @@ def _settle(process: BaseProcess, run: Run) -> None:
 
 
 def _stop(running: Running) -> None:
-    """At once: a run without a record is made again from its start."""
+    """At once: a run without a record is made again from its start.
+
+    The first signal may ask it to end its step and save, the second does not wait for that.
+    """
     for process, _ in running.values():
         process.terminate()
     for process, run in running.values():
+        process.join(MOMENT)
+        process.terminate()
         _clear(process, run)
 
 

@@ -48,6 +48,8 @@ class Study:
         """
         variants = self.spec.variants()
         self._folder.mkdir(parents=True, exist_ok=True)
+        for variant in variants:
+            self._records_of(variant)  # one that cannot be read is told before anything runs
         tuning = list(_tuning(variants))
         self._make(tuning)
         made = {trial.key for trial in tuning}
