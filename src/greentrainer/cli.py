@@ -391,7 +391,6 @@ def _console() -> Any:
     from transformers.utils import logging
 
     standard.getLogger("huggingface_hub").setLevel(standard.ERROR)  # silent while it tries again
-
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     return Console(highlight=False, soft_wrap=True)
