@@ -23,7 +23,7 @@ from torch import nn
 from greentrainer.cost import flop_counter
 from greentrainer.forward.options import ForwardOptions
 from greentrainer.freeze import Freezer
-from greentrainer.meters import PeakMemory
+from greentrainer.meters import PeakMemory, now
 from greentrainer.processes import Alone
 from greentrainer.shortening import Shortening
 from greentrainer.types import IGNORED, Batch, CostGraph, Tail
@@ -207,20 +207,13 @@ def visit(model: nn.Module, what: Plan, batch: Batch, warmup: int, steps: int) -
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> tuple[float, float]:
     """Seconds of one training step, the device's queue empty before and after, and its loss."""
-    synchronize()
-    start = time.perf_counter()
+    device = next(model.parameters()).device
+    start = now(device)
     loss = model(**batch).loss
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
-    synchronize()
-    return time.perf_counter() - start, float(loss.detach())
-
-
-def synchronize() -> None:
-    """Wait for the GPU, if there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    return now(device) - start, float(loss.detach())
 
 
 def free() -> None:

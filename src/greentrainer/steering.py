@@ -50,7 +50,7 @@ class Steering:
     passes: int = 1
     allowed: float | None = None
     _began: tuple[int, float] | None = field(default=None, init=False)
-    """Batches done when the run or its second part began, and when the first of them did."""
+    """Batches done before this process's first, and when that began."""
 
     @cached_property
     def prices(self) -> dict[Tail, CostGraph]:
