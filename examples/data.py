@@ -5,7 +5,8 @@ from typing import Any
 
 from greentrainer import tasks
 from greentrainer.hf import load
-from greentrainer.tasks.encode import Collator, Encoded, encode_all
+from greentrainer.tasks import Encoded
+from greentrainer.tasks.encode import Collator, encode_all
 
 
 def model_and_rows(count: int = 48, max_length: int = 128) -> tuple[Any, Any, list[Encoded]]:

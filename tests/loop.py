@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from greentrainer import AdaptiveBackprop
-from greentrainer.cost.flops import flop_counter
+from greentrainer.cost import flop_counter
 
 Meddle = Callable[[int], None]
 """Called with the step's number, from 0."""

@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from greentrainer.cost import flop_counter
 from greentrainer.hf import GreenConfig, GreenTrainer
-from greentrainer.scoring import METRICS
+from greentrainer.importance import METRICS
 from tests.conformance.families import batch_for
 
 Rows = list[dict[str, torch.Tensor]]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from greentrainer.cost import trace as trace
     from greentrainer.engine import AdaptiveBackprop as AdaptiveBackprop
     from greentrainer.importance import measure_importance as measure_importance
-    from greentrainer.ledger import Ledger as Ledger
+    from greentrainer.records import Ledger as Ledger
     from greentrainer.types import CostGraph as CostGraph
     from greentrainer.types import Selection as Selection
 
@@ -21,7 +21,7 @@ _HOME = {
     "AdaptiveBackprop": "greentrainer.engine",
     "Budget": "greentrainer.budget",
     "CostGraph": "greentrainer.types",
-    "Ledger": "greentrainer.ledger",
+    "Ledger": "greentrainer.records",
     "Selection": "greentrainer.types",
     "measure_importance": "greentrainer.importance",
     "trace": "greentrainer.cost",

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from greentrainer import AdaptiveBackprop
-from greentrainer.forward.options import ForwardOptions
+from greentrainer.forward import ForwardOptions
 from greentrainer.select import Blind
 from greentrainer.types import CostGraph, Selection
 from tests.conformance.families import FAMILIES, batch_for, build

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from greentrainer.config import RunConfig
-from greentrainer.cost import flop_counter, trace
+from greentrainer.cost import flop_counter
+from greentrainer.cost.trace import trace
 from greentrainer.engine import AdaptiveBackprop
 from greentrainer.methods import METHODS, lora
 from tests.conformance.families import batch_for, build

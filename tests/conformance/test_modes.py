@@ -14,12 +14,12 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.fx.node import map_arg
 
 from greentrainer import CostGraph, Selection, select
-from greentrainer.arguments import checkpointing_argument
-from greentrainer.cost import count_flops, trace
+from greentrainer.cost import count_flops
+from greentrainer.cost.trace import trace
 from greentrainer.engine import Selector
-from greentrainer.hf import GreenConfig, GreenTrainer
-from greentrainer.hf.blocks import compile_blocks
-from greentrainer.stages import blocks
+from greentrainer.hf import GreenConfig, GreenTrainer, compile_blocks
+from greentrainer.model import blocks
+from greentrainer.run.arguments import checkpointing_argument
 from tests.conformance.families import batch_for, build
 from tests.trainer import Counted, Witness, arguments, rows, witnessed
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from greentrainer.cost.flops import flop_counter
+from greentrainer.cost import flop_counter
+from greentrainer.engine import GraphCache
+from greentrainer.forward import LabelledHead, SplitForward
 from greentrainer.forward.check import compare
-from greentrainer.forward.head import LabelledHead
-from greentrainer.forward.split import SplitForward, cut
-from greentrainer.graphs import GraphCache
+from greentrainer.forward.split import cut
 from tests.conformance.families import FAMILIES, batch_for, build
 
 DECODERS = [n for n in FAMILIES if "t5" not in n and "bart" not in n and "checkpointed" not in n]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from greentrainer.hf import adapters
-from greentrainer.hf.models import load, load_tokenizer
+from greentrainer.hf import adapters, load
+from greentrainer.hf.models import load_tokenizer
 from greentrainer.methods import lora
 from greentrainer.tasks.positions import limit
 from tests.conformance.families import batch_for, build

@@ -17,7 +17,7 @@ from torch import nn
 
 from greentrainer import AdaptiveBackprop
 from greentrainer.budget import Budget
-from greentrainer.consumption import Consumption, Intensity
+from greentrainer.energy import Consumption, Intensity
 from tests.tiny import refusal
 
 LAYERS, WIDTH, STEP = 8, 16, 0.003
@@ -203,14 +203,14 @@ def starting(*pieces: tuple[float, float]) -> Intensity:
     return Intensity(tuple(now + after for after, _ in pieces), tuple(g for _, g in pieces))
 
 
-def emission(made: MadeTime, follows: bool, pace: float) -> tuple[float, float]:
+def emission(made: MadeTime, follows: bool, spending: float) -> tuple[float, float]:
     """Grams a second of work under a day of some seconds, of 1 kW, and share of full's FLOPs.
 
     follows: whether the run knows of that day.  pace: seconds between batches at least, as where
     data comes slowly.
     """
     made.worked = 0.0
-    length = BATCHES * max(pace, 0.04) / 4
+    length = BATCHES * max(spending, 0.04) / 4
     day = starting((0, 200), (length, 700), (2 * length, 150), (3 * length, 500))
     known = Consumption(lambda: 0.0, day if follows else Intensity(), clock=made.tell)
     bill = Consumption(made.kilowatt, day, clock=made.tell)
@@ -224,7 +224,7 @@ def emission(made: MadeTime, follows: bool, pace: float) -> tuple[float, float]:
     start = time.monotonic()
     for number in range(BATCHES):
         bill.used()
-        time.sleep(max(0.0, start + number * pace - time.monotonic()))
+        time.sleep(max(0.0, start + number * spending - time.monotonic()))
         bill.used()
         if engine.due:
             engine.reselect([batch])

@@ -7,8 +7,8 @@ import pytest
 from rich.text import Text
 
 from greentrainer.cli import app
-from greentrainer.tasks import show
-from greentrainer.tasks.encode import IGNORED, Encoded
+from greentrainer.tasks import Encoded, show
+from greentrainer.tasks.encode import IGNORED
 from tests.tiny import characters, refusal, saved
 
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from greentrainer import AdaptiveBackprop
 from greentrainer.cost import flop_counter
-from greentrainer.scoring import METRICS
-from greentrainer.steering import PROBE_SHARE
+from greentrainer.engine import PROBE_SHARE
+from greentrainer.importance import METRICS
 from tests.conformance.families import batch_for, build
 
 FAMILIES = ["llama", "opt", "bloom", "t5", "bart", "gpt2", "gemma3", "llama-checkpointed"]

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from greentrainer import AdaptiveBackprop
-from greentrainer.forward.options import ForwardOptions
-from greentrainer.select.blind import by_rule
-from greentrainer.stages import blocks
+from greentrainer.forward import ForwardOptions
+from greentrainer.model import blocks
+from greentrainer.select import by_rule
 
 KEEP = ForwardOptions(keep="memory", keep_bytes=10**8, examples=64)
 WIDTH, VOCABULARY, CUT = 32, 64, 2
@@ -130,13 +130,13 @@ def test_what_was_kept_less_deep_does_not_draw_the_next_choice_down() -> None:
     """Examples kept at two depths: what may be trained lies above the deeper of them."""
     model, one, other = decoder(), batch(seed=1), batch(seed=2)
     engine = engine_of(model, one, ForwardOptions(True, "memory", None, 10**8, examples=4))
-    kept = engine._short.kept
+    kept = engine._savings.kept
     assert kept is not None
     engine.loss(one)
     kept.go_to(CUT + 1)
     engine.loss(other)
-    assert engine._short.depth == CUT + 1
-    lasting = engine._short.lasting(engine.graph)
+    assert engine._savings.depth == CUT + 1
+    lasting = engine._savings.lasting(engine.graph)
     assert lasting == engine.graph.above(CUT + 1)
     kept.go_to(CUT + 1)
     assert len(kept.store) == 4

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from greentrainer import AdaptiveBackprop
-from greentrainer.forward.options import ForwardOptions
+from greentrainer.forward import ForwardOptions
 from tests.conformance.families import VOCABULARY, batch_for
 from tests.loop import epochs_of, run_through
 

@@ -7,12 +7,11 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from greentrainer.arguments import checkpointing_argument
-from greentrainer.forward.options import ForwardOptions
+from greentrainer.forward import ForwardOptions
 from greentrainer.hf import GreenConfig, GreenTrainer
-from greentrainer.select import Blind
-from greentrainer.select.blind import by_rule
-from greentrainer.stages import blocks
+from greentrainer.model import blocks
+from greentrainer.run.arguments import checkpointing_argument
+from greentrainer.select import Blind, by_rule
 from tests.conformance.families import build
 from tests.trainer import arguments, mixed
 

@@ -13,9 +13,8 @@ import transformers as tf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-import full_size
-import gpu_steps
-from paper_models import CONFIGS
+from hardware import full_size, gpu_steps
+from paper.paper_models import CONFIGS
 
 ROOT = Path(__file__).resolve().parents[2]
 ABSENT = ("pydantic", "datasets", "rouge_score")
@@ -26,8 +25,8 @@ class Blocker:
         if name.partition(".")[0] in {ABSENT!r}:
             raise ModuleNotFoundError("blocked: " + name, name=name)
 sys.meta_path.insert(0, Blocker())
-sys.argv = ["gpu_steps.py", "--smoke", "--warmup", "1", "--steps", "2", *sys.argv[1:]]
-runpy.run_path({str(ROOT / "benchmarks" / "gpu_steps.py")!r}, run_name="__main__")
+sys.argv = ["benchmarks", "gpu_steps", "--smoke", "--warmup", "1", "--steps", "2", *sys.argv[1:]]
+runpy.run_path({str(ROOT / "benchmarks")!r}, run_name="__main__")
 """
 """Runs the benchmark as a script; importing what is absent fails, wherever it is tried."""
 

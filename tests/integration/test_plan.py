@@ -14,11 +14,10 @@ from typer.testing import CliRunner
 
 from greentrainer.cli import app
 from greentrainer.config import RunConfig
-from greentrainer.cost import trace
+from greentrainer.cost.trace import trace
 from greentrainer.hf.models import CACHE_VARIABLE, blank
-from greentrainer.material import load_task, training_examples
 from greentrainer.plan import Planner
-from greentrainer.reference import EpochOrder
+from greentrainer.run import EpochOrder, load_task, training_examples
 from greentrainer.tasks.encode import Collator, encode_all, pad_id
 from tests.conformance.families import build
 from tests.tiny import refusal, saved

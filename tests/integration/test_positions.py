@@ -10,14 +10,13 @@ import torch
 
 from greentrainer import AdaptiveBackprop
 from greentrainer.config import RunConfig, validated
-from greentrainer.cost.flops import flop_counter
-from greentrainer.forward.options import ForwardOptions, Positions
-from greentrainer.forward.split import SplitForward
+from greentrainer.cost import flop_counter
+from greentrainer.engine.controller import passes_of
+from greentrainer.forward import ForwardOptions, Positions, SplitForward
 from greentrainer.hf import GreenConfig, GreenTrainer
 from greentrainer.importance import measure_tails
 from greentrainer.methods import METHODS
-from greentrainer.steering import passes_of
-from greentrainer.training import positions_of
+from greentrainer.run.training import positions_of
 from tests.conformance.families import batch_for, build
 from tests.integration.test_forward_run import llama
 from tests.loop import epochs_of, run_through
@@ -106,21 +105,21 @@ def test_tails_are_weighed_where_the_budget_pays_for_it() -> None:
     """In a long run the value of each tail is measured; in a short one the rule decides."""
     model, batches = llama(), data()
     engine = engine_of(model, 0.5, "choose", 10_000, forward=HEAD)
-    reached = engine._steering.reachable(batches[:1], None)
+    reached = engine._controller.reachable(batches[:1], None)
     assert len(reached) > 1
     chosen = engine.reselect(batches[:1])
     measured = engine._chooser.importance
     assert measured.keys() == reached.keys()
     values = {tail: sum(own.values()) for tail, own in measured.items()}
-    allowed = engine._steering.allowed
+    allowed = engine._controller.allowed
     assert allowed is not None
     assert chosen.importance >= max(
         engine._chooser.selected(basis, allowed - basis.graph.forward_flops).importance
-        for basis in engine._steering.bases()
+        for basis in engine._controller.bases()
         if basis.tail in measured
     ) - 1e-9 * max(values.values())
     short = engine_of(llama(), 0.5, "choose", 8, forward=HEAD)
-    assert short._steering.reachable(batches[:1], None) == {}
+    assert short._controller.reachable(batches[:1], None) == {}
 
 
 def test_importance_of_a_tail_is_its_update_judged_by_the_whole_gradient() -> None:
@@ -211,8 +210,8 @@ def test_an_engine_goes_on_from_its_state() -> None:
     again = engine_of(llama(), 0.6, "choose", 16, forward=HEAD)
     again.load_state_dict(state)
     assert again.selection == chosen
-    assert again._short.split is not None
-    assert again._short.split.tail == chosen.tail
+    assert again._savings.split is not None
+    assert again._savings.split.tail == chosen.tail
     other = engine_of(llama(), 0.6, "all", 16, forward=HEAD)
     with pytest.raises(ValueError, match="other positions"):
         other.load_state_dict(state)
@@ -253,7 +252,7 @@ def test_of_an_encoder_decoder_the_encoder_is_trained_or_not() -> None:
     engine = AdaptiveBackprop(
         model, optimizer, batches[0], rho=0.6, total_batches=8, every=4, positions="choose"
     )
-    assert list(engine._steering.samples) == [0, None]
+    assert list(engine._controller.samples) == [0, None]
     run_through(engine, batches, probe=batches[0])
     assert engine.ledger.rho_spent <= 0.6
 

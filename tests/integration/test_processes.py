@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from greentrainer.processes import Together
+from greentrainer.model import Together
 from tests.conformance.families import build
 from tests.integration.worker import RHO, STEPS, batch
 

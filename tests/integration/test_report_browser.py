@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from greentrainer.report import draw
+from greentrainer.report.draw import draw
 from tests.folders import HOSTILE, folder
 
 BROWSER = next(

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from greentrainer.hf import GreenConfig, GreenTrainer
-from greentrainer.hf.checkpoint import SEAL, is_whole, last_whole
+from greentrainer.hf import GreenConfig, GreenTrainer, last_whole
+from greentrainer.hf.checkpoint import SEAL, is_whole
 from tests.conformance.families import build
 from tests.trainer import arguments, mixed, rows
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from greentrainer.files import read_lines
+from greentrainer.records import read_lines
 from greentrainer.report.record import read
 from tests.integration.test_cli import FLAGS, command
 from tests.tiny import saved

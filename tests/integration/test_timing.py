@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from greentrainer import AdaptiveBackprop, observer, timing
+from greentrainer import AdaptiveBackprop
 from greentrainer.budget import Budget
+from greentrainer.budget import calibrate as timing
 from greentrainer.cost import flop_counter
-from greentrainer.meters import now
+from greentrainer.engine import bookkeeper as bookkeeper
+from greentrainer.model import now
 from tests.conformance.families import batch_for, build
 
 
@@ -27,7 +29,7 @@ def test_a_batch_is_timed_from_its_forward_pass_to_the_step(
 ) -> None:
     """Each asking takes a second here, so a batch's two make one between them."""
     clock = itertools.count()
-    monkeypatch.setattr(observer, "now", lambda _device: next(clock))
+    monkeypatch.setattr(bookkeeper, "now", lambda _device: next(clock))
     model, batch = build("llama"), batch_for("llama")
     optimizer = torch.optim.AdamW(model.parameters())
     with AdaptiveBackprop(model, optimizer, batch, rho=0.6, total_batches=20) as engine:

@@ -9,10 +9,10 @@ from datasets import Dataset
 from transformers import Trainer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from greentrainer.arguments import checkpointing_argument
 from greentrainer.cost import flop_counter
 from greentrainer.hf import GreenCallback, GreenConfig, GreenTrainer
 from greentrainer.hf.callback import undo_input_gradients
+from greentrainer.run.arguments import checkpointing_argument
 from tests.conformance.families import build
 from tests.tiny import characters
 from tests.trainer import arguments, rows

@@ -21,11 +21,10 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 
 from greentrainer import AdaptiveBackprop
-from greentrainer.forward.options import ForwardOptions
-from greentrainer.graphs import hollow
+from greentrainer.engine import hollow
+from greentrainer.forward import ForwardOptions
 from greentrainer.hf import GreenConfig, GreenTrainer
-from greentrainer.processes import Alone, Replicas, Together, checksums
-from greentrainer.stages import blocks
+from greentrainer.model import Alone, Replicas, Together, blocks, checksums
 from tests.conformance.families import batch_for, build
 from tests.trainer import arguments, mixed
 

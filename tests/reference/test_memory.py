@@ -8,7 +8,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
-from greentrainer.memory import step_memory
+from greentrainer.plan.memory import step_memory
 from tests.conformance.families import batch_for, build
 
 MEGA = 2**20

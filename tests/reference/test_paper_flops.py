@@ -16,10 +16,10 @@ import transformers as tf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-import published_counts as rule
-from paper_flops import TASKS
-from paper_models import ROWS, adapted, batch, hollow, opt, top_two
-from published_flops import PUBLISHED
+from paper import published_counts as rule
+from paper.paper_flops import TASKS
+from paper.paper_models import ROWS, adapted, batch, hollow, opt, top_two
+from paper.published_flops import PUBLISHED
 
 from greentrainer import trace
 

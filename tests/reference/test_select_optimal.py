@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from greentrainer.cost import trace
+from greentrainer.cost.trace import trace
 from greentrainer.select import select
 from greentrainer.types import CostGraph
 from tests.conformance.families import FAMILIES, batch_for, build

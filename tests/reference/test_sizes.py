@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-import greentrainer.graphs as graphs
-from greentrainer.cost import trace
-from greentrainer.cost.sizes import Symbols, Work, symbols
-from greentrainer.forward.split import SplitForward
-from greentrainer.graphs import GraphCache
+from greentrainer.cost import symbols
+from greentrainer.cost.sizes import Symbols, Work
+from greentrainer.cost.trace import trace
+from greentrainer.engine import GraphCache, graph_cache
+from greentrainer.forward import SplitForward
 from tests.conformance.families import FAMILIES, batch_for, build
 
 DATA_DEPENDENT = {"mixtral", "moe-routed"}
@@ -26,7 +26,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         made.append(1)
         return trace(*args)
 
-    monkeypatch.setattr(graphs, "trace", noted)
+    monkeypatch.setattr(graph_cache, "trace", noted)
     return made
 
 

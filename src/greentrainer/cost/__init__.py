@@ -1,7 +1,24 @@
-"""What a backward pass costs: autograd's own graph, counted once under fake tensors."""
+"""What a backward pass costs: autograd's own graph, traced once under fake tensors.
 
+Start with `trace.py`.  The graph itself is a value (`types.CostGraph`); choosing by it is `select`.
+"""
+
+from greentrainer.cost.blank import faked
 from greentrainer.cost.flops import ATTENTION, FORMULAS, count_flops, flop_counter
+from greentrainer.cost.sizes import ROOM, SMALLEST, Foretold, added, form_of, symbols
 from greentrainer.cost.trace import trace
-from greentrainer.types import CostGraph
 
-__all__ = ["ATTENTION", "FORMULAS", "CostGraph", "count_flops", "flop_counter", "trace"]
+__all__ = [
+    "ATTENTION",
+    "FORMULAS",
+    "ROOM",
+    "SMALLEST",
+    "Foretold",
+    "added",
+    "count_flops",
+    "faked",
+    "flop_counter",
+    "form_of",
+    "symbols",
+    "trace",
+]

@@ -9,8 +9,7 @@ from functools import reduce
 from torch.autograd.graph import Node
 
 from greentrainer.cost.record import Recorder, Step
-from greentrainer.graph import descendants, dominators, meet
-from greentrainer.types import CostGraph, Stage
+from greentrainer.types import CostGraph, Stage, descendants, dominators, meet
 
 Variants = tuple[tuple[frozenset[str], CostGraph], ...]
 

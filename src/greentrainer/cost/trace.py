@@ -20,9 +20,7 @@ too, and `CostGraph.variants` holds it.  Models whose shapes depend on data cann
 these the same walk is made on one real pass.
 """
 
-import gc
-import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -33,13 +31,21 @@ from torch._C._autograd import _get_sequence_nr
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_iter, tree_map_only
+from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import CheckpointFunction
 
 from greentrainer.cost.assemble import Walk, assemble
+from greentrainer.cost.blank import (
+    alias,
+    blank,
+    device_of,
+    holding,
+    state_of,
+    uncollected,
+    uncompiled,
+)
 from greentrainer.cost.record import Recorder, Window
-from greentrainer.snapshot import attributes_preserved
-from greentrainer.stages import stages
+from greentrainer.model import attributes_preserved, stages
 from greentrainer.types import Batch, CostGraph, LossFn, loss_of
 
 Started = list[tuple[int, int]]
@@ -100,9 +106,9 @@ def _walk(
 ) -> tuple[Walk, tuple[str, ...]]:
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            home = _device_of(batch)
-            state = {name: _blank(tensor, home) for name, tensor in _state(model).items()}
-            blank_batch = tree_map_only(torch.Tensor, partial(_blank, home=home), batch)
+            home = device_of(batch)
+            state = {name: blank(tensor, home) for name, tensor in state_of(model).items()}
+            blank_batch = tree_map_only(torch.Tensor, partial(blank, home=home), batch)
             return _Tracer(model, state, trainable, mode, work).run(blank_batch, loss_fn), ()
     except RuntimeError as error:  # every refusal of fake tensors; a user's mistake comes again
         if work is not None or any(p.is_meta for p in model.parameters()):
@@ -110,52 +116,9 @@ def _walk(
                 "the model's shapes depend on its data, or it uses an operation that cannot be "
                 "traced without values: load its weights before tracing it"
             ) from error
-    state = {name: _alias(tensor) for name, tensor in _state(model).items()}
+    state = {name: alias(tensor) for name, tensor in state_of(model).items()}
     with _random_streams_kept():
         return _Tracer(model, state, trainable, None, None).run(batch, loss_fn), (_REAL,)
-
-
-@contextmanager
-def faked(
-    model: nn.Module, batch: Batch, trainable: Collection[str]
-) -> Iterator[tuple[dict[str, torch.Tensor], Batch]]:
-    """In here, under a fake mode, the model has blanks for its tensors; gives them and a batch.
-
-    Exactly `trainable` require a gradient.
-    """
-    home = _device_of(batch)
-    state = {name: _blank(tensor, home) for name, tensor in _state(model).items()}
-    for name in trainable:
-        state[name].requires_grad_()
-    with ExitStack() as stack:
-        stack.enter_context(_uncompiled())
-        stack.enter_context(_uncollected())
-        stack.enter_context(attributes_preserved(model))
-        stack.enter_context(_holding(model, state))
-        stack.enter_context(torch.enable_grad())
-        yield state, tree_map_only(torch.Tensor, partial(_blank, home=home), batch)
-
-
-def _state(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def _device_of(batch: Batch) -> torch.device:
-    """Where a batch lies; the CPU for one on the meta device."""
-    places = [t.device for t in tree_iter(batch) if isinstance(t, torch.Tensor) and not t.is_meta]
-    return places[0] if places else torch.device("cpu")
-
-
-def _blank(tensor: torch.Tensor, home: torch.device) -> torch.Tensor:
-    """A tensor like this one without values (made under the fake mode); meta comes `home`."""
-    device = home if tensor.is_meta else tensor.device
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
-
-
-def _alias(tensor: torch.Tensor) -> torch.Tensor:
-    """A leaf on the same weights with a gradient of its own; buffers are copied."""
-    alias = tensor.detach()
-    return alias if isinstance(tensor, nn.Parameter) else alias.clone()
 
 
 @contextmanager
@@ -163,55 +126,6 @@ def _random_streams_kept() -> Iterator[None]:
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
         yield
-
-
-@contextmanager
-def _uncompiled() -> Iterator[None]:
-    """Go around `torch.compile`: a frame skipped here, under a mode, would stay uncompiled."""
-    if "torch._dynamo" not in sys.modules:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without garbage collection: it looks at every object there is, and tracing makes many."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@contextmanager
-def _holding(model: nn.Module, state: dict[str, torch.Tensor]) -> Iterator[None]:
-    """Other tensors in the place of parameters and buffers, tied ones wherever they are held.
-
-    (`functional_call` loses the original where one module has two names, as PEFT gives it.)
-    """
-    names = {id(tensor): name for name, tensor in _state(model).items()}
-    held: list[tuple[dict[str, Any], str, torch.Tensor]] = [
-        (place, key, tensor)
-        for module in model.modules()
-        for place in _places(module)
-        for key, tensor in place.items()
-        if tensor is not None
-    ]
-    try:
-        for place, key, tensor in held:
-            place[key] = state[names[id(tensor)]]
-        yield
-    finally:
-        for place, key, tensor in held:
-            place[key] = tensor
-
-
-def _places(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    return module._parameters, module._buffers
 
 
 class _GradientWatcher(TorchFunctionMode):
@@ -262,11 +176,11 @@ class _Tracer:
     def run(self, batch: Batch, loss_fn: LossFn | None) -> Walk:
         watcher = _GradientWatcher()
         with ExitStack() as stack:
-            stack.enter_context(_uncompiled())
+            stack.enter_context(uncompiled())
             if self.mode is not None:
-                stack.enter_context(_uncollected())
+                stack.enter_context(uncollected())
             stack.enter_context(attributes_preserved(self.model))
-            stack.enter_context(_holding(self.model, self.state))
+            stack.enter_context(holding(self.model, self.state))
             stack.enter_context(torch.enable_grad())
             stack.callback(self._watch_modules(self.model))
             stack.enter_context(self.recorder)

@@ -1,1 +1,37 @@
-"""What of the forward pass need not be computed: see `docs/forward.md`."""
+"""What of the forward pass need not be computed, exactly or by choice: see `docs/forward.md`.
+
+Start with `savings.py`, which the engine holds.  When which of it is worth its cost, `engine` says.
+"""
+
+from greentrainer.forward.head import LabelledHead
+from greentrainer.forward.options import ForwardOptions, Positions
+from greentrainer.forward.savings import ForwardSavings
+from greentrainer.forward.shapes import (
+    Alike,
+    Signature,
+    labelled,
+    matched,
+    signature,
+    template_of,
+    tensors,
+    tokens_of,
+)
+from greentrainer.forward.split import SplitForward
+from greentrainer.forward.store import SIDE_BY_SIDE
+
+__all__ = [
+    "SIDE_BY_SIDE",
+    "Alike",
+    "ForwardOptions",
+    "ForwardSavings",
+    "LabelledHead",
+    "Positions",
+    "Signature",
+    "SplitForward",
+    "labelled",
+    "matched",
+    "signature",
+    "template_of",
+    "tensors",
+    "tokens_of",
+]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from greentrainer.snapshot import preserved
+from greentrainer.model import preserved
 from greentrainer.types import Batch, LossFn, loss_of
 
 ROWS, COLUMNS = 2, 32

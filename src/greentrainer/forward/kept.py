@@ -26,7 +26,7 @@ from greentrainer.forward.check import evaluating
 from greentrainer.forward.rows import Rows, Unknown
 from greentrainer.forward.store import Store
 from greentrainer.forward.watch import Watch
-from greentrainer.stages import stages
+from greentrainer.model import stages
 
 STUBBED = ("forward", "_compiled_call_impl")
 """Attributes of a module that a stub takes the place of."""

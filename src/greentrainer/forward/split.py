@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from greentrainer.forward.check import Losses, Shortened, evaluating, piece
-from greentrainer.stages import encoder_of
+from greentrainer.model import encoder_of
 from greentrainer.types import IGNORED, Batch
 
 COARSE, FINE = 32, 8

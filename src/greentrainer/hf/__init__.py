@@ -1,27 +1,37 @@
-"""Everything that knows Hugging Face: loading models, the Trainers, and their checkpoints."""
+"""Everything that knows Hugging Face: Trainers and callback, loading models, checkpoints, deltas.
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+Start with `trainer.py`.  Runs from a configuration are `run`, fine-tuning methods `methods`.
+"""
 
-if TYPE_CHECKING:
-    from greentrainer.hf.callback import GreenCallback as GreenCallback
-    from greentrainer.hf.green import GreenConfig as GreenConfig
-    from greentrainer.hf.models import load as load
-    from greentrainer.hf.trainer import GreenSeq2SeqTrainer as GreenSeq2SeqTrainer
-    from greentrainer.hf.trainer import GreenTrainer as GreenTrainer
+from greentrainer.hf import models, trackers
+from greentrainer.hf.adapters import peft
+from greentrainer.hf.blocks import compile_blocks, layout
+from greentrainer.hf.callback import GreenCallback
+from greentrainer.hf.checkpoint import last_whole
+from greentrainer.hf.clock_cache import save_clock, saved_clock
+from greentrainer.hf.config import GreenConfig
+from greentrainer.hf.delta import base_dtype, load_delta, save_delta
+from greentrainer.hf.models import load
+from greentrainer.hf.smollm2 import SMOLLM2, cache_root
+from greentrainer.hf.trainer import GreenSeq2SeqTrainer, GreenTrainer
 
-_HOME = {
-    "GreenCallback": "greentrainer.hf.callback",
-    "GreenConfig": "greentrainer.hf.green",
-    "GreenSeq2SeqTrainer": "greentrainer.hf.trainer",
-    "GreenTrainer": "greentrainer.hf.trainer",
-    "load": "greentrainer.hf.models",
-}
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name at its first use: loading a model needs no Trainer."""
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__ = [
+    "SMOLLM2",
+    "GreenCallback",
+    "GreenConfig",
+    "GreenSeq2SeqTrainer",
+    "GreenTrainer",
+    "base_dtype",
+    "cache_root",
+    "compile_blocks",
+    "last_whole",
+    "layout",
+    "load",
+    "load_delta",
+    "models",
+    "peft",
+    "save_clock",
+    "save_delta",
+    "saved_clock",
+    "trackers",
+]

@@ -12,7 +12,7 @@ from typing import Any
 import torch._dynamo
 from torch import nn
 
-from greentrainer.stages import blocks
+from greentrainer.model import blocks
 
 GRAPHS_PER_BLOCK = 8
 """Sets of trained tensors that each block may meet over a run before torch gives up on it."""

@@ -20,10 +20,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from greentrainer.energy import Meter
 from greentrainer.engine import AdaptiveBackprop, release
-from greentrainer.forward.options import ForwardOptions, Positions
+from greentrainer.forward import ForwardOptions, Positions
 from greentrainer.hf import checkpoint
-from greentrainer.hf.green import GreenConfig
-from greentrainer.processes import Alone, is_sharded
+from greentrainer.hf.config import GreenConfig
+from greentrainer.model import Alone, is_sharded
 from greentrainer.types import Batch, LossFn
 
 

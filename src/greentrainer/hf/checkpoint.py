@@ -18,11 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from greentrainer.budget import Budget
-from greentrainer.clock import Clock
-from greentrainer.engine import AdaptiveBackprop
-from greentrainer.processes import Alone
-from greentrainer.state import STATE_VERSION
+from greentrainer.budget import Budget, Clock
+from greentrainer.engine import STATE_VERSION, AdaptiveBackprop
+from greentrainer.model import Alone
 
 SEAL = "greentrainer.json"
 _FOLDER = re.compile(r"checkpoint-(\d+)")

@@ -25,13 +25,12 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import Seq2SeqTrainer, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
-from greentrainer.engine import AdaptiveBackprop, release
-from greentrainer.graphs import hollow
+from greentrainer.engine import AdaptiveBackprop, hollow, release
 from greentrainer.hf import checkpoint
 from greentrainer.hf.callback import GreenCallback
-from greentrainer.hf.green import GreenConfig
-from greentrainer.ledger import Ledger
-from greentrainer.processes import Replicas, Together
+from greentrainer.hf.config import GreenConfig
+from greentrainer.model import Replicas, Together
+from greentrainer.records import Ledger
 from greentrainer.types import Batch
 
 STAGING = ".unfinished"

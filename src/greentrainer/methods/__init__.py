@@ -1,4 +1,7 @@
-"""Fine-tuning methods, one file each over one interface (`base.Method`)."""
+"""Fine-tuning methods, one file each over one interface: start with `base.py` and `green.py`.
+
+A method says what is trained; the run, its books and its budget are the same for all.
+"""
 
 from greentrainer.methods.base import Method
 from greentrainer.methods.bitfit import BITFIT

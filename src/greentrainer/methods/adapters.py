@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from greentrainer.hf.adapters import peft
+from greentrainer.hf import peft
 
 
 def adapted(model: Any, config: Any) -> Any:

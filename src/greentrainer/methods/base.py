@@ -13,8 +13,8 @@ from torch import nn
 
 from greentrainer.config import RunConfig
 from greentrainer.engine import Selector
+from greentrainer.model import blocks
 from greentrainer.select import select
-from greentrainer.stages import blocks
 
 Adapt = Callable[[Any, RunConfig], Any]
 """From the model as loaded to the one to train."""

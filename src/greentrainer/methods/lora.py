@@ -10,7 +10,7 @@ from typing import Any
 from transformers.pytorch_utils import Conv1D
 
 from greentrainer.config import RunConfig
-from greentrainer.hf.adapters import peft
+from greentrainer.hf import peft
 from greentrainer.methods.adapters import adapted, task_type
 from greentrainer.methods.base import Method
 

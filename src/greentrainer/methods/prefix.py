@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from greentrainer.config import RunConfig
-from greentrainer.hf.adapters import peft
+from greentrainer.hf import peft
 from greentrainer.methods.adapters import adapted, task_type
 from greentrainer.methods.base import Method
-from greentrainer.tasks.modes import evaluating
+from greentrainer.tasks import evaluating
 
 
 def _adapt(model: Any, config: RunConfig) -> Any:

@@ -7,7 +7,7 @@ than random numbers.
 from typing import Any
 
 from greentrainer.config import RunConfig
-from greentrainer.hf.adapters import peft
+from greentrainer.hf import peft
 from greentrainer.methods.adapters import adapted, task_type
 from greentrainer.methods.base import Method
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from greentrainer.bill import spent_seconds
+from greentrainer.report.bill import spent_seconds
 from greentrainer.report.record import RunRecord
 from greentrainer.report.tables import SCORES
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from greentrainer.files import write_text
+from greentrainer.records import write_text
 from greentrainer.report import account
 from greentrainer.report.record import RunRecord, read
 from greentrainer.report.run import headline

@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
-from matplotlib.figure import Figure
 from rich.table import Table
-
-from greentrainer.report import plots
 
 Plan = Mapping[str, Any]
 
@@ -186,6 +183,10 @@ def profile(plan: Plan) -> list[tuple[str, float, float]]:
 
 def picture(plan: Plan) -> str:
     """The cost profile as SVG: what training each block adds, from the loss to the input."""
+    from matplotlib.figure import Figure  # not for tables alone
+
+    from greentrainer.report import plots
+
     rows = profile(plan)
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     ax = figure.subplots()

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from greentrainer.files import read_lines
+from greentrainer.records import read_lines
 
 Row = Mapping[str, Any]
 SECRETS = ("hub_token",)

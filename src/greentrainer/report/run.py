@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 
-from greentrainer.files import write_text
+from greentrainer.records import write_text
 from greentrainer.report import account, choices, run_plots, theme
 from greentrainer.report.record import RunRecord, read
 
@@ -255,16 +255,16 @@ def predictions(record: RunRecord) -> list[dict[str, Any]]:
     before = record.metrics.get("before", {}).get("predictions", [])
     return [
         {
-            "prompt": _short(row["prompt"], from_end=True),
-            "references": [_short(text) for text in row["references"][:4]],
-            "before": _short(before[i]) if i < len(before) else None,
-            "after": _short(row["prediction"]),
+            "prompt": _savings(row["prompt"], from_end=True),
+            "references": [_savings(text) for text in row["references"][:4]],
+            "before": _savings(before[i]) if i < len(before) else None,
+            "after": _savings(row["prediction"]),
         }
         for i, row in enumerate(record.predictions[:MOST_PREDICTIONS])
     ]
 
 
-def _short(text: str, from_end: bool = False) -> str:
+def _savings(text: str, from_end: bool = False) -> str:
     if len(text) <= MOST_CHARACTERS:
         return text
     return f"... {text[-MOST_CHARACTERS:]}" if from_end else f"{text[:MOST_CHARACTERS]} ..."

@@ -1,4 +1,7 @@
-"""Choosing the tensors to train: the exact selector, and controls to compare it with."""
+"""Choosing the tensors to train: the exact selector, a file a stage, and controls beside it.
+
+Start with `knapsack.py`.  What tensors are worth comes from `importance`, the budget from `engine`.
+"""
 
 from greentrainer.select.blind import Blind, by_rule, fixed
 from greentrainer.select.controls import (
@@ -10,13 +13,10 @@ from greentrainer.select.controls import (
 )
 from greentrainer.select.knapsack import select
 from greentrainer.select.optimum import optimum_at_most
-from greentrainer.types import Selection, TensorStatistics
 
 __all__ = [
     "CONTROLS",
     "Blind",
-    "Selection",
-    "TensorStatistics",
     "by_rule",
     "control_selection",
     "fixed",

@@ -15,8 +15,7 @@ OPT-2.7B's 2,400 nodes become some 300: a block is a spine node or two with its 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from greentrainer.graph import Parents, ancestors, contract
-from greentrainer.types import CostGraph
+from greentrainer.types import CostGraph, Parents, ancestors, contract
 
 
 @dataclass(frozen=True)

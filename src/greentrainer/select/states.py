@@ -18,8 +18,8 @@ from heapq import heapify, heappop, heappush
 import numpy as np
 from numpy.typing import NDArray
 
-from greentrainer.graph import dominators
 from greentrainer.select.reduce import Problem
+from greentrainer.types import dominators
 
 MOST_STATES = 256
 

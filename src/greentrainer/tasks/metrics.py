@@ -21,14 +21,7 @@ from greentrainer.tasks.encode import (
     pad_id,
     placed,
 )
-from greentrainer.tasks.generation import (
-    GREEDY,
-    PAPER,
-    Decoding,
-    Prompt,
-    generate,
-    virtual_config,
-)
+from greentrainer.tasks.generation import GREEDY, PAPER, Decoding, Prompt, generate, virtual_config
 from greentrainer.tasks.modes import evaluating
 from greentrainer.tasks.positions import limit
 from greentrainer.tasks.scores import ROUGE, accuracy, exact_match, rouge, token_f1

@@ -1,0 +1,23 @@
+"""What may be spent: units, the clock that translates them, and the plan of spending.
+
+Start with `budget.py`.  Choosing what to spend it on is the engine's.
+"""
+
+from greentrainer.budget.budget import Budget
+from greentrainer.budget.calibrate import device_name, set_clock, trials_of
+from greentrainer.budget.clock import Clock, load_clock
+from greentrainer.budget.spending import SLACK, TIMED_SLACK, SpendingPlan
+from greentrainer.budget.units import CostUnit
+
+__all__ = [
+    "SLACK",
+    "TIMED_SLACK",
+    "Budget",
+    "Clock",
+    "CostUnit",
+    "SpendingPlan",
+    "device_name",
+    "load_clock",
+    "set_clock",
+    "trials_of",
+]

@@ -1,0 +1,149 @@
+"""Setting a clock: a few real passes of the model at hand, timed, and nothing left of them."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from greentrainer.budget.clock import Clock, TimedPass, fit, work_of
+from greentrainer.energy import Consumption
+from greentrainer.forward import tokens_of
+from greentrainer.importance import twin
+from greentrainer.model import now, preserved
+from greentrainer.records import Entry, processor
+from greentrainer.types import Batch, CostGraph, LossFn, Tail, loss_of
+
+REPEATS = 2
+"""Of each pass; their mean counts."""
+UPDATED = 1 << 24
+"""Elements whose update is timed."""
+STEPS = 4
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A way to run the sample batch.
+
+    graph: what it costs.  names: tensors trained.  on: makes the context that it is run in.
+    """
+
+    graph: CostGraph
+    names: Sequence[str]
+    on: Callable[[], AbstractContextManager[None]]
+
+
+def set_clock(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    loss_fn: LossFn | None,
+    trials: Sequence[Trial],
+    whole: CostGraph,
+    consumption: Consumption,
+) -> tuple[Clock, list[Entry]]:
+    """The clock of this model on this device, and what setting it took.
+
+    whole: the graph of a plain batch.  consumption: shows the power meanwhile.
+
+    Weights, gradients, optimizer state, buffers, modes and random streams stay as they were.
+    """
+    start, before = time.perf_counter(), consumption.used()
+    device = next(model.parameters()).device
+    warming = _warming(trials, device)
+    for trial in warming:
+        _timed(model, batch, loss_fn, trial, 1)
+    passes = [_timed(model, batch, loss_fn, trial, REPEATS) for trial in trials]
+    clock = fit(passes, whole, _update_seconds(model, optimizer), device_name(device))
+    executed = [*warming, *(trial for trial in trials for _ in range(REPEATS))]
+    spent = [
+        *(_entry(trial) for trial in executed),
+        Entry("trace", seconds=time.perf_counter() - start),
+    ]
+    after = consumption.used()
+    watts = (after.joules - before.joules) / (after.seconds - before.seconds)
+    return replace(clock, tokens=tokens_of(batch)[1], watts=watts), spent
+
+
+def device_name(device: torch.device) -> str:
+    """What was measured on: a GPU's name, or the processor and its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{processor()}, {torch.get_num_threads()} threads"
+
+
+def trials_of(
+    samples: Mapping[Tail, CostGraph], at: Callable[[Tail], AbstractContextManager[None]]
+) -> list[Trial]:
+    """Everything trained, at each end of what tails there are; and one tensor far below.
+
+    The last has its gradient pass through the whole model, and computes hardly any of a weight.
+    """
+    ends = list(samples.items())
+    chosen = [ends[0], ends[-1]] if len(ends) > 1 else ends
+    tail, graph = ends[-1]
+    passing = {name: f - graph.own_flops[name] for name, f in graph.closure_flops.items()}
+    far = max(passing, key=lambda name: (passing[name], -graph.sizes[name]))
+    whole = [Trial(one, one.tensors, partial(at, t)) for t, one in chosen]
+    return [*whole, Trial(graph, (far,), partial(at, tail))]
+
+
+def _entry(one: Trial) -> Entry:
+    """What a pass costs."""
+    return Entry("trace", one.graph.forward_flops, one.graph.backward_flops(one.names))
+
+
+def _warming(trials: Sequence[Trial], device: torch.device) -> Sequence[Trial]:
+    """Passes beforehand: memory is touched for the first time; a GPU loads kernels for each."""
+    return trials if device.type == "cuda" else trials[:1]
+
+
+def _timed(
+    model: nn.Module, batch: Batch, loss_fn: LossFn | None, trial: Trial, repeats: int
+) -> TimedPass:
+    """The mean of a few passes."""
+    parameters = dict(model.named_parameters())
+    device = next(iter(parameters.values())).device
+    forward, backward = [], []
+    for _ in range(repeats):
+        with preserved(model, trial.names), trial.on():
+            start = now(device)
+            loss = loss_of(model, batch, loss_fn)
+            between = now(device)
+            loss.backward()
+            end = now(device)
+            for name in trial.names:
+                parameters[name].grad = None
+        forward.append(between - start)
+        backward.append(end - between)
+    work = work_of(trial.graph, trial.names)
+    return TimedPass(work, statistics.mean(forward), statistics.mean(backward))
+
+
+def _update_seconds(model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+    """Seconds an element of an optimizer's step and of clipping gradients before it.
+
+    Timed on copies of some tensors, the smallest that make up `UPDATED` elements together.
+    """
+    held = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    parameters = sorted((p for p in model.parameters() if id(p) in held), key=nn.Parameter.numel)
+    copies: list[nn.Parameter] = []
+    for parameter in parameters:
+        if copies and sum(p.numel() for p in copies) + parameter.numel() > UPDATED:
+            break
+        copies.append(nn.Parameter(parameter.detach().clone()))
+    stepping: Any = twin(optimizer, held[id(parameters[0])], copies)
+    seconds = []
+    for _ in range(STEPS):
+        for copy in copies:
+            copy.grad = torch.zeros_like(copy)
+        start = now(parameters[0].device)
+        nn.utils.clip_grad_norm_(copies, 1.0)
+        type(optimizer).step(stepping)
+        seconds.append(now(parameters[0].device) - start)
+    return statistics.median(seconds[1:]) / sum(p.numel() for p in copies)

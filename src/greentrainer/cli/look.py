@@ -1,0 +1,110 @@
+"""Commands that look before anything is trained: what budgets buy, data, the machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from greentrainer.cli.options import (
+    BatchSize,
+    Bf16,
+    DataDir,
+    Epochs,
+    MaxLength,
+    Model,
+    PromptFormat,
+    Set,
+    Task,
+    TrainLimit,
+)
+from greentrainer.cli.shell import app, quiet_console
+
+
+@app.command()
+def plan(
+    model: Annotated[str, typer.Argument(help="smollm2-135m, a folder, config.json, or a hub id")],
+    task: Task = None,
+    data_dir: DataDir = None,
+    prompt_format: PromptFormat = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    max_length: MaxLength = None,
+    train_limit: TrainLimit = None,
+    bf16: Bf16 = None,
+    calibrate: Annotated[bool, typer.Option(help="time a few steps on this device")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+    picture: Annotated[Path | None, typer.Option(help="draw it: a .svg or .html file")] = None,
+    set_: Set = None,
+) -> None:
+    """What each budget buys, from the configuration alone: no weights are read."""
+    apart = ("json_", "picture", "calibrate", "set_")
+    flags = {k: v for k, v in locals().items() if k not in ("apart", *apart)}
+    from greentrainer.config import read, settings
+
+    asked = read(None, flags | settings(set_ or []))
+    console = quiet_console()
+    from greentrainer.plan import Planner
+    from greentrainer.report import plan_head, plan_tables, write_plan
+
+    planner = Planner(asked, padded="task" not in asked.model_fields_set)
+    if calibrate:
+        planner.calibrate()
+    else:
+        planner.look_up()
+    figures = planner.summary()
+    if picture:
+        write_plan(figures, picture)
+    if json_:
+        import json
+
+        print(json.dumps(figures, indent=2))
+        return
+    for line in plan_head(figures):
+        console.print(line, markup=False)
+    for table in plan_tables(figures):
+        console.print(table.terminal())
+    if not figures["clock"]:
+        console.print("for seconds, energy and CO2 add --calibrate", markup=False)
+
+
+@app.command()
+def data(
+    task: Annotated[str, typer.Argument(help="a task's name, your own file, or a hub id")],
+    model: Model = None,
+    data_dir: DataDir = None,
+    prompt_format: PromptFormat = None,
+    split: Annotated[str, typer.Option(help="train, validation or test")] = "train",
+    count: Annotated[int, typer.Option(min=0, help="examples shown")] = 3,
+    max_length: MaxLength = None,
+    set_: Set = None,
+) -> None:
+    """Show a task as a model reads it: a few examples with the loss mask, and their lengths."""
+    flags = {k: v for k, v in locals().items() if k not in ("split", "count", "set_")}
+    from greentrainer.config import read, settings
+
+    asked = read(None, flags | settings(set_ or []))
+    console = quiet_console()
+    from greentrainer.run import preview
+
+    preview(asked, split, count, console)
+
+
+@app.command()
+def doctor(
+    output_dir: Annotated[Path, typer.Option(help="where a run would be written")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Say what this machine offers and what to change; exit code 1 if it cannot train."""
+    import json
+
+    from rich.console import Console
+
+    from greentrainer.cli import doctor
+
+    findings = doctor.examine(output_dir)
+    if as_json:
+        print(json.dumps(doctor.plain(findings), indent=2))
+    else:
+        Console(highlight=False, soft_wrap=True).print(doctor.report(findings))
+    if not doctor.able(findings):
+        raise typer.Exit(1)

@@ -1,0 +1,38 @@
+"""The application that commands are added to, and how they speak to the terminal."""
+
+import shlex
+import sys
+from typing import Any
+
+import typer
+
+app = typer.Typer(
+    help="Fine-tune a language model for a stated share of full fine-tuning's compute.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def typed() -> str:
+    """The command line."""
+    return shlex.join(["greentrainer", *sys.argv[1:]])
+
+
+def finish(summary: dict[str, Any]) -> None:
+    """End the command; one that was interrupted exits as a shell expects."""
+    if summary["bill"]["interrupted"]:
+        raise typer.Exit(130)
+
+
+def quiet_console() -> Any:
+    """A console to talk to the user by; transformers keep quiet from now on."""
+    import logging as standard
+
+    from rich.console import Console
+    from transformers.utils import logging
+
+    standard.getLogger("huggingface_hub").setLevel(standard.ERROR)  # silent while it tries again
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    return Console(highlight=False, soft_wrap=True)

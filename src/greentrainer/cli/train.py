@@ -1,0 +1,152 @@
+"""Commands that train a model, or judge one."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from greentrainer.cli.options import (
+    Accumulate,
+    BatchSize,
+    Bf16,
+    CarbonSchedule,
+    Checkpointing,
+    Compile,
+    Cost,
+    DataDir,
+    DecodingName,
+    Epochs,
+    EvaluateEvery,
+    FlopsBudget,
+    Generate,
+    Grams,
+    Hours,
+    Keep,
+    Kwh,
+    LearningRate,
+    LoraRank,
+    MaxLength,
+    Method,
+    Model,
+    OutputDir,
+    Patience,
+    ProbeBatches,
+    PromptFormat,
+    Resume,
+    Rho,
+    SaveEvery,
+    Seed,
+    Selections,
+    Set,
+    Task,
+    TestLimit,
+    TrainLimit,
+    Watts,
+)
+from greentrainer.cli.shell import app, finish, quiet_console, typed
+
+
+@app.command()
+def quickstart(
+    rho: Rho = None,
+    train_limit: TrainLimit = None,
+    test_limit: TestLimit = None,
+    seed: Seed = None,
+    output_dir: OutputDir = None,
+) -> None:
+    """Fine-tune SmolLM2-135M on docstrings for half of full fine-tuning's FLOPs; print the bill."""
+    given = {name: value for name, value in locals().items() if value is not None}
+    console = quiet_console()
+    from greentrainer.config import read
+    from greentrainer.run import CONFIG
+    from greentrainer.run import quickstart as run
+
+    finish(run(read(None, CONFIG.model_dump() | given), console, typed()))
+
+
+@app.command()
+def train(
+    config: Annotated[Path | None, typer.Option(help="a YAML file; flags override it")] = None,
+    model: Model = None,
+    task: Task = None,
+    data_dir: DataDir = None,
+    prompt_format: PromptFormat = None,
+    method: Method = None,
+    rho: Rho = None,
+    hours: Hours = None,
+    kwh: Kwh = None,
+    co2_grams: Grams = None,
+    flops: FlopsBudget = None,
+    cost: Cost = None,
+    carbon_schedule: CarbonSchedule = None,
+    epochs: Epochs = None,
+    learning_rate: LearningRate = None,
+    batch_size: BatchSize = None,
+    max_length: MaxLength = None,
+    seed: Seed = None,
+    output_dir: OutputDir = None,
+    train_limit: TrainLimit = None,
+    test_limit: TestLimit = None,
+    selections: Selections = None,
+    probe_batches: ProbeBatches = None,
+    generate: Generate = None,
+    decoding: DecodingName = None,
+    accumulate: Accumulate = None,
+    bf16: Bf16 = None,
+    activation_checkpointing: Checkpointing = None,
+    compile: Compile = None,
+    lora_rank: LoraRank = None,
+    evaluate_every: EvaluateEvery = None,
+    patience: Patience = None,
+    save_every: SaveEvery = None,
+    keep: Keep = None,
+    resume: Resume = None,
+    watts: Watts = None,
+    set_: Set = None,
+    dry_run: Annotated[
+        bool, typer.Option(help="print what would be done, and one example")
+    ] = False,
+) -> None:
+    """Fine-tune a model on a task, and save an ordinary checkpoint with its bill."""
+    flags = {k: v for k, v in locals().items() if k not in ("config", "set_", "dry_run")}
+    from greentrainer.config import read, settings
+
+    asked = read(config, flags | settings(set_ or []))
+    console = quiet_console()
+    from greentrainer.report import bill_table
+    from greentrainer.run import execute, rehearse
+
+    if dry_run:
+        rehearse(asked, console)
+        return
+    summary = execute(asked, console, typed())
+    console.print(bill_table(summary))
+    finish(summary)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="smollm2-135m, a folder, or a hub id")],
+    task: Task = None,
+    data_dir: DataDir = None,
+    prompt_format: PromptFormat = None,
+    batch_size: BatchSize = None,
+    max_length: MaxLength = None,
+    seed: Seed = None,
+    test_limit: TestLimit = None,
+    generate: Generate = None,
+    decoding: DecodingName = None,
+    set_: Set = None,
+) -> None:
+    """Held-out loss per completion token, and the task's scores of generated completions."""
+    flags = {k: v for k, v in locals().items() if k != "set_"}
+    console = quiet_console()
+    from greentrainer.config import read, settings
+
+    asked = read(None, flags | settings(set_ or []))
+    from greentrainer.run import evaluation, prepare
+
+    result = evaluation.evaluate(prepare(asked, console, training=False), asked)
+    for name, value in result.items():
+        if isinstance(value, float):
+            console.print(f"{name:19} {value:.4f}")

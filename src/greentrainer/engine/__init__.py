@@ -1,0 +1,20 @@
+"""`AdaptiveBackprop`: when tracing, probing, choosing and freezing each have their turn.
+
+Start with `engine.py`.  It is a schedule over the packages below; what they compute is theirs.
+"""
+
+from greentrainer.engine.chooser import Selector
+from greentrainer.engine.controller import PROBE_SHARE
+from greentrainer.engine.engine import AdaptiveBackprop, release
+from greentrainer.engine.graph_cache import GraphCache, hollow
+from greentrainer.engine.state import STATE_VERSION
+
+__all__ = [
+    "PROBE_SHARE",
+    "STATE_VERSION",
+    "AdaptiveBackprop",
+    "GraphCache",
+    "Selector",
+    "hollow",
+    "release",
+]

@@ -1,0 +1,385 @@
+"""Adaptive backpropagation: tracing, probing, selecting and freezing, scheduled over a run.
+
+    engine = AdaptiveBackprop(model, optimizer, batch, rho=0.5, total_batches=600, every=200)
+    for batch in batches:
+        if engine.due:
+            engine.reselect(probe_batches)
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    print(engine.ledger.rho_spent)
+
+The work is done by plain functions: `trace` says what a selection costs, `measure_importance` what
+a tensor is worth, `select` chooses, `Freezer` applies, `SpendingPlan` says how much may be spent,
+and `Bookkeeper` keeps the books.  This object only decides when each has its turn.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, replace
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+import torch
+from torch import nn
+
+from greentrainer.budget import (
+    SLACK,
+    TIMED_SLACK,
+    Budget,
+    Clock,
+    SpendingPlan,
+    set_clock,
+    trials_of,
+)
+from greentrainer.energy import Consumption
+from greentrainer.engine.bookkeeper import Bookkeeper
+from greentrainer.engine.chooser import Basis, Chooser, Selector
+from greentrainer.engine.controller import Controller
+from greentrainer.engine.graph_cache import GraphCache
+from greentrainer.engine.prices import Prices
+from greentrainer.engine.prober import Prober
+from greentrainer.engine.state import State
+from greentrainer.forward import ForwardOptions, ForwardSavings, Positions, tokens_of
+from greentrainer.importance import metric_named
+from greentrainer.model import Alone, Freezer, OptimizerState
+from greentrainer.records import Entry, Ledger
+from greentrainer.select import select
+from greentrainer.types import Batch, CostGraph, Importance, LossFn, Selection, loss_of
+
+__all__ = ["AdaptiveBackprop", "Selector", "release"]
+
+
+class AdaptiveBackprop:
+    """Trains a model within `rho` of full fine-tuning's FLOPs, probes included.
+
+    model, optimizer: everything that may be trained requires a gradient and is in the optimizer.
+    sample_batch: a batch as in training; selections are made for its shapes.
+    rho: share of full fine-tuning's FLOPs, from `graph.smallest_rho()` to 1; or a `Budget` in
+        another unit, which takes `total_batches`.
+    loss_fn: `loss_fn(model, batch)`; by default `model(**batch).loss`.
+    total_batches: training batches planned.  With it the cost of probes is spread over the run;
+        without it, it is saved up again in the first few batches after each probe.
+    every: training batches between selections; `due` then says when one is due.
+    accumulate: training batches an optimizer step.
+    metric: what tensors are chosen by, one of `scoring.METRICS`.
+    optimizer_state: what becomes of a frozen tensor's state: keep, drop or offload.
+    selector: chooses tensors; `select`, or a control to compare it with.  A `Blind` one has nothing
+        measured.
+    one_call: `loss_fn(model, batch)` calls the model once, with the batch as keywords.
+    hollow: a copy of the model to trace in its place (`graphs.hollow`), where FSDP2 has cut the
+        model into shards.
+    forward: what may be left out of the forward pass.
+    positions: of each prompt that gradient passes through: "all", so many before the completion, or
+        "choose", with the tensors, by importance.
+    processes: `Together` or `Replicas` where several processes train the model; then call `prepare`
+        before each step, in all of them.
+
+    Its `graphs` are the cost graphs of the shapes met so far.
+
+    A model has one engine: an older one that was not closed is, when the next is made.  Raises
+    ValueError for an infeasible `rho` or a model with nothing to train.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        sample_batch: Batch,
+        *,
+        rho: float | Budget,
+        loss_fn: LossFn | None = None,
+        total_batches: int | None = None,
+        every: int | None = None,
+        accumulate: int = 1,
+        metric: str = "first_order",
+        optimizer_state: OptimizerState = "keep",
+        selector: Selector = select,
+        one_call: bool = False,
+        hollow: nn.Module | None = None,
+        forward: ForwardOptions | None = None,
+        positions: Positions = "all",
+        processes: Alone | None = None,
+    ) -> None:
+        if positions == "choose" and metric != "first_order":
+            raise ValueError(f"positions are chosen by first_order importance, not by {metric}")
+        valued_by = metric_named(metric)
+        self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
+        self.budget = rho if isinstance(rho, Budget) else Budget("rho", rho)
+        self.consumption = self.budget.consumption or Consumption()
+        self.clock: Clock | None = None
+        self.processes = processes or Alone()
+        self.closed = False
+        release(model)
+        slack = TIMED_SLACK if self.budget.timed else SLACK
+        self.spending = SpendingPlan(1.0, total_batches, every, accumulate, slack)
+        self.trainable = frozenset(n for n, p in model.named_parameters() if p.requires_grad)
+        self._undo = ExitStack()
+        try:
+            self._set_up(sample_batch, optimizer_state, one_call, hollow, forward, positions)
+            self._chooser = Chooser(selector, self._settle(sample_batch))
+            self._prober = Prober(
+                model, optimizer, loss_fn, valued_by, self._bookkeeper, self._savings,
+                self._controller, self.processes,
+            )  # fmt: skip
+        except BaseException:
+            self.close()
+            raise
+        self.history: list[dict[str, Any]] = []
+        _LIVE[model] = ref(self)
+
+    def _set_up(
+        self,
+        sample_batch: Batch,
+        optimizer_state: OptimizerState,
+        one_call: bool,
+        hollow: nn.Module | None,
+        forward: ForwardOptions | None,
+        positions: Positions,
+    ) -> None:
+        """Make what hangs on the model; `_undo` takes it off again."""
+        model = self.model
+        self._freezer = Freezer(model, self.optimizer, self.trainable, optimizer_state)
+        self._undo.callback(self._freezer.release)
+        traced = hollow or model
+        state = dict(traced.named_parameters())
+        candidates = [state[name] for name in self._freezer.parameters]
+        options = forward or ForwardOptions()
+        self._savings = short = ForwardSavings(
+            model, traced, options, positions, sample_batch, self.loss_fn, self.processes
+        )
+        self._undo.callback(short.close)
+        self.graphs = GraphCache(
+            traced, candidates, self.loss_fn, one_call, self._enter_trace, short.traced_head,
+            short.split,
+        )  # fmt: skip
+        self._prices = Prices(short)
+        self._bookkeeper = Bookkeeper(
+            model, self.optimizer, self.graphs, self._before_batch, self._prices.of, short.leave
+        )
+        self._undo.callback(self._bookkeeper.close)
+        if short.tried_flops:
+            self.ledger.add(Entry("trace", short.tried_flops))
+        samples = short.samples(sample_batch, self.graphs.of_batch)
+        with short.at(None):
+            self._whole = self.graphs.of_batch(sample_batch)
+        self._samples, self.graph = samples, list(samples.values())[-1]
+        short.go_to(list(samples)[-1])
+
+    def _settle(self, sample_batch: Batch) -> float:
+        """Translate the budget; returns the share of full fine-tuning that it comes to.
+
+        Raises ValueError for one that is too small.
+        """
+        budget = self.budget
+        budget.require_course(self.spending.total_batches, self.processes.count)
+        if budget.timed:
+            given, tokens = budget.clock, tokens_of(sample_batch)[1]
+            self.clock = given if given and given.suits(tokens) else self._set_clock(sample_batch)
+        terms = budget.terms(self.clock, self._whole, self.spending, self.consumption, self.ledger)
+        self.spending = replace(self.spending, rho=min(1.0, terms.share))
+        self._controller = Controller(
+            self.spending, self._samples, self._whole, self.graphs, self.ledger, self.processes,
+            self._savings, terms.cost_unit, self.consumption,
+        )  # fmt: skip
+        terms.require(self._controller.smallest_rho(), self._controller.greatest_rho())
+        return terms.rho
+
+    def _set_clock(self, batch: Batch) -> Clock:
+        """Time a few passes of the sample batch."""
+        trials = trials_of(self._samples, self._savings.at)
+        with self._bookkeeper.unobserved(), self._savings.probing():
+            clock, spent = set_clock(
+                self.model, self.optimizer, batch, self.loss_fn, trials, self._whole,
+                self.consumption,
+            )  # fmt: skip
+        for entry in spent:
+            self.ledger.add(entry)
+        return clock
+
+    @property
+    def rho(self) -> float:
+        """Share of full fine-tuning that the run may spend, as it was at its start."""
+        return self.spending.rho
+
+    @property
+    def selection(self) -> Selection | None:
+        """What is trained now; None before the first choice."""
+        return self._chooser.current
+
+    @property
+    def selector(self) -> Selector:
+        """What chooses tensors."""
+        return self._chooser.selector
+
+    @property
+    def importance(self) -> Importance:
+        """Of each tensor measured, with gradient through as many positions as there is now."""
+        measured = self._chooser.importance
+        tail = self.selection.tail if self.selection else None
+        return measured.get(tail, next(iter(measured.values()), {}))
+
+    @property
+    def ledger(self) -> Ledger:
+        """What has been spent so far."""
+        return self._bookkeeper.ledger
+
+    @property
+    def due(self) -> bool:
+        """Whether a selection is due before the next batch."""
+        asked = [event["batch"] for event in self.history if event["asked"]]
+        return not asked or self.spending.due(self.ledger.batches, asked[-1])
+
+    def reselect(self, batches: Iterable[Batch]) -> Selection:
+        """Measure importance on `batches`, choose tensors within the budget, freeze the rest.
+
+        In a run of known length only as many of the batches are used (at least one) as
+        `PROBE_SHARE` of its budget pays for; where even one is too much, tensors are chosen anew by
+        the importance at hand.  Call it between optimizer steps.
+
+        Raises ValueError if there are no batches, the loss is not finite, no affordable tensor
+        promises any gain, or the run is too short for its first probe.
+        """
+        given = list(batches)
+        if not given:
+            raise ValueError("no batch to measure importance on: pass at least one to reselect")
+        self._freezer.wake()
+        with self.processes.changing():
+            if self._chooser.measures:
+                shares = self.budget.unit == "rho" and not self.budget.timed
+                needed = shares and not self._chooser.importance
+                found = self._prober.probe(given, self.selection, needed)
+                if found is not None:
+                    self._chooser.importance = found
+            return self._choose(self._controller.bases(), self._controller.allowance(), asked=True)
+
+    def prepare(self, probe_batches: Callable[[], Iterable[Batch]]) -> None:
+        """Before each optimizer step: select if that is due, and keep the run on course.
+
+        A loop in one process may do without: there the run is kept on course by itself.
+        """
+        if self.due:
+            self.reselect(probe_batches())
+        elif self.processes.count > 1 and self.selection and self._chooser.ready:
+            bases = self._controller.bases()
+            allowance = self.processes.first(self._course(self.selection, bases))
+            if allowance is not None:
+                with self.processes.changing():
+                    self._choose(bases, allowance, asked=False)
+
+    def loss(self, batch: Batch) -> Any:
+        """The training loss of a batch; the same as computing it yourself.
+
+        Needed with a `loss_fn` and batches of varying shape: it tells the engine what the batch is.
+        """
+        with self.batch(batch):
+            return loss_of(self.model, batch, self.loss_fn)
+
+    def batch(self, batch: Batch) -> AbstractContextManager[None]:
+        """A context in which all forward passes belong to the loss of this batch."""
+        return self._bookkeeper.one_batch(batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on: plain values, fit for JSON."""
+        return State(
+            self.budget,
+            self.clock,
+            self.consumption.used(),
+            self.trainable,
+            self.selection,
+            self._chooser.importance,
+            self.history,
+            self.ledger.state_dict(),
+        ).plain()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`: the same selection and books.  The plan is this engine's own.
+
+        Raises ValueError for the state of another model, another rho or another version.
+        """
+        saved = State.of(state)
+        saved.require_fit(self.budget, self.trainable)
+        self.consumption.go_on(saved.used)
+        self.ledger.load_state_dict(saved.ledger)
+        self._chooser.importance = dict(saved.importance)
+        self.history = list(saved.history)
+        self._chooser.turn = sum(event["asked"] for event in self.history) - 1
+        if saved.selection is not None:
+            if saved.selection.tail not in self._controller.samples:
+                raise ValueError("engine state was written with other positions")
+            self._apply(saved.selection)
+
+    def close(self) -> None:
+        """Make everything trainable again and leave the model as it came; once is enough."""
+        if not self.closed:
+            self.closed = True
+            self._undo.close()
+
+    def __enter__(self) -> "AdaptiveBackprop":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    # Choosing
+
+    def _choose(self, bases: list[Basis], allowance: float, asked: bool) -> Selection:
+        """Select by the importance at hand, and freeze the rest.  allowance: FLOPs of a batch."""
+        start = time.perf_counter()
+        self._chooser.turn += asked
+        agreed: Selection = self.processes.first(self._chooser.best(bases, allowance))
+        self._controller.allowed = allowance
+        self._apply(agreed)
+        seconds = time.perf_counter() - start
+        self.ledger.add(Entry("select", seconds=seconds))
+        event = {
+            "batch": self.ledger.batches,
+            "asked": asked,
+            "seconds": seconds,
+            "tail_saves_flops": self._controller.saved_by_tail(agreed),
+            "optimum_at_most": self._chooser.optimum_at_most(bases, allowance, agreed),
+        }
+        importance = dict(self.importance) if asked else {}
+        self.history.append({**event, **asdict(agreed), "importances": importance})
+        return agreed
+
+    def _course(self, chosen: Selection, bases: list[Basis]) -> float | None:
+        """What to choose anew by, without a probe, or None while the run is on course."""
+        basis = next(one for one in reversed(bases) if one.tail == chosen.tail)
+        return self._controller.course(chosen, basis, self._chooser.selected)
+
+    def _apply(self, chosen: Selection) -> None:
+        self._chooser.current = chosen
+        self._prices.select(chosen.names)
+        sample = self._controller.samples[chosen.tail]
+        self._freezer.apply(chosen.names, sample.idle_modules(chosen.names))
+        self._savings.go_to(chosen.tail)
+        self._savings.select(sample, chosen.names)
+
+    def _enter_trace(self, graph: CostGraph) -> None:
+        """Tracing took real passes, with everything trainable and for each variant: all spent."""
+        for passed in (graph, *(variant for _, variant in graph.variants)):
+            self.ledger.add(Entry("trace", passed.forward_flops, passed.full_backward_flops))
+
+    def _before_batch(self, graph: CostGraph) -> None:
+        alone = self.processes.count == 1 and self._bookkeeper.between_steps
+        if alone and self.selection and self._chooser.ready:
+            last, tail = self.spending.last(self.ledger.batches), self.selection.tail
+            bases = [self._controller.of_last(graph, tail)] if last else self._controller.bases()
+            allowance = self._course(self.selection, bases)
+            if allowance is not None:
+                self._choose(bases, allowance, asked=False)
+        self._freezer.silence()
+
+
+_LIVE: WeakKeyDictionary[nn.Module, "ref[AdaptiveBackprop]"] = WeakKeyDictionary()
+"""The engine of each model; its hooks keep it alive until it is closed."""
+
+
+def release(model: nn.Module) -> None:
+    """Close the engine that a model still has, if any, as after a training that broke off."""
+    older = _LIVE[model]() if model in _LIVE else None
+    if older is not None:
+        older.close()

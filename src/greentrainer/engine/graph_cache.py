@@ -1,0 +1,298 @@
+"""Cost graphs by shape: each shape of batch is traced once."""
+
+import copy
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from greentrainer.cost import ROOM, Foretold, added, form_of, symbols, trace
+from greentrainer.forward import (
+    Alike,
+    LabelledHead,
+    Signature,
+    SplitForward,
+    labelled,
+    matched,
+    signature,
+    template_of,
+)
+from greentrainer.types import Batch, CostGraph, LossFn
+
+LABELLED = "number of labelled positions"
+MANY, FEW = 50, 2
+"""Labelled positions of batches that are traced for their sizes."""
+LATEST = 256
+"""Graphs kept that differ in the number of labelled positions only."""
+
+
+class GraphCache:
+    """The cost graph of any batch of a model, with all of `parameters` trainable.
+
+    A batch is known again by the shapes of its tensors, and so is the call of the model that its
+    loss makes, if it makes just one.  Where a model's work depends on the data, the number of
+    labelled positions counts as one more size: heads that leave out the others are common.
+
+    head: of this model, if it works on labelled positions only.  As the head's cost is proportional
+    to their number, it is told from two traces, and no shape is traced twice for it.
+    split: of this model, if gradients may pass through the ends of rows only.  Such a batch is
+        known by the sizes of its two parts.
+    one_call: whether a batch is what `loss_fn` calls the model with, as keywords, and that once.
+    on_real_pass: called with the graph where it took a real pass to learn a batch's cost.
+
+    `seconds` is the time that tracing took so far.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: Iterable[nn.Parameter],
+        loss_fn: LossFn | None,
+        one_call: bool = False,
+        on_real_pass: Callable[[CostGraph], None] = lambda _graph: None,
+        head: LabelledHead | None = None,
+        split: SplitForward | None = None,
+    ) -> None:
+        self.model, self.loss_fn = model, loss_fn
+        self.one_call = one_call or loss_fn is None
+        self.parameters = list(parameters)
+        self.on_real_pass, self.head, self.split = on_real_pass, head, split
+        self.tracing = False
+        self.seconds = 0.0
+        self._known: dict[Signature, CostGraph] = {}
+        self._foretold: list[tuple[Signature, Foretold]] = []
+        self._singular: set[Signature] = set()
+        self._by_data = False
+        self._per_position: list[tuple[CostGraph, CostGraph]] = []
+        self._latest: OrderedDict[tuple[int, ...], tuple[CostGraph, Any]] = OrderedDict()
+
+    def of_batch(self, batch: Batch) -> CostGraph:
+        """The graph of a batch of these shapes."""
+        found = self._find(self._signature(batch))
+        graph = self._headed(found if found is not None else self._trace(batch), batch)
+        return self._measured(graph, batch)
+
+    def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> CostGraph:
+        """The graph of the batch that calls the model with these arguments."""
+        found = self._find(self._signature(kwargs, args))
+        if found is not None:
+            return self._measured(self._headed(found, kwargs), kwargs)
+        if not self.one_call or args:
+            raise ValueError(
+                "a batch of a new shape: compute its loss with engine.loss(batch), "
+                "so that its cost can be traced"
+            )
+        return self._measured(self._headed(self._trace(kwargs), kwargs), kwargs)
+
+    def _measured(self, graph: CostGraph, batch: Batch) -> CostGraph:
+        """The graph of a split batch, held against plain full fine-tuning of the whole one."""
+        if self.split is None or self.split.parts(batch) is batch:
+            return graph
+        with self.split.at(None):
+            plain = self.of_batch(batch).full_flops
+        return self._remembered(
+            (id(graph), -1, plain), graph, lambda: replace(graph, plain_flops=plain)
+        )
+
+    def _remembered(
+        self, key: tuple[int, ...], of: CostGraph, make: Callable[[], CostGraph]
+    ) -> CostGraph:
+        """One of the latest graphs made of others; the other is kept with it, for its number."""
+        if key not in self._latest:
+            self._latest[key] = make(), of
+            if len(self._latest) > LATEST:
+                self._latest.popitem(last=False)
+        self._latest.move_to_end(key)
+        return self._latest[key][0]
+
+    def _headed(self, base: CostGraph, batch: Batch) -> CostGraph:
+        """The graph with the head on the labelled positions of a batch; `base` has it on none."""
+        positions = self.head.positions(batch) if self.head else None
+        if self.head is None or positions is None:
+            return base
+
+        def make() -> CostGraph:
+            share = next(share for form, share in self._per_position if form == form_of(base))
+            everywhere = batch["labels"].numel()
+            graph = added(base, share, positions)
+            return replace(graph, plain_flops=base.full_flops + everywhere * share.full_flops)
+
+        return self._remembered((id(base), positions), base, make)
+
+    def _signature(self, batch: Batch, args: tuple[Any, ...] | None = None) -> Signature:
+        """The sizes that a batch is known by; with `args` those of the call that it makes."""
+        parts = self.split.parts(batch) if self.split else batch
+        shapes = signature(parts if args is None else (args, parts))
+        return (*shapes, (LABELLED, (labelled(batch),))) if self._by_data else shapes
+
+    def _find(self, wanted: Signature) -> CostGraph | None:
+        """A graph known, or foretold."""
+        if wanted not in self._known:
+            for template, foretold in self._foretold:
+                sizes = matched(template, wanted)
+                if sizes is not None and foretold.covers(sizes):
+                    self._known[wanted] = foretold.at((*sizes, 0))
+                    break
+            else:
+                return None
+        return self._known[wanted]
+
+    def _learn(self, batch: Batch) -> CostGraph | None:
+        """The graph of a batch, foretold with that of all others alike; None if that cannot be."""
+        wanted = self._signature(batch)
+        form = tuple((path, tuple(min(size, 2) for size in shape)) for path, shape in wanted)
+        if self._by_data or form in self._singular:
+            return None
+        alike = Alike(batch, self.split)
+        before = [one for template, one in self._foretold if matched(template, wanted)]
+        for room in ROOM:
+            sizes = alike.room(room)
+            for one in before:
+                sizes = [max(pair) for pair in zip(sizes, one.symbols.values, strict=False)]
+            try:
+                with _quietly():
+                    self._foretold = [*self._told(alike, sizes), *self._foretold]
+            except Exception:  # whatever a model makes of sizes that nobody gave it
+                continue
+            found = self._find(wanted)
+            if found is not None:
+                return found
+        self._singular.add(form)
+        return None
+
+    def _told(self, alike: Alike, sizes: Sequence[int]) -> list[tuple[Signature, Foretold]]:
+        """What two traces tell of batches alike.  Raises ValueError if they contradict."""
+        dimensions = {size for p in self.model.parameters() for size in p.shape}
+        chosen = symbols([*sizes, MANY], dimensions, alike.sums)
+        least = alike.least()
+        count = len(least)
+        graph, seen = self._synthetic(alike, chosen.values[: count + 1], chosen.factored)
+        foretold = Foretold(graph, chosen, least)
+        small, _ = self._synthetic(alike, (*least, FEW), None)
+        if foretold.at((*least, FEW)) != small:
+            raise ValueError("the costs of this model are no polynomial in its sizes")
+        none, one = foretold.at((*least, 0)), foretold.at((*least, 1))
+        form = form_of(none)
+        if self.head and none != one and not any(form == known for known, _ in self._per_position):
+            self._per_position.append((form, added(one, none, -1)))
+        primes = dict(zip(chosen.values[:count], range(count), strict=True))
+        return [(template_of(shapes, primes), foretold) for shapes in seen]
+
+    def _synthetic(
+        self, alike: Alike, sizes: Sequence[int], work: Callable[[int], int] | None
+    ) -> tuple[CostGraph, set[Signature]]:
+        """The graph of a batch of other sizes, and the signatures it is known by."""
+        *lengths, labels = sizes
+        batch, where = alike.made(lengths)
+        headed = self.head is not None and self.head.positions(alike.batch) is not None
+        calls: list[Signature] = []
+        with ExitStack() as stack:
+            if self.split:
+                stack.enter_context(self.split.on(batch if where is None else None, where))
+            known = self._signature(batch)
+            if self.head and headed:
+                stack.enter_context(self.head.on(batch, count=labels))
+            stack.enter_context(self._noting(calls))
+            graph = self._pass(batch, work)
+        return graph, {known, *(calls if len(set(calls)) == 1 else ())}
+
+    @contextmanager
+    def _noting(self, calls: list[Signature]) -> Iterator[None]:
+        """In here a trace is made; notes what the model is called with."""
+
+        def note(_model: Any, args: Any, kwargs: Any) -> None:
+            parts = self.split.parts(kwargs) if self.split else kwargs
+            calls.append(signature((args, parts)))
+
+        handle = self.model.register_forward_pre_hook(note, prepend=True, with_kwargs=True)
+        self.tracing = True
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            handle.remove()
+            self.tracing = False
+            self.seconds += time.perf_counter() - start
+
+    def _trace(self, batch: Batch) -> CostGraph:
+        found = self._learn(batch)
+        if found is not None:
+            return found
+        calls: list[Signature] = []
+        with self._noting(calls), self.split.on(batch) if self.split else nullcontext():
+            graph = self._walk(batch)
+        keys = {self._signature(batch)}
+        if len(set(calls)) == 1:
+            shapes = calls[-1]
+            keys.add((*shapes, self._signature(batch)[-1]) if self._by_data else shapes)
+        self._known |= dict.fromkeys(keys, graph)
+        return graph
+
+    def _walk(self, batch: Batch) -> CostGraph:
+        """The traced graph; one with the head on no position, if it works on labelled ones."""
+        positions = self.head.positions(batch) if self.head else None
+        if self.head is None or positions is None:
+            return self._pass(batch)
+        seen = self.split.last(batch) if self.split else batch
+        with self.head.on(seen):
+            graph = self._pass(batch)
+        form = form_of(graph)
+        if not any(form == known for known, _ in self._per_position):
+            with self.head.on(seen, more=1):
+                self._per_position.append((form, added(self._pass(batch), graph, -1)))
+        share = next(share for known, share in self._per_position if known == form)
+        return added(graph, share, -positions)
+
+    def _pass(self, batch: Batch, work: Callable[[int], int] | None = None) -> CostGraph:
+        with _trainable(self.parameters):
+            graph = trace(self.model, batch, self.loss_fn, work)
+        if graph.notes:
+            self._by_data = True
+            self.on_real_pass(graph)
+        return graph
+
+
+def hollow(model: nn.Module) -> nn.Module:
+    """A copy of a model without values: every parameter and buffer on the meta device.
+
+    What is cut into shards later can no longer be traced; its hollow copy can.
+    """
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    memo: dict[int, Any] = {}
+    for _, tensor in tensors:
+        blank = torch.empty_like(tensor, device="meta")
+        kept = (
+            nn.Parameter(blank, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else blank
+        )
+        memo[id(tensor)] = kept
+    return copy.deepcopy(model, memo)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """In here a trace may fail: torch's word on it is kept from the user."""
+    speaker = logging.getLogger("torch._subclasses.fake_tensor")
+    before, speaker.disabled = speaker.disabled, True
+    try:
+        yield
+    finally:
+        speaker.disabled = before
+
+
+@contextmanager
+def _trainable(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Everything that may be trained requires a gradient in here, whatever is frozen now."""
+    before = [parameter.requires_grad for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_()
+        yield
+    finally:
+        for parameter, flag in zip(parameters, before, strict=True):
+            parameter.requires_grad_(flag)

@@ -1,0 +1,145 @@
+"""Sizes of batches: what a batch is known by, and batches that differ in nothing else."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map_only
+
+from greentrainer.cost import ROOM, SMALLEST
+from greentrainer.forward.split import Cut, SplitForward
+from greentrainer.types import IGNORED, Batch
+
+Signature = tuple[tuple[str, tuple[int, ...]], ...]
+"""The path to each tensor and its shape; a flag is part of its path and has none."""
+
+
+class Alike:
+    """Batches that differ from one in its sizes: rows and lengths, its tensors' first dimensions.
+
+    sums: pairs of sizes that make another one.
+    """
+
+    def __init__(self, batch: Batch, split: SplitForward | None) -> None:
+        self.batch, self.where = batch, split.cut(batch) if split else None
+        found = [leaf for _, leaf in tensors(batch)]
+        rows = [int(t.shape[0]) for t in found if t.dim() and t.shape[0] > 1]
+        lengths = [int(t.shape[1]) for t in found if t.dim() > 1 and t.shape[1] > 1]
+        self.rows = dict.fromkeys(rows)
+        self.sizes = list(dict.fromkeys([*rows, *lengths]))
+        self.sums: list[tuple[int, int]] = []
+        if self.where is not None:
+            if len(self.rows) != 1:
+                raise ValueError("the rows of a split batch cannot be told")
+            self.sizes = [rows[0], self.where.prefix, self.where.tail]
+            self.sums = [(1, 2)]
+
+    def room(self, share: float) -> list[int]:
+        """Its number of rows, and lengths so many times its own.
+
+        First both parts of a split batch may be as long as the whole.
+        """
+        if self.where is not None:
+            rows, *parts = self.sizes
+            width = self.batch["labels"].shape[1]
+            return [rows, *(math.ceil(share * (width if share == ROOM[0] else n)) for n in parts)]
+        return [math.ceil(size if size in self.rows else share * size) for size in self.sizes]
+
+    def least(self) -> tuple[int, ...]:
+        """Very small ones."""
+        lengths = count(SMALLEST)
+        return tuple(2 if i == 0 else next(lengths) for i in range(len(self.sizes)))
+
+    def made(self, sizes: Sequence[int]) -> tuple[Batch, Cut | None]:
+        """A batch of such sizes, without sense, and its cut."""
+        if self.where is None:
+            return self._of(dict(zip(self.sizes, sizes, strict=True))), None
+        rows, prefix, tail = sizes
+        width = self.batch["labels"].shape[1]
+        batch = self._of({self.sizes[0]: rows}, {width: prefix + tail})
+        none = batch["labels"].new_zeros(rows)
+        return batch, Cut(none, none, none, prefix, tail)
+
+    def _of(self, instead: Mapping[int, int], columns: Mapping[int, int] | None = None) -> Batch:
+        second = instead if columns is None else columns
+
+        def blank(tensor: torch.Tensor) -> torch.Tensor:
+            first = [instead.get(size, size) for size in tensor.shape[:1]]
+            then = [second.get(size, size) for size in tensor.shape[1:2]]
+            return tensor.new_zeros([*first, *then, *tensor.shape[2:]])
+
+        return tree_map_only(torch.Tensor, blank, self.batch)
+
+
+def template_of(shapes: Signature, primes: Mapping[int, int]) -> Signature:
+    """A signature with sizes as -1, -2, ... in place of what they were traced at."""
+    return tuple(
+        (path, tuple(-1 - primes[size] if size in primes else size for size in shape))
+        for path, shape in shapes
+    )
+
+
+def matched(template: Signature, wanted: Signature) -> tuple[int, ...] | None:
+    """The sizes that make a template this signature, if any do."""
+    if len(template) != len(wanted):
+        return None
+    sizes: dict[int, int] = {}
+    for (path, pattern), (other, shape) in zip(template, wanted, strict=True):
+        if path != other or len(pattern) != len(shape):
+            return None
+        for place, size in zip(pattern, shape, strict=True):
+            known = sizes.setdefault(place, size) if place < 0 else place
+            if known != size:
+                return None
+    return tuple(sizes[place] for place in sorted(sizes, reverse=True))
+
+
+def signature(value: Any) -> Signature:
+    """The shapes of all tensors in nested mappings and sequences, and the flags beside them."""
+    found = []
+    for path, leaf in leaves(value):
+        if isinstance(leaf, torch.Tensor):
+            found.append((path, tuple(leaf.shape)))
+        elif isinstance(leaf, (bool, str)):
+            found.append((f"{path}={leaf}", ()))
+    return tuple(sorted(found))
+
+
+def labelled(value: Any) -> int:
+    """How many positions have a label, the first of each row left out: nothing comes before it."""
+    counts = [
+        int((tensor[..., 1:] != IGNORED).sum())
+        for path, tensor in tensors(value)
+        if path.endswith(".labels")
+    ]
+    return sum(counts)
+
+
+def tensors(value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """All tensors in nested mappings and sequences, each with the path to it."""
+    return ((path, leaf) for path, leaf in leaves(value) if isinstance(leaf, torch.Tensor))
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """All that is no mapping or sequence in nested ones, each with the path to it."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from leaves(item, f"{path}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for position, item in enumerate(value):
+            yield from leaves(item, f"{path}.{position}")
+    else:
+        yield path, value
+
+
+def tokens_of(batch: Batch) -> tuple[int, int]:
+    """Real and padded tokens of a batch with an attention mask or token ids; else 0."""
+    if isinstance(batch, Mapping):
+        mask, ids = batch.get("attention_mask"), batch.get("input_ids")
+        if isinstance(mask, torch.Tensor):
+            return int(mask.sum()), mask.numel()
+        if isinstance(ids, torch.Tensor):
+            return ids.numel(), ids.numel()
+    return 0, 0

@@ -1,0 +1,28 @@
+"""What is asked of any torch model and its device: start with `freeze.py`.
+
+Its stages, freezing that is taken back, a snapshot that leaves no trace, several processes, peak
+memory.  Nothing here knows costs, tasks or Hugging Face.
+"""
+
+from greentrainer.model.device import PeakMemory, now
+from greentrainer.model.freeze import Freezer, OptimizerState
+from greentrainer.model.processes import Alone, Replicas, Together, checksums, is_sharded
+from greentrainer.model.snapshot import attributes_preserved, preserved
+from greentrainer.model.stages import blocks, encoder_of, stages
+
+__all__ = [
+    "Alone",
+    "Freezer",
+    "OptimizerState",
+    "PeakMemory",
+    "Replicas",
+    "Together",
+    "attributes_preserved",
+    "blocks",
+    "checksums",
+    "encoder_of",
+    "is_sharded",
+    "now",
+    "preserved",
+    "stages",
+]

@@ -1,0 +1,8 @@
+"""What each budget would buy, before anything is trained: start with `planner.py`.
+
+Costs and memory are told from the configuration alone; what is trained in the end, `engine` says.
+"""
+
+from greentrainer.plan.planner import Planner
+
+__all__ = ["Planner"]

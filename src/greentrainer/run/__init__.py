@@ -1,0 +1,31 @@
+"""One run, from a configuration to its folder: start with `run.py`.
+
+What of it knows no configuration belongs further down (`hf`, `engine`, `tasks`).
+"""
+
+from greentrainer.run import evaluation
+from greentrainer.run.inputs import RunInputs, load_task, training_examples
+from greentrainer.run.quickstart import CONFIG, quickstart
+from greentrainer.run.reference import EpochOrder
+from greentrainer.run.result import RunResult, bill_of
+from greentrainer.run.run import execute, prepare, preview, rehearse, save, train
+from greentrainer.run.training import mode_of
+
+__all__ = [
+    "CONFIG",
+    "EpochOrder",
+    "RunInputs",
+    "RunResult",
+    "bill_of",
+    "evaluation",
+    "execute",
+    "load_task",
+    "mode_of",
+    "prepare",
+    "preview",
+    "quickstart",
+    "rehearse",
+    "save",
+    "train",
+    "training_examples",
+]

@@ -1,0 +1,44 @@
+"""How good a model is on examples: the loss, and scores of what it answers."""
+
+from typing import Any
+
+from greentrainer.config import RunConfig
+from greentrainer.run.inputs import RunInputs
+from greentrainer.tasks import Encoded, encode, metrics
+
+DECODINGS = {"greedy": metrics.GREEDY, "paper": metrics.PAPER}
+"""How completions are generated, by the configuration's name for it."""
+
+
+def loss(inputs: RunInputs, examples: list[Encoded], config: RunConfig) -> float:
+    """Loss per completion token."""
+    pad = encode.pad_id(inputs.tokenizer)
+    order = encode.batches(examples, config.batch_size)
+    padded = (
+        encode.collate([examples[i] for i in rows], pad, config.pad_multiple, config.max_length)
+        for rows in order
+    )
+    return metrics.loss_per_token(inputs.model, padded)
+
+
+def evaluate(inputs: RunInputs, config: RunConfig) -> dict[str, Any]:
+    """Held-out loss per completion token, and scores of `config.generate` completions."""
+    result: dict[str, Any] = {"loss": loss(inputs, inputs.test, config)}
+    return result | metrics.evaluate_answers(
+        inputs.model,
+        inputs.tokenizer,
+        inputs.test_examples,
+        inputs.scores,
+        DECODINGS[config.decoding],
+        max_length=config.max_length,
+        generated=config.generate,
+    )
+
+
+def predictions(inputs: RunInputs, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the model answered in an evaluation, beside what it was asked."""
+    texts = result.get("predictions", [])
+    return [
+        {"prompt": one.prompt + one.cue, "references": list(one.answers), "prediction": text}
+        for one, text in zip(inputs.test_examples, texts, strict=False)  # the first are asked
+    ]

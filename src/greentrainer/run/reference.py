@@ -1,0 +1,85 @@
+"""What plain full fine-tuning of a run's data would execute: the yardstick of every bill.
+
+The same batches in the same order, every tensor of the model as it was loaded trained at every
+step: whatever adapters are put into it, and however early a run is to end.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+
+import torch
+from torch import nn
+from torch.utils.data import Sampler
+
+from greentrainer.config import RunConfig
+from greentrainer.engine import GraphCache
+from greentrainer.tasks import Encoded, encode
+
+
+class EpochOrder(Sampler[int]):
+    """Examples in an order set by seed and epoch, those of a batch of like length.
+
+    Short batches come last, so that the boundaries between the others hold.
+    """
+
+    def __init__(self, encoded: Sequence[Encoded], batch_size: int, seed: int) -> None:
+        self.encoded, self.batch_size, self.seed, self.epoch = encoded, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer before each epoch, on resume too."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def __iter__(self) -> Iterator[int]:
+        for group in self.groups():
+            yield from group
+
+    def groups(self) -> list[list[int]]:
+        """The batches of the epoch."""
+        groups = list(encode.batches(self.encoded, self.batch_size, self.seed, self.epoch))
+        return sorted(groups, key=lambda rows: len(rows) < self.batch_size)
+
+
+def graphs_of(model: nn.Module) -> GraphCache:
+    """Cost graphs of a model with everything trained.
+
+    To be read before adapters are put into the model or it is told to recompute activations.
+    """
+    model.train()
+    return GraphCache(model, model.parameters(), None)
+
+
+def step_flops(
+    config: RunConfig, graphs: GraphCache, train: Sequence[Encoded], collate: encode.Collator
+) -> list[int]:
+    """Forward and full backward FLOPs of each optimizer step of the run."""
+    order = EpochOrder(train, config.batch_size, config.seed)
+    home = next(graphs.model.parameters()).device
+    if home.type == "meta":
+        home = torch.device("cpu")  # labels are looked at
+    steps = []
+    for epoch in range(config.epochs):
+        order.set_epoch(epoch)
+        costs = [
+            graphs.of_batch(encode.placed(collate([train[i] for i in rows]), home)).full_flops
+            for rows in order.groups()
+        ]
+        size = config.accumulate
+        steps += [sum(costs[i : i + size]) for i in range(0, len(costs), size)]
+    return steps
+
+
+def affordable_steps(steps: Sequence[int], rho: float) -> int:
+    """How many of the first steps cost at most `rho` of all.
+
+    Raises ValueError if that is none.
+    """
+    spent = list(accumulate(steps))
+    count = sum(flops <= rho * spent[-1] for flops in spent)
+    if not count:
+        raise ValueError(
+            f"rho {rho:g} of {len(steps)} steps pays for none: train on more examples, or raise rho"
+        )
+    return count

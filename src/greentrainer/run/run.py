@@ -1,0 +1,234 @@
+"""One run, from configuration to folder: load, evaluate, train, evaluate again, save.
+
+The folder holds `config.yaml`, the record that `journal` keeps, `metrics.json`, `predictions.jsonl`
+(what the trained model answered), `report.html` and `model/`, an ordinary Hugging Face checkpoint,
+written when training ends, also when it is interrupted; and `checkpoints/`, if any were asked for
+or the run was interrupted.
+"""
+
+import ctypes
+import gc
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from greentrainer.config import RunConfig
+from greentrainer.energy import require_meter, start_meter
+from greentrainer.hf import last_whole, models
+from greentrainer.methods import METHODS
+from greentrainer.model import PeakMemory
+from greentrainer.records import write_json, write_lines
+from greentrainer.report import draw, write_card
+from greentrainer.run.arguments import CHECKPOINTS, arguments_of, steps_of
+from greentrainer.run.evaluation import evaluate, predictions
+from greentrainer.run.inputs import RunInputs, load_task, sample, training_examples
+from greentrainer.run.journal import Journal
+from greentrainer.run.progress import training_line
+from greentrainer.run.result import RunResult, bill_of
+from greentrainer.run.training import fit, require_budget
+from greentrainer.tasks import encode, require_room, show, virtual_config
+
+
+def prepare(config: RunConfig, console: Console, *, training: bool = True) -> RunInputs:
+    """Load model and task, and tokenise the examples; only those held out if not training."""
+    model, tokenizer = models.load(config.model, notify=console.print)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    _require_room(config, model)
+    task = load_task(config, tokenizer)
+    train, validation = training_examples(task, config) if training else ([], [])
+    test = sample(task.examples("test"), config.test_limit, config.data_seed)
+    held = f" and {len(validation)} to choose by" if validation else ""
+    console.print(f"{task.name}: {len(train)} examples to train on{held}, {len(test)} held out")
+    seq2seq = bool(model.config.is_encoder_decoder)
+    encoded = [
+        encode.encode_all(part, tokenizer, config.max_length, seq2seq)
+        for part in (train, validation, test)
+    ]
+    return RunInputs(model, tokenizer, encoded[0], encoded[1], encoded[2], test, task.scores)
+
+
+def _require_room(config: RunConfig, model: Any) -> None:
+    own = virtual_config(model)
+    added = config.virtual_tokens if METHODS[config.method].virtual else 0
+    require_room(model, config.max_length, own.num_virtual_tokens if own else added)
+
+
+def execute(config: RunConfig, console: Console, command: str | None = None) -> dict[str, Any]:
+    """Do the whole run and write its folder; returns the summary in `metrics.json`.
+
+    command: what was typed, for the record.  Raises ValueError for a method that trains nothing.
+    """
+    if not METHODS[config.method].trains:
+        raise ValueError(f"{config.method} trains nothing: use greentrainer evaluate")
+    _require(config)
+    _open_folder(config)
+    with _recorded(config, command) as journal:
+        summary = _execute(config, console, journal)
+        journal.end("interrupted" if summary["bill"]["interrupted"] else "done")
+    console.print(f"report in {config.output_dir / 'report.html'}", markup=False)
+    return summary
+
+
+def _require(config: RunConfig) -> None:
+    """Raise what would be raised later, before anything is loaded."""
+    if arguments_of(config, examples=1).n_gpu > 1:
+        raise ValueError("a run trains on one GPU: show it one, as with CUDA_VISIBLE_DEVICES=0")
+    require_budget(config, METHODS[config.method])
+    require_meter(config.meter)
+
+
+@contextmanager
+def _recorded(config: RunConfig, command: str | None) -> Iterator[Journal]:
+    """A record of the run, drawn however it ends."""
+    journal = Journal(config.output_dir, command, config.seed, config.resume)
+    try:
+        yield journal
+    except BaseException as error:
+        journal.broke_off(error)
+        try:
+            draw(config.output_dir)
+        except Exception as other:
+            error.add_note(f"and its report could not be drawn: {other!r}")
+        raise
+    draw(config.output_dir)
+
+
+def _execute(config: RunConfig, console: Console, journal: Journal) -> dict[str, Any]:
+    inputs = prepare(config, console)
+    journal.note(data={"train": len(inputs.train), "validation": len(inputs.validation),
+                       "test": len(inputs.test)})  # fmt: skip
+    console.print("evaluating the model as it is")
+    summary: dict[str, Any] = {"before": evaluate(inputs, config)}
+    write_json(config.output_dir / "metrics.json", summary)
+    outcome, peak = train(config, inputs, console, journal=journal)
+    inputs = replace(inputs, model=outcome.model)
+    summary["bill"] = bill_of(config, outcome, peak)
+    folder = save(config, inputs, outcome, summary)
+    write_card(folder)
+    if outcome.interrupted:
+        console.print(f"interrupted: the model as trained so far is in {folder / 'model'}")
+        return summary
+    console.print("evaluating the trained model")
+    summary["after"] = evaluate(inputs, config)
+    write_lines(folder / "predictions.jsonl", predictions(inputs, summary["after"]))
+    write_json(folder / "metrics.json", summary)
+    write_card(folder)
+    console.print(f"saved to {folder}")
+    return summary
+
+
+def _open_folder(config: RunConfig) -> None:
+    """Note the run's configuration in its folder, which must not hold another run's checkpoints."""
+    kept = config.output_dir / CHECKPOINTS
+    if config.resume:
+        config.require_resumable(config.output_dir / "config.yaml")
+    elif last_whole(kept) is not None:
+        raise ValueError(
+            f"{kept} holds checkpoints of an earlier run: add --resume, or choose another "
+            "output_dir"
+        )
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    config.save(config.output_dir / "config.yaml")
+
+
+def rehearse(config: RunConfig, console: Console) -> None:
+    """Print the whole configuration and one tokenised example, labelled tokens marked."""
+    console.print(config.yaml(), markup=False)
+    _require(config)
+    inputs = prepare(config, console)
+    console.print(show.marked(inputs.train[0], inputs.tokenizer, inputs.seq2seq))
+
+
+def preview(config: RunConfig, split: str, count: int, console: Console) -> None:
+    """Print what a task holds: its splits, `count` tokenised examples, and how long they are."""
+    model, tokenizer = models.load_tokenizer(config.model, notify=console.print)
+    seq2seq = bool(model.is_encoder_decoder)
+    task = load_task(config, tokenizer)
+    console.print(task.describe(), markup=False)
+    examples = task.examples(split)
+    for example in sample(examples, count, config.seed):
+        encoded = encode.encode(example, tokenizer, config.max_length, seq2seq)
+        console.print(show.marked(encoded, tokenizer, seq2seq), end="\n\n")
+    found = show.lengths(examples, tokenizer, config.max_length, seq2seq)
+    console.print(f"{split}, {found.line()}", markup=False)
+    console.print(show.histogram(found))
+
+
+def train(
+    config: RunConfig,
+    inputs: RunInputs,
+    console: Console,
+    max_steps: int = -1,
+    journal: Journal | None = None,
+) -> tuple[RunResult, int]:
+    """Train with a progress line; returns the outcome and the peak memory in bytes."""
+    release_memory()
+    steps = steps_of(config, len(inputs.train)) if max_steps < 0 else max_steps
+    meter = start_meter(config.meter, config.watts)
+
+    def stopping() -> None:
+        console.print("stopping after this step (Ctrl-C again: at once, without saving)")
+
+    with training_line(console, config, steps) as report, PeakMemory() as memory, meter:
+        start = time.perf_counter(), time.process_time()
+        outcome = fit(
+            config,
+            inputs.model,
+            inputs.tokenizer,
+            inputs.train,
+            inputs.validation or inputs.test,
+            report=report,
+            stopping=stopping,
+            max_steps=max_steps,
+            meter=meter,
+            journal=journal,
+        )
+        outcome = replace(
+            outcome,
+            energy=meter.energy(),
+            wall_seconds=time.perf_counter() - start[0],
+            processor_seconds=time.process_time() - start[1],
+        )
+    return outcome, memory.peak
+
+
+def save(config: RunConfig, inputs: RunInputs, outcome: RunResult, summary: dict[str, Any]) -> Path:
+    """Write the run folder; files appear whole or not at all."""
+    folder = config.output_dir
+    write_lines(folder / "ledger.jsonl", outcome.engine.ledger.state_dict())
+    write_lines(folder / "selections.jsonl", outcome.engine.history)
+    write_lines(folder / "log.jsonl", outcome.log)
+    _save_model(inputs, folder / "model")
+    if (folder / CHECKPOINTS).is_dir() and not any((folder / CHECKPOINTS).iterdir()):
+        (folder / CHECKPOINTS).rmdir()
+    write_json(folder / "metrics.json", summary)
+    return folder
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system, so that peaks can be compared."""
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _save_model(inputs: RunInputs, folder: Path) -> None:
+    """An ordinary checkpoint, which replaces an older one only when it is whole."""
+    part, old = folder.with_name("model.part"), folder.with_name("model.old")
+    for left in (part, old):
+        shutil.rmtree(left, ignore_errors=True)
+    inputs.model.save_pretrained(part)
+    inputs.tokenizer.save_pretrained(part)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(part, folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,283 @@
+"""A run's training: from its configuration to a `GreenTrainer`, and that to its end.
+
+Every method goes through the same trainer and the same books.  (At rho 1 the engine never probes,
+and trains every tensor unless the method's rule says otherwise.)
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+from transformers import EarlyStoppingCallback, TrainerCallback
+
+from greentrainer.budget import Budget
+from greentrainer.config import RunConfig
+from greentrainer.energy import Consumption, Estimate, Intensity, Meter, read_schedule
+from greentrainer.engine import AdaptiveBackprop
+from greentrainer.forward import ForwardOptions, Positions
+from greentrainer.hf import GreenConfig, GreenTrainer, compile_blocks, last_whole, saved_clock
+from greentrainer.hf import trackers as trackers
+from greentrainer.importance import METRICS
+from greentrainer.methods import METHODS, Method
+from greentrainer.run.arguments import arguments_of, in_one_line, steps_of
+from greentrainer.run.interrupt import StopRequest
+from greentrainer.run.journal import Journal
+from greentrainer.run.reference import EpochOrder, affordable_steps, graphs_of, step_flops
+from greentrainer.run.result import RunResult
+from greentrainer.tasks import Encoded, encode
+
+Report = Callable[[int, float, AdaptiveBackprop], None]
+"""Called after each optimizer step with its number (from 1), its loss and the engine."""
+
+
+class RunTrainer(GreenTrainer):
+    """`GreenTrainer` on encoded examples, in `EpochOrder`.  step_loss: of the step in hand."""
+
+    def __init__(self, *args: Any, order: EpochOrder, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.order, self.step_loss = order, torch.zeros((), device=self.args.device)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """As `GreenTrainer.training_step`."""
+        loss = super().training_step(*args, **kwargs)
+        self.step_loss += loss
+        return loss
+
+    def _get_train_sampler(self, *_: Any, **__: Any) -> Sampler[int]:
+        return self.order
+
+
+class Watch(TrainerCallback):
+    """Reports each step, ends the run when asked to, and when a loss is not finite."""
+
+    def __init__(
+        self, report: Report, stop: StopRequest, learning_rate: float, journal: Journal | None
+    ) -> None:
+        self.report, self.stop, self.learning_rate = report, stop, learning_rate
+        self.journal = journal
+        self.losses: list[float] = []
+        self.trainer: RunTrainer | None = None
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Before the first step: the engine is there now."""
+        assert self.trainer is not None
+        if self.journal and self.journal.engine is None:
+            made, planned = state.global_step, state.max_steps
+            self.journal.begin(self.trainer.engine, planned, made, state.log_history)
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Something was logged."""
+        if self.journal:
+            self.journal.log(state.log_history)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After the optimizer's step."""
+        assert self.trainer is not None
+        loss = self.trainer.step_loss.item()
+        self.trainer.step_loss.zero_()
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the loss of step {state.global_step} is {loss}: lower the learning rate "
+                f"({self.learning_rate:g})"
+            )
+        self.losses.append(loss)
+        if self.journal:
+            self.journal.step(state.global_step, loss)
+        self.report(state.global_step, loss, self.trainer.engine)
+        if self.stop.made:
+            control.should_training_stop = True
+            control.should_save = state.global_step < state.max_steps
+
+
+def fit(
+    config: RunConfig,
+    model: Any,
+    tokenizer: Any,
+    train: Sequence[Encoded],
+    judge: Sequence[Encoded],
+    *,
+    report: Report = lambda _step, _loss, _engine: None,
+    stopping: Callable[[], None] = lambda: None,
+    max_steps: int = -1,
+    meter: Meter | None = None,
+    journal: Journal | None = None,
+) -> RunResult:
+    """Train `model` in place, as the configured method does.
+
+    judge: examples that evaluations during training are on.  journal: records each step.
+    meter: of the energy; stated or assumed power when None.
+
+    Stops at Ctrl-C after the step in hand, with the model whole; `stopping` is called when it is
+    asked to.  max_steps: end after so many.  Raises ValueError for nothing to train on, an
+    infeasible budget, a loss that is not finite, or training arguments that cannot be.
+    """
+    if not train:
+        raise ValueError("there is no example to train on")
+    consumption = consumption_of(config, meter)
+    method = METHODS[config.method]
+    require_budget(config, method)
+    collate = encode.Collator(encode.pad_id(tokenizer), config.pad_multiple, config.max_length)
+    own = method.adapts(config) or method.shortened or config.activation_checkpointing
+    own = own or config.rho is None
+    plain = step_flops(config, graphs_of(model), train, collate) if own else []
+    same = not (method.adapts(config) or config.activation_checkpointing)
+    whole = sum(plain) if plain and same else None
+    torch.manual_seed(config.seed)
+    adapted = method.adapt(model, config)
+    if config.compile:
+        compile_blocks(adapted)
+    if method.shortened and max_steps < 0:
+        max_steps = affordable_steps(plain, config.rho or config.budget[1] / sum(plain))
+    arguments = arguments_of(config, len(train), max_steps)
+    if arguments.world_size > 1:
+        raise ValueError(
+            "this command runs in one process: for several use GreenTrainer in a script under "
+            "torchrun (examples/trainer.py)"
+        )
+    with StopRequest(stopping) as stop:
+        watch = Watch(report, stop, config.learning_rate, journal)
+        patience = [EarlyStoppingCallback(config.patience)] if config.patience else []
+        make = partial(
+            RunTrainer,
+            adapted,
+            arguments,
+            data_collator=Rows(collate),
+            train_dataset=list(train),
+            eval_dataset=list(judge),
+            callbacks=[watch, *patience],
+            green=green_of(config, method, adapted, len(train), max_steps, whole, consumption),
+            order=EpochOrder(train, config.batch_size, config.seed),
+        )
+        with in_one_line():
+            trainer = make()
+        trainer.remove_callback(_printer())
+        trainer.green_callback.meter = meter
+        trackers.attach(trainer, config.output_dir / "tensorboard")
+        watch.trainer = trainer
+        again = config.resume and last_whole(Path(arguments.output_dir)) is not None
+        try:
+            trainer.train(resume_from_checkpoint=again)
+        except ImportError as error:  # an optimizer or a logger that is not installed
+            raise ValueError(" ".join(str(error).split())[:300]) from error
+    state = trainer.state
+    return RunResult(
+        engine=trainer.engine,
+        model=method.finish(adapted),
+        steps=state.global_step,
+        planned=state.max_steps,
+        losses=tuple(watch.losses),
+        interrupted=stop.made and state.global_step < state.max_steps,
+        plain_steps=tuple(plain or step_flops(config, trainer.engine.graphs, train, collate)),
+        log=tuple(state.log_history),
+        used=trainer.engine.consumption.used(),
+    )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The Trainer's collator."""
+
+    collate: encode.Collator
+
+    def __call__(self, rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+        """The batch."""
+        return self.collate(rows)
+
+
+def consumption_of(config: RunConfig, meter: Meter | None) -> Consumption:
+    """What counts the run's seconds, joules and grams from now on.
+
+    Raises ValueError for a carbon schedule that cannot be read.
+    """
+    schedule = Intensity(grams=(config.carbon_intensity,))
+    if config.carbon_schedule:
+        schedule = read_schedule(config.carbon_schedule)
+    return Consumption((meter or Estimate(config.watts)).joules, schedule)
+
+
+def require_budget(config: RunConfig, method: Method) -> None:
+    """Raise ValueError for a budget that the method cannot keep to, or a schedule that is none."""
+    if config.carbon_schedule is not None:
+        read_schedule(config.carbon_schedule)
+    unit, _ = config.budget
+    timed = unit in ("hours", "kwh", "co2_grams") or config.cost == "seconds"
+    if unit != "rho" and not (method.budgeted or method.shortened):
+        raise ValueError(f"{unit} is a budget, and {method.name} spends what it takes: use green")
+    if timed and method.shortened:
+        raise ValueError(f"{method.name} keeps to rho or flops: give one of these, or use green")
+
+
+def mode_of(config: RunConfig) -> str:
+    """What else than model and device a clock is set for."""
+    keys = ("bf16", "activation_checkpointing", "compile", "labelled_head", "positions")
+    return ", ".join(f"{key} {getattr(config, key)}" for key in keys)
+
+
+def green_of(
+    config: RunConfig,
+    method: Method,
+    model: Any,
+    examples: int,
+    max_steps: int = -1,
+    whole_flops: int | None = None,
+    consumption: Consumption | None = None,
+) -> GreenConfig:
+    """Budget and schedule: `selections` evenly spaced over the run's steps.
+
+    whole_flops: of plain full fine-tuning of the run's data.
+    """
+    budget = Budget("rho", 1.0, consumption=consumption)
+    if method.budgeted:
+        budget = Budget(*config.budget, config.cost, whole_flops, consumption)
+    if budget.timed:
+        clock = saved_clock(model, next(model.parameters()).device, mode_of(config))
+        budget = dataclasses.replace(budget, clock=clock)
+    steps = steps_of(config, examples) if max_steps < 0 else max_steps
+    every = math.ceil(steps / min(config.selections, steps))
+    return GreenConfig(
+        rho=budget,
+        every_steps=method.interval(steps) if method.interval else every,
+        probe_batches=config.probe_batches,
+        metric=config.metric if config.metric in METRICS else "first_order",
+        optimizer_state=config.optimizer_state,
+        selector=method.selector(model, config),
+        forward=forward_of(config, method, examples),
+        positions=positions_of(config, method),
+        seed=config.seed,
+    )
+
+
+def forward_of(config: RunConfig, method: Method, examples: int) -> ForwardOptions:
+    """What is left out of the forward pass: what was asked for, or what method green does."""
+    chooses = method.budgeted and not method.shortened
+    again = chooses and config.epochs > 1 and not config.compile
+    head = config.labelled_head
+    return ForwardOptions(
+        labelled_head=chooses if head is None else head,
+        keep=config.keep_activations or ("memory" if again else "nothing"),
+        keep_folder=config.keep_folder,
+        keep_bytes=config.keep_bytes,
+        keep_bfloat16=config.keep_bfloat16,
+        examples=examples,
+    )
+
+
+def positions_of(config: RunConfig, method: Method) -> Positions:
+    """Which positions gradient passes through: as asked, or as method green chooses."""
+    if config.positions is not None:
+        return config.positions
+    chooses = method.budgeted and config.metric == "first_order" and config.rho != 1
+    recomputed = config.activation_checkpointing or config.compile
+    return "choose" if chooses and not recomputed else "all"
+
+
+def _printer() -> Any:
+    from transformers import PrinterCallback
+
+    return PrinterCallback
