@@ -1,0 +1,1 @@
+"""Scripts that look at the project itself."""

@@ -152,7 +152,7 @@ def draw() -> str:
             face = "#d9efdc" if room in METHOD else "#f2f2f2"
             ax.add_patch(
                 FancyBboxPatch(
-                    (x - half, y - HEIGHT / 2), 2 * half, HEIGHT, boxstyle="round,pad=0,rounding_size=0.08",
+                    (x - half, y - HEIGHT / 2), 2 * half, HEIGHT, "round,pad=0,rounding_size=0.08",
                     facecolor=face, edgecolor="#1b1b1b", lw=0.8, zorder=2,
                 )
             )  # fmt: skip

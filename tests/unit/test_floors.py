@@ -1,4 +1,4 @@
-"""The house: imports go down a floor, through front doors only; what needs no torch imports none."""
+"""The house: imports go down a floor, by front doors only; what needs no torch loads none."""
 
 import ast
 import importlib
