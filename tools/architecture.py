@@ -6,6 +6,7 @@ holds the imports against `FLOORS`: a package imports only from floors below its
 
 import ast
 import io
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ SOURCE = ROOT / "src" / "greentrainer"
 PICTURE = ROOT / "docs" / "figures" / "architecture.svg"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("types", "model", "records", "energy", "tasks"),
-    ("cost", "select", "report", "config"),
+    ("types", "model", "records", "energy"),
+    ("cost", "select", "report", "config", "tasks"),
     ("forward", "importance"),
     ("budget",),
     ("engine",),
@@ -104,17 +105,11 @@ def reduced(found: Mapping[str, set[str]]) -> dict[str, set[str]]:
 
 
 def says(room: str) -> str:
-    """What belongs in a room: the first sentence of its docstring."""
+    """What belongs in a room: the first clause of its docstring."""
     path = SOURCE / room / "__init__.py"
-    text = ast.get_docstring(
-        ast.parse((path if path.exists() else SOURCE / f"{room}.py").read_text())
-    )
-    return (text or "").partition("\n")[0].removesuffix(".")
-
-
-def lines(room: str) -> int:
-    """Lines of source in a room."""
-    return sum(len(path.read_text().splitlines()) for path in files() if room_of(path) == room)
+    path = path if path.exists() else SOURCE / f"{room}.py"
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return re.split(r"[:;.](?:\s|$)", text)[0].replace("`", "").replace("\n", " ")
 
 
 WIDTH, HEIGHT, GAP = 17.0, 0.62, 0.5
@@ -158,8 +153,8 @@ def draw() -> str:
             )  # fmt: skip
             ax.text(x, y + 0.17, f"{room}", ha="center", va="center", fontsize=10, weight="bold",
                     zorder=3)  # fmt: skip
-            text = textwrap.fill(says(room), 40, max_lines=2, placeholder=" ...")
-            ax.text(x, y - 0.1, text, ha="center", va="center", fontsize=6.5, zorder=3)
+            text = textwrap.fill(says(room), 38)
+            ax.text(x, y - 0.1, text, ha="center", va="center", fontsize=7, zorder=3)
         for number in range(len(FLOORS)):
             ax.text(-0.35, number, str(number + 1), ha="center", va="center", color="#6e6e6e")
         ax.set(xlim=(-0.6, WIDTH + 0.1), ylim=(-0.5, len(FLOORS) - 0.5))

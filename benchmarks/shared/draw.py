@@ -6,14 +6,13 @@ exit code says whether all is current.
 """
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from shared.results import RESULTS, ROOT
+from shared.results import RESULTS, ROOT, load
 
 from greentrainer.report.compare import choices, plot_of
 from greentrainer.report.plots import svg
@@ -27,7 +26,7 @@ FIGURES = ROOT / "docs" / "figures"
 
 def rows_of(name: str) -> list[Row]:
     """The rows of one benchmark's file."""
-    rows: list[Row] = json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+    rows: list[Row] = load(name)["rows"]
     return rows
 
 
@@ -101,7 +100,7 @@ def paper_flops_table() -> str:
 
 def comparison(name: str) -> str:
     """The rows of a comparison, and which of them is best at each budget."""
-    results = json.loads((RESULTS / f"{name}.json").read_text())
+    results = load(name)
     head, body = lines(results["rows"])
     said = "\n".join(f"- {line}" for line in results["verdicts"])
     return f"{markdown(head, body)}\n\n{said}"
@@ -109,7 +108,7 @@ def comparison(name: str) -> str:
 
 def comparison_pictures(name: str) -> None:
     """Cost against quality, and what green chose at rho 0.5."""
-    results = json.loads((RESULTS / f"{name}.json").read_text())
+    results = load(name)
     (FIGURES / f"{name}.svg").write_text(plot_of(results), encoding="utf-8")
     chosen = next(one for one in choices(results) if one.label == "green, rho 0.5")
     for kind, picture in (("frequency", chosen.frequency_map), ("masks", chosen.mask_map)):
@@ -359,14 +358,27 @@ def quickstart_picture() -> None:
 
 def main() -> None:
     """Redraw, or check."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--check", action="store_true")
-    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
-    new = {page: filled(text) for page, text in texts.items()}
-    if parser.parse_args().check:
-        sys.exit(new != texts)
-    for page, text in new.items():
-        page.write_text(text, encoding="utf-8")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="say by the exit code what is current")
+    parser.add_argument("--tables", action="store_true", help="only tables")
+    parser.add_argument("--figures", action="store_true", help="only pictures")
+    asked = parser.parse_args()
+    try:
+        texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
+        new = {page: filled(text) for page, text in texts.items()}
+        if asked.check:
+            sys.exit(new != texts)
+        if not asked.figures:
+            for page, text in new.items():
+                page.write_text(text, encoding="utf-8")
+        if not asked.tables:
+            pictures()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+def pictures() -> None:
+    """Draw every picture."""
     quickstart_picture()
     floor_picture()
     quality_picture()

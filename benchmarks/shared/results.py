@@ -3,6 +3,7 @@
 Tables and plots elsewhere are drawn from `benchmarks/results/NAME.json`, never typed.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,36 @@ from greentrainer.records import provenance, written
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
+
+
+def load(name: str) -> dict[str, Any]:
+    """The content of `results/NAME.json`.
+
+    Raises ValueError for figures that do not count, since nobody can make them again: of a tree that
+    differed from its commit, or of no commit.
+    """
+    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    if wrong := uncounted(result):
+        raise ValueError(
+            f"results/{name}.json does not count: {wrong[0]}: commit, then run it again"
+        )
+    return result
+
+
+def uncounted(result: Any) -> list[str]:
+    """Why some of a file's figures do not count, wherever a provenance stands in it."""
+    if isinstance(result, list):
+        return [reason for one in result for reason in uncounted(one)]
+    if not isinstance(result, dict):
+        return []
+    found = [reason for one in result.values() for reason in uncounted(one)]
+    if "provenance" in result:
+        origin = result["provenance"]
+        if not origin.get("commit"):
+            found.append("it names no commit")
+        elif origin.get("dirty") is not False:
+            found.append(f"its tree differed from commit {origin['commit'][:12]}")
+    return found
 
 
 def check(name: str, value: float, target: float, at_most: bool = True) -> dict[str, Any]:

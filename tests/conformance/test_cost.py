@@ -90,7 +90,10 @@ def test_no_architecture_is_named_in_the_cost_package() -> None:
     assert [word for word in words if word in text] == []
 
 
-@pytest.mark.parametrize("size", ["opt-2.7b", "opt-6.7b", "llama-70b"])
+@pytest.mark.parametrize(
+    "size",
+    ["opt-2.7b", *(pytest.param(n, marks=pytest.mark.thorough) for n in ("opt-6.7b", "llama-70b"))],
+)
 def test_full_size_models_are_traced_quickly_and_in_little_memory(size: str) -> None:
     script = Path(__file__).parents[2] / "benchmarks"
     out = subprocess.run(

@@ -148,6 +148,7 @@ def only_in_blocks(model: nn.Module) -> Selector:
     return choose
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_run_with_compiled_blocks(family: str, tmp_path: Path) -> None:

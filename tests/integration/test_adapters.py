@@ -62,6 +62,7 @@ def test_what_was_trained_is_what_is_evaluated(
     assert any(parameter.requires_grad for parameter in again.parameters())
 
 
+@pytest.mark.thorough
 def test_a_model_with_virtual_tokens_is_trained_further_but_not_wrapped_twice(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +140,7 @@ def test_what_is_wrong_with_an_adapter_is_one_line(
     assert f"holds no {adapters.WEIGHTS}" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("family", "words", "most"),
     [

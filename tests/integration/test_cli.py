@@ -218,7 +218,9 @@ def test_a_delta_and_its_base_give_the_model_back(
     assert "another base model" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)]
+)
 def test_an_interrupted_run_saves_and_resumes(
     number: signal.Signals, tmp_path: Path, model: Path, data: Path
 ) -> None:

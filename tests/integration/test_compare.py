@@ -81,6 +81,7 @@ def row(found: dict[str, Any], label: str) -> dict[str, Any]:
     return one
 
 
+@pytest.mark.thorough
 def test_every_method_has_its_row_and_a_refused_one_says_why(whole: Path) -> None:
     found = results(whole)
     assert [row["label"] for row in found["rows"]] == LABELS
@@ -182,6 +183,7 @@ def test_a_record_that_is_gone_is_made_again_alone_and_the_same(whole: Path) -> 
         assert row(again, "green, rho 0.8")[key] == row(found, "green, rho 0.8")[key]
 
 
+@pytest.mark.thorough
 def test_only_what_failed_is_tried_again(whole: Path) -> None:
     before = records(whole)
     compare(whole, "--retry")
@@ -207,6 +209,7 @@ def _read_to(child: subprocess.Popen[str], words: str) -> None:
     assert any(words in line for line in child.stdout), "it ended before"
 
 
+@pytest.mark.thorough
 def test_a_killed_run_is_recorded_and_an_interrupted_one_is_made_again(tmp_path: Path) -> None:
     entries: list[dict[str, Any]] = [
         {"name": "killed", "method": "full", "epochs": 12},

@@ -31,6 +31,7 @@ def shared(value: Any) -> Any:
     return {name: shared(one) for name, one in kept.items()}
 
 
+@pytest.mark.thorough
 def test_two_side_by_side_leave_the_records_of_one_by_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -55,6 +56,7 @@ def test_two_side_by_side_leave_the_records_of_one_by_one(
     assert {one["side_by_side"] for one in beside["records"]} == {2}
 
 
+@pytest.mark.thorough
 def test_a_killed_run_leaves_others_alone_and_an_interruption_stops_all(tmp_path: Path) -> None:
     entries: list[dict[str, Any]] = [
         {"name": name, "method": "full", "epochs": epochs}

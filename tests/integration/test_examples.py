@@ -51,9 +51,9 @@ def run(example: str, model: Path, launcher: tuple[str, ...] = ()) -> list[float
     [
         ("plain_loop", "decoder", 0.6),
         ("trainer", "decoder", 0.6),
-        ("seq2seq", "seq2seq", 0.6),
-        ("lora", "decoder", 0.8),
-        ("sft", "decoder", 0.6),
+        pytest.param("seq2seq", "seq2seq", 0.6, marks=pytest.mark.thorough),
+        pytest.param("lora", "decoder", 0.8, marks=pytest.mark.thorough),
+        pytest.param("sft", "decoder", 0.6, marks=pytest.mark.thorough),
     ],
 )
 def test_example(example: str, kind: str, rho: float, models: Path) -> None:
@@ -61,6 +61,7 @@ def test_example(example: str, kind: str, rho: float, models: Path) -> None:
     assert 0.9 * rho <= share <= rho
 
 
+@pytest.mark.thorough
 def test_the_trainer_example_on_two_processes(models: Path) -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     shares = run("trainer", models / "decoder", launcher)

@@ -83,6 +83,7 @@ class Interrupted(TrainerCallback):
         control.should_training_stop = control.should_save = state.global_step == 8
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("keep", ["memory", "disk"])
 def test_a_resumed_run_fills_again_and_comes_to_the_same_end(keep: Any, tmp_path: Path) -> None:
     forward = ForwardOptions(

@@ -100,6 +100,7 @@ def test_rho_below_the_smallest_is_told(found: dict[str, Any]) -> None:
     assert skipped == {rho for rho in gpu_steps.RHOS if rho < smallest}
 
 
+@pytest.mark.thorough
 def test_no_time_is_told() -> None:
     found = smoke("--budget-seconds", "0")
     assert {row["skipped"] for row in found["rows"]} == {full_size.NO_TIME}

@@ -82,6 +82,7 @@ def test_costs_are_those_of_the_run_s_batches(model: Path, rows: Path) -> None:
     assert plan["completions_only_rho"] < 1
 
 
+@pytest.mark.thorough
 def test_a_calibration_tells_time_and_is_kept(model: Path, rows: Path, tmp_path: Path) -> None:
     given = (str(model), "--task", str(rows), "--max-length", "32")
     page = tmp_path / "plan.html"

@@ -55,8 +55,11 @@ def trained(
 
 
 @pytest.mark.parametrize("forward", [HEAD, KEEP], ids=["head", "kept"])
-@pytest.mark.parametrize("positions", [0, 8, "choose"])
-@pytest.mark.parametrize("rho", [0.5, 0.6])
+@pytest.mark.parametrize(
+    "positions",
+    [*(pytest.param(n, marks=pytest.mark.thorough) for n in (0, 8)), "choose"],
+)
+@pytest.mark.parametrize("rho", [0.5, pytest.param(0.6, marks=pytest.mark.thorough)])
 def test_rho_bounds_the_run_and_the_books_are_right(
     rho: float, positions: Positions, forward: ForwardOptions
 ) -> None:

@@ -54,6 +54,7 @@ def test_replicas_are_the_same_after_every_step_and_selection(ddp: list[dict[str
     assert 0.9 * RHO <= ddp[0]["rho_spent"] <= RHO
 
 
+@pytest.mark.thorough
 def test_replicas_agree_on_the_positions_whatever_their_own_batches(folder: Path) -> None:
     one, other = outcome("ddp_positions", folder)
     assert all(one["equal"])
@@ -103,12 +104,14 @@ def test_shards_give_exactly_the_weights_of_replicas(
     assert fsdp[0]["weights"] == fsdp[1]["weights"] == ddp[0]["weights"]
 
 
+@pytest.mark.thorough
 def test_replicas_that_have_drifted_are_noticed(folder: Path) -> None:
     for one in outcome("drifting", folder):
         assert one["error"] is not None
         assert "different weights" in one["error"]
 
 
+@pytest.mark.thorough
 def test_a_killed_process_ends_the_job_and_the_run_resumes(tmp_path: Path) -> None:
     whole = outcome("trainer", tmp_path)
     assert whole[0]["weights"] == whole[1]["weights"]
@@ -128,6 +131,7 @@ def test_a_killed_process_ends_the_job_and_the_run_resumes(tmp_path: Path) -> No
         assert one["spent"] == other["spent"]
 
 
+@pytest.mark.thorough
 def test_each_replica_keeps_activations_of_its_own_examples(tmp_path: Path) -> None:
     found = outcome("trainer_short", tmp_path)
     assert found[0]["weights"] == found[1]["weights"]
@@ -137,6 +141,7 @@ def test_each_replica_keeps_activations_of_its_own_examples(tmp_path: Path) -> N
     assert spent / full <= 0.45
 
 
+@pytest.mark.thorough
 def test_accelerate_launch_starts_it_as_well(tmp_path: Path) -> None:
     found = outcome("trainer", tmp_path, ACCELERATE)
     assert found[0]["weights"] == found[1]["weights"]

@@ -32,7 +32,11 @@ def quiet_console() -> Any:
     from rich.console import Console
     from transformers.utils import logging
 
+    from greentrainer.records import tell
+
     standard.getLogger("huggingface_hub").setLevel(standard.ERROR)  # silent while it tries again
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    return Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True)
+    tell(console)
+    return console

@@ -15,7 +15,7 @@ from rich.markup import escape
 from greentrainer.compare import workers as children
 from greentrainer.compare.spec import PLACES, Spec, Trial, Variant
 from greentrainer.compare.summary import Record, summarise
-from greentrainer.records import provenance, write_text, written
+from greentrainer.records import provenance, working, write_text, written
 
 RECORDS = "runs"
 RESULTS = "results.json"
@@ -104,7 +104,16 @@ class Study:
     def _make(self, trials: Iterable[Trial]) -> None:
         """Make runs unless their records are there, up to `jobs` side by side."""
         runs = (self._begin(trial) for trial in trials if self._is_wanted(trial))
-        children.make(runs, self.jobs, self._end)
+        if self.jobs == 1:
+            children.make(runs, 1, self._end)  # each tells how it goes itself
+            return
+        with working("comparing, runs done:") as work:
+
+            def ended(run: children.Run) -> None:
+                self._end(run)
+                work.to(work.done + 1)
+
+            children.make(runs, self.jobs, ended)
 
     def _is_wanted(self, trial: Trial) -> bool:
         record = self._record(trial)

@@ -27,7 +27,7 @@ from greentrainer.compare import trial as trials
 from greentrainer.compare.spec import Trial
 from greentrainer.compare.summary import Record
 from greentrainer.forward import SIDE_BY_SIDE
-from greentrainer.records import write_json
+from greentrainer.records import tell, write_json
 
 INTERRUPTED = (0, -signal.SIGINT, -signal.SIGTERM, 130)
 """How the process of a run that leaves no record ends, if it was asked to end."""
@@ -179,7 +179,9 @@ def _share(side_by_side: int) -> None:
 
 def _console(side_by_side: int) -> Console:
     """Silent beside other runs; no terminal, or rich would swallow warnings along with the rest."""
-    return Console(quiet=True, force_terminal=False) if side_by_side > 1 else Console()
+    console = Console(quiet=True, force_terminal=False) if side_by_side > 1 else Console()
+    tell(console)
+    return console
 
 
 def _warned(title: str, message: Any, *_: Any, **__: Any) -> str:

@@ -27,6 +27,8 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
 
+from greentrainer.records import working
+
 Notify = Callable[[str], None]
 
 logger = logging.getLogger(__name__)
@@ -143,7 +145,8 @@ def _make_good(folder: Path, gguf: Path, fingerprint: str, notify: Notify) -> No
         shutil.rmtree(stale)
     new = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
-        _rebuild(gguf, new)
+        with working(f"rebuilding {SMOLLM2}"):
+            _rebuild(gguf, new)
         _write_manifest(new, gguf, fingerprint)
         _replace(new, folder)
     finally:

@@ -1,4 +1,4 @@
-"""What is written down: the ledger of a run, files that are whole at any moment, provenance.
+"""What is written down and told: the ledger, files whole at any moment, provenance, progress.
 
 Start with `ledger.py`.  What a run's files mean belongs to `run`, what they look like to `report`.
 """
@@ -12,15 +12,20 @@ from greentrainer.records.files import (
     written,
 )
 from greentrainer.records.ledger import Entry, Ledger
+from greentrainer.records.progress import Work, over, tell, working
 from greentrainer.records.provenance import processor, provenance
 
 __all__ = [
     "Entry",
     "Growing",
     "Ledger",
+    "Work",
+    "over",
     "processor",
     "provenance",
     "read_lines",
+    "tell",
+    "working",
     "write_json",
     "write_lines",
     "write_text",

@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 COMMIT = "GREENTRAINER_COMMIT"
-"""Environment variable: the commit of a source tree that was copied without its history."""
+"""Environment variable: the commit of a source tree that was copied without its history.
+
+As `git describe --always --abbrev=40 --dirty --exclude '*'` says it: with "-dirty" behind it where
+the tree differed.
+"""
 PACKAGES = ("greentrainer", "torch", "transformers", "peft", "numpy", "scipy")
 
 
@@ -20,15 +24,18 @@ def provenance(seeds: Sequence[int] = (), root: Path | None = None) -> dict[str,
 
     root: of the source tree whose commit it is; by default this package's, None of a release.
     """
-    root = root or Path(__file__).resolve().parents[2]
+    root = root or Path(__file__).resolve().parents[3]
     ours = _git(root, "ls-files", "--error-unmatch", str(Path(__file__).resolve())) is not None
-    status = _git(root, "status", "--porcelain", "--", ".", ":!benchmarks/results")
+    if ours:
+        status = _git(root, "status", "--porcelain", "--", ".", ":!benchmarks/results")
+        origin = {"commit": _git(root, "rev-parse", "HEAD"), "dirty": bool(status)}
+    else:
+        origin = _told(os.environ.get(COMMIT))
     return {
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
-        "commit": _git(root, "rev-parse", "HEAD") if ours else os.environ.get(COMMIT),
-        "dirty": bool(status) if ours else None,
+        **origin,
         "hardware": {
             "cpu": processor(),
             "cores": os.cpu_count(),
@@ -37,6 +44,12 @@ def provenance(seeds: Sequence[int] = (), root: Path | None = None) -> dict[str,
         },
         "seeds": list(seeds),
     }
+
+
+def _told(commit: str | None) -> dict[str, Any]:
+    """What the environment says of the commit."""
+    clean = commit.removesuffix("-dirty") if commit else None
+    return {"commit": clean, "dirty": None if clean is None else commit != clean}
 
 
 def _version(name: str) -> str | None:

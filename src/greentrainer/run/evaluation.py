@@ -13,11 +13,10 @@ DECODINGS = {"greedy": metrics.GREEDY, "paper": metrics.PAPER}
 def loss(inputs: RunInputs, examples: list[Encoded], config: RunConfig) -> float:
     """Loss per completion token."""
     pad = encode.pad_id(inputs.tokenizer)
-    order = encode.batches(examples, config.batch_size)
-    padded = (
+    padded = [
         encode.collate([examples[i] for i in rows], pad, config.pad_multiple, config.max_length)
-        for rows in order
-    )
+        for rows in encode.batches(examples, config.batch_size)
+    ]
     return metrics.loss_per_token(inputs.model, padded)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from greentrainer.config import RunConfig
-from greentrainer.records import write_json
+from greentrainer.records import working, write_json
 from greentrainer.report import bill_table, draw, write_card
 from greentrainer.run.run import execute, prepare, train
 
@@ -59,7 +59,7 @@ def full_fine_tuning(config: RunConfig, console: Console) -> dict[str, Any] | No
     console.print(f"measuring full fine-tuning on {FULL_BATCHES} batches, for comparison")
     context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
+        with working("measuring"), ProcessPoolExecutor(1, mp_context=context) as pool:
             return pool.submit(_measure_full, config).result()
     except BrokenProcessPool:
         console.print("measuring it was cut short, perhaps for want of memory: no comparison")

@@ -178,7 +178,7 @@ def train(
     def stopping() -> None:
         console.print("stopping after this step (Ctrl-C again: at once, without saving)")
 
-    with training_line(console, config, steps) as report, PeakMemory() as memory, meter:
+    with training_line(config, steps) as report, PeakMemory() as memory, meter:
         start = time.perf_counter(), time.process_time()
         outcome = fit(
             config,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import GenerationMixin
 
+from greentrainer.records import over
 from greentrainer.tasks.encode import pad_id
 from greentrainer.tasks.modes import evaluating
 from greentrainer.tasks.segments import stop_ids
@@ -70,7 +71,9 @@ def generate(
         raise ValueError("a prompt has no token: there is nothing to continue")
     texts = [""] * len(ids)
     with evaluating(model):
-        for group in _groups([len(row) for row in ids], batch_size, _needs_equal_lengths(model)):
+        lengths = [len(row) for row in ids]
+        groups = list(_groups(lengths, batch_size, _needs_equal_lengths(model)))
+        for group in over(groups, "generating"):
             written = _continue(model, tokenizer, [ids[i] for i in group], decoding)
             for i, text in zip(group, written, strict=True):
                 texts[i] = text

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional
 
+from greentrainer.records import over
 from greentrainer.tasks.base import Example
 from greentrainer.tasks.encode import (
     IGNORED,
@@ -53,7 +54,7 @@ def loss_per_token(model: Any, batches: Iterable[dict[str, torch.Tensor]]) -> fl
     """
     total, count = 0.0, 0
     with evaluating(model):
-        for batch in batches:
+        for batch in over(batches, "evaluating"):
             losses, labelled = _token_losses(model, batch)
             total += losses.double().sum().item()
             count += int(labelled.sum())
@@ -139,7 +140,8 @@ def _log_likelihoods(
     order = sorted(range(len(encoded)), key=lambda i: encoded[i].length)
     found = [0.0] * len(encoded)
     with evaluating(model):
-        for start in range(0, len(order), batch_size):
+        starts = range(0, len(order), batch_size)
+        for start in over(starts, "weighing choices"):
             group = order[start : start + batch_size]
             batch = collate([encoded[i] for i in group], pad, multiple=1)
             losses, labelled = _token_losses(model, batch)

@@ -131,6 +131,7 @@ def use_the_cache(gguf: Path, start: Any) -> None:
     assert damage(rebuilt_smollm2(lambda _: None)) is None
 
 
+@pytest.mark.thorough
 def test_two_processes_at_once_rebuild_once(cache: Path) -> None:
     context = multiprocessing.get_context("spawn")
     arguments = (cache.parent / "weights.gguf", context.Barrier(2))
@@ -163,6 +164,7 @@ def real(real_cache: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
     return load("smollm2-135m", notify=pytest.fail)
 
 
+@pytest.mark.thorough
 def test_the_manifest_of_the_real_model(real_cache: Path) -> None:
     (folder,) = (path for path in real_cache.iterdir() if path.is_dir())
     manifest = json.loads((folder / MANIFEST).read_text())
@@ -171,6 +173,7 @@ def test_the_manifest_of_the_real_model(real_cache: Path) -> None:
     assert manifest["versions"] == {"torch": torch.__version__, "transformers": tf.__version__}
 
 
+@pytest.mark.thorough
 def test_weights_are_those_of_the_file(real: tuple[Any, Any]) -> None:
     from gguf import GGUFReader, dequantize
 
@@ -205,6 +208,7 @@ def test_an_answer_ends_where_the_model_was_taught_to(real: tuple[Any, Any]) -> 
     assert tokenizer.pad_token == tokenizer.eos_token
 
 
+@pytest.mark.thorough
 def test_the_real_model_is_trained_and_saved(real: tuple[Any, Any], tmp_path: Path) -> None:
     model, tokenizer = real
     head = model.lm_head.weight

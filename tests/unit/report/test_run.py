@@ -142,6 +142,7 @@ def test_what_is_not_measured_is_an_estimate(tmp_path: Path) -> None:
     assert lines["peak memory"].saved == "2.00 GB, 50.0%"
 
 
+@pytest.mark.thorough
 def test_a_long_run_of_a_large_model_stays_small(tmp_path: Path) -> None:
     path = folder(tmp_path / "run", steps=5000, planned=5000, blocks=300, events=400)
     _, page = drawn(path)
