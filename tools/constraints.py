@@ -1,7 +1,7 @@
 """The versions that the project is tested with, and the lowest ones that it allows.
 
-`python tools/constraints.py` makes an empty environment, installs what pyproject names in the newest
-releases that suit one another, and writes `constraints.txt`; with `--lowest` it writes
+`python tools/constraints.py` makes an empty environment, installs what pyproject names in the
+newest releases that suit one another, and writes `constraints.txt`; with `--lowest` it writes
 `constraints-lowest.txt` from pyproject's bounds alone, and installs nothing.
 """
 

@@ -20,8 +20,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 def load(name: str) -> dict[str, Any]:
     """The content of `results/NAME.json`.
 
-    Raises ValueError for figures that do not count, since nobody can make them again: of a tree that
-    differed from its commit, or of no commit.
+    Raises ValueError for figures that do not count, since nobody can make them again: of a tree
+    that differed from its commit, or of no commit.
     """
     result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     if wrong := uncounted(result):

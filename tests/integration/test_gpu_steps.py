@@ -10,9 +10,6 @@ from typing import Any
 import pytest
 import torch
 import transformers as tf
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
 from hardware import full_size, gpu_steps
 from paper.paper_models import CONFIGS
 

@@ -7,15 +7,9 @@ A two-layer cut of OPT-2.7B, in multiply-accumulates of a batch of n tokens, T a
     head     V H n
 """
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import transformers as tf
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
 from paper import published_counts as rule
 from paper.paper_flops import TASKS
 from paper.paper_models import ROWS, adapted, batch, hollow, opt, top_two

@@ -1,15 +1,12 @@
 """Figures that count: each file of `benchmarks/results` names a commit whose tree was clean."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
 from shared import results
 
 FILES = sorted((BENCHMARKS / "results").glob("*.json"))

@@ -1,5 +1,6 @@
 """Where figures come from: the commit of the whole tree, whether it differed, or what was told."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -40,13 +41,13 @@ def tree(tmp_path: Path) -> Path:
 
 def told(tree: Path, commit: str = "") -> dict[str, Any]:
     """The provenance that the tree's own package tells."""
-    code = "import json; from greentrainer.records.provenance import provenance as p; print(p())"
+    code = "import json; from greentrainer.records.provenance import provenance as p; print(json.dumps(p()))"
     run = subprocess.run(
         [sys.executable, "-B", "-c", code],
         env={"PYTHONPATH": str(tree / "src"), "PATH": "/usr/bin:/bin", COMMIT: commit},
         cwd="/", capture_output=True, text=True, check=True,
     )  # fmt: skip
-    found: dict[str, Any] = eval(run.stdout)
+    found: dict[str, Any] = json.loads(run.stdout)
     return {key: found[key] for key in ("commit", "dirty")}
 
 
