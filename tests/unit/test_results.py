@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 from shared import results
 
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 FILES = sorted((BENCHMARKS / "results").glob("*.json"))
 
 

@@ -41,7 +41,8 @@ def tree(tmp_path: Path) -> Path:
 
 def told(tree: Path, commit: str = "") -> dict[str, Any]:
     """The provenance that the tree's own package tells."""
-    code = "import json; from greentrainer.records.provenance import provenance as p; print(json.dumps(p()))"
+    head = "import json; from greentrainer.records.provenance import provenance"
+    code = f"{head}; print(json.dumps(provenance()))"
     run = subprocess.run(
         [sys.executable, "-B", "-c", code],
         env={"PYTHONPATH": str(tree / "src"), "PATH": "/usr/bin:/bin", COMMIT: commit},
