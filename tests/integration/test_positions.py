@@ -165,7 +165,7 @@ def test_of_a_large_tensor_a_part_is_remembered(monkeypatch: pytest.MonkeyPatch)
     passes = {None: (names := [n for n, _ in model.named_parameters()]), 4: names}
     with split.on():
         exact = measure_tails(model, [batch], optimizer, None, passes, split.at)[4]
-        monkeypatch.setattr("greentrainer.importance.REMEMBERED", 500)
+        monkeypatch.setattr("greentrainer.importance.measure.REMEMBERED", 500)
         estimated = measure_tails(model, [batch], optimizer, None, passes, split.at)[4]
     small = [n for n, p in model.named_parameters() if p.numel() <= 500]
     assert small
