@@ -24,7 +24,6 @@ Row = dict[str, Any]
 
 PARTS = {
     "quality": "scitldr",
-    "quality_epochs": "scitldr",
     "quality_dialogsum": "dialogsum",
 }
 """Comparison -> the published data set it is on."""
@@ -33,8 +32,6 @@ GREEN = ("green, positions", "green, positions and kept")
 EARLY = "full stopped early"
 TARGETS = (
     ("quality", 0.45, 1.005),
-    ("quality_epochs", 0.45, 1.005),
-    ("quality_epochs", 0.25, 1.015),
     ("quality_wide", 0.45, 1.005),
     ("quality_wide", 0.25, 1.015),
 )

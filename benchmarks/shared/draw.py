@@ -198,7 +198,6 @@ def quality_table(part: str) -> str:
 
 TITLES = {
     "quality": "SciTLDR, one epoch",
-    "quality_epochs": "SciTLDR, three epochs",
     "quality_dialogsum": "DialogSum, one epoch",
 }
 
@@ -294,7 +293,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "paper_flops": paper_flops_table,
     "floor": floor_table,
     "quality": partial(quality_table, "quality"),
-    "quality_epochs": partial(quality_table, "quality_epochs"),
     "quality_dialogsum": partial(quality_table, "quality_dialogsum"),
     "positions_memory": partial(
         small_table, "positions_memory", "what", "bytes / full", "positions / full"
