@@ -111,6 +111,11 @@ class RunConfig(BaseModel):
         completion (0: the completion alone), or as many as the budget and importance say (choose);
         when None, choose for method green by importance, unless activations are recomputed or the
         model is compiled; and all for others.
+    steps: choose, with tensors and positions, how many steps are made, where fewer are worth more
+        for what they cost; or make all. When None, choose for method green by importance.
+    passes: all: every epoch in full, so all steps are made; useful: `epochs` is an upper bound, and
+        rows are seen again only where that is worth it.
+    published: as in the paper: tensors alone are chosen, by their own rows, and all steps made.
     labelled_head: compute logits and loss on labelled positions only; when None, for method green.
     keep_activations: start forward passes at activations kept from earlier epochs, in memory or on
         disk; when None, in memory for method green in more than one epoch.
@@ -176,6 +181,9 @@ class RunConfig(BaseModel):
     bf16: bool = False
     activation_checkpointing: bool = False
     positions: Annotated[Literal["all", "choose"] | int | None, BeforeValidator(_positions)] = None
+    steps: Literal["all", "choose"] | None = None
+    passes: Literal["all", "useful"] = "useful"
+    published: bool = False
     labelled_head: bool | None = None
     keep_activations: Literal["nothing", "memory", "disk"] | None = None
     keep_bytes: Count | None = None

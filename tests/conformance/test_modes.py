@@ -102,7 +102,10 @@ def executed_in_blocks(model: nn.Module, backend: CountingBackend, names: set[st
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(f, marks=[pytest.mark.thorough] if f != "llama" else []) for f in FAMILIES],
+)
 def test_compiled_blocks_execute_what_the_graph_says(family: str) -> None:
     """Tensors of blocks alone are trained: what is outside them costs the same each time."""
     torch._dynamo.reset()

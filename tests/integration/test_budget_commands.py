@@ -30,7 +30,14 @@ def bill(typed: list[Any]) -> dict[str, Any]:
 
 @pytest.mark.filterwarnings("ignore:.*training everything takes about")
 @pytest.mark.parametrize(
-    ("flag", "amount"), [("--hours", 1), ("--kwh", 1), ("--co2-grams", 500), ("--flops", "1e15")]
+    ("flag", "amount"),
+    [
+        ("--hours", 1),
+        *(
+            pytest.param(*one, marks=pytest.mark.thorough)
+            for one in (("--kwh", 1), ("--co2-grams", 500), ("--flops", "1e15"))
+        ),
+    ],
 )
 def test_a_generous_budget_trains_everything(
     flag: str, amount: Any, typed: list[Any], monkeypatch: pytest.MonkeyPatch

@@ -103,6 +103,7 @@ def test_every_method_has_its_row_and_a_refused_one_says_why(whole: Path) -> Non
     assert not list((whole.parent / "out").glob("work/*"))
 
 
+@pytest.mark.thorough
 def test_the_rate_with_the_lowest_validation_loss_has_all_seeds(whole: Path) -> None:
     found = results(whole)
     runs = [record for record in found["records"] if record["label"] == "full"]
@@ -116,6 +117,7 @@ def test_the_rate_with_the_lowest_validation_loss_has_all_seeds(whole: Path) -> 
     assert row(found, "full")["loss sd"] > 0
 
 
+@pytest.mark.thorough
 def test_a_record_holds_where_it_comes_from_and_what_was_trained_when(whole: Path) -> None:
     found = results(whole)
     written = [json.loads(file.read_text()) for file in records(whole)]
@@ -150,6 +152,7 @@ def test_a_record_holds_where_it_comes_from_and_what_was_trained_when(whole: Pat
     assert "traceback" not in failed
 
 
+@pytest.mark.thorough
 def test_a_second_call_makes_nothing_and_says_the_same(whole: Path) -> None:
     before, found = records(whole), results(whole)
     assert compare(whole) == found
@@ -158,6 +161,7 @@ def test_a_second_call_makes_nothing_and_says_the_same(whole: Path) -> None:
     assert records(whole) == before
 
 
+@pytest.mark.thorough
 def test_its_page_is_drawn_anew_from_its_folder(
     whole: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +175,7 @@ def test_its_page_is_drawn_anew_from_its_folder(
     assert "name the output folder of greentrainer train or compare" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_a_record_that_is_gone_is_made_again_alone_and_the_same(whole: Path) -> None:
     before, found = records(whole), results(whole)
     (gone,) = [file for file in before if file.name.startswith("green__rho")]

@@ -50,7 +50,7 @@ def run(example: str, model: Path, launcher: tuple[str, ...] = ()) -> list[float
     ("example", "kind", "rho"),
     [
         ("plain_loop", "decoder", 0.6),
-        ("trainer", "decoder", 0.6),
+        pytest.param("trainer", "decoder", 0.6, marks=pytest.mark.thorough),
         pytest.param("seq2seq", "seq2seq", 0.6, marks=pytest.mark.thorough),
         pytest.param("lora", "decoder", 0.8, marks=pytest.mark.thorough),
         pytest.param("sft", "decoder", 0.6, marks=pytest.mark.thorough),

@@ -68,6 +68,7 @@ def test_without_it_less_than_a_third_is_refused() -> None:
         run(0.25, ForwardOptions())
 
 
+@pytest.mark.thorough
 def test_what_is_spared_trains_more() -> None:
     def elements(forward: ForwardOptions) -> float:
         engine = run(0.5, forward)[0]
@@ -109,6 +110,7 @@ def test_a_frozen_weight_changed_on_purpose_is_caught() -> None:
     assert short == pytest.approx(plain, rel=2e-4)
 
 
+@pytest.mark.thorough
 def test_bytes_are_bounded_and_the_run_goes_on() -> None:
     few = ForwardOptions(labelled_head=True, keep="memory", keep_bytes=5_000, examples=16)
     engine, _, counted = run(0.45, few)

@@ -59,10 +59,15 @@ def assert_equal_weights(one: GreenTrainer, other: GreenTrainer) -> None:
     [
         {},
         {"gradient_accumulation_steps": 3},
-        {checkpointing_argument(): True},
-        {"train_sampling_strategy": "group_by_length"},
-        {"eval_strategy": "steps", "eval_steps": 2},
-        {"dataloader_num_workers": 2},
+        *(
+            pytest.param(one, marks=pytest.mark.thorough)
+            for one in (
+                {checkpointing_argument(): True},
+                {"train_sampling_strategy": "group_by_length"},
+                {"eval_strategy": "steps", "eval_steps": 2},
+                {"dataloader_num_workers": 2},
+            )
+        ),
     ],
     ids=["shuffled", "accumulated", "checkpointed", "grouped", "evaluated", "workers"],
 )

@@ -131,6 +131,7 @@ def test_what_is_no_configuration_is_refused(tmp_path: Path) -> None:
     assert ".svg" in str(result.exception)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_a_model_of_seven_billion_weights_takes_seconds(tmp_path: Path) -> None:
     """At most 15 s of processor time and 2 GB, imports included."""

@@ -88,6 +88,7 @@ def test_a_batch_is_priced_after_the_choice_that_it_brings_about(
     assert count.get_total_flops() == ledger.forward_flops + ledger.backward_flops
 
 
+@pytest.mark.thorough
 def test_positions_let_more_be_trained_for_the_same() -> None:
     whole, _, _ = trained(0.6, "all", forward=HEAD)
     chosen, _, _ = trained(0.6, "choose", forward=HEAD)
@@ -98,12 +99,14 @@ def test_positions_let_more_be_trained_for_the_same() -> None:
     assert len(first["names"]) > len(whole.selection.names)
 
 
+@pytest.mark.thorough
 def test_where_everything_can_be_trained_nothing_is_measured() -> None:
     engine, _, _ = trained(0.6, 0, forward=HEAD)
     assert engine.ledger.probe_flops == 0
     assert engine.history[0]["names"] == engine.graph.tensors
 
 
+@pytest.mark.thorough
 def test_tails_are_weighed_where_the_budget_pays_for_it() -> None:
     """In a long run the value of each tail is measured; in a short one the rule decides."""
     model, batches = llama(), data()
@@ -165,7 +168,7 @@ def test_of_a_large_tensor_a_part_is_remembered(monkeypatch: pytest.MonkeyPatch)
     passes = {None: (names := [n for n, _ in model.named_parameters()]), 4: names}
     with split.on():
         exact = measure_tails(model, [batch], optimizer, None, passes, split.at)[4]
-        monkeypatch.setattr("greentrainer.importance.measure.REMEMBERED", 500)
+        monkeypatch.setattr("greentrainer.importance.worth.REMEMBERED", 500)
         estimated = measure_tails(model, [batch], optimizer, None, passes, split.at)[4]
     small = [n for n, p in model.named_parameters() if p.numel() <= 500]
     assert small
@@ -205,6 +208,7 @@ def test_keeping_activations_changes_nothing_but_the_cost() -> None:
         assert loss.item() == pytest.approx(losses[step], rel=1e-4)
 
 
+@pytest.mark.thorough
 def test_an_engine_goes_on_from_its_state() -> None:
     model = llama()
     engine = engine_of(model, 0.6, "choose", 16, forward=HEAD)

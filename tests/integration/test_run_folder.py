@@ -100,6 +100,7 @@ def test_a_killed_run_leaves_a_folder_that_says_so_and_goes_on(
     assert again.metrics["bill"]["spent_flops"] == again.steps[-1]["spent_flops"]
 
 
+@pytest.mark.thorough
 def test_a_failing_run_says_why_and_is_drawn(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,28 +92,37 @@ class Budget:
         spending: SpendingPlan,
         consumption: Consumption,
         ledger: Ledger,
+        fixed: bool = False,
     ) -> "Terms":
-        """What it comes to.  clock: for a timed one.  sample: the graph of a plain batch."""
+        """What it comes to.  clock: for a timed one.  sample: the graph of a plain batch.
+
+        fixed: a rho is a share of plain full fine-tuning of the whole run, however few of its
+            batches are trained on.
+        """
         batches = spending.total_batches or 1
         flops = self.whole_flops or batches * sample.full_flops
         plain = Plain(sample, batches, flops, self.whole_flops is not None, spending.accumulate)
-        cost_unit = self._cost_unit(clock, plain, consumption)
+        cost_unit = self._cost_unit(clock, plain, consumption, fixed)
         return Terms(self, cost_unit, cost_unit.spent(ledger))
 
-    def _cost_unit(self, clock: Clock | None, plain: Plain, consumption: Consumption) -> CostUnit:
+    def _cost_unit(
+        self, clock: Clock | None, plain: Plain, consumption: Consumption, fixed: bool
+    ) -> CostUnit:
         """What it is counted in; a timed one takes a clock."""
         if not self.timed:
-            total = self.amount if self.unit == "flops" else None
+            share = self.amount * plain.flops if fixed else None
+            total = self.amount if self.unit == "flops" else share
             return Flops(total, plain.flops, plain.known)
         assert clock is not None
         own = clock.per_batch(plain.accumulate)
         whole = own.full(plain.flops, plain.batches, sum(plain.graph.sizes.values()))
         left = self._left(clock, consumption)
         if self.unit == "rho":
-            return Timed(own, plain.graph, left, None, NANO * whole, plain.known)
-        total = consumption.used().seconds + left()
+            total = NANO * self.amount * whole if fixed else None
+            return Timed(own, plain.graph, left, total, NANO * whole, plain.known)
+        seconds = consumption.used().seconds + left()
         return Timed(
-            own, plain.graph, lambda: total - left(), NANO * total, NANO * whole, plain.known
+            own, plain.graph, lambda: seconds - left(), NANO * seconds, NANO * whole, plain.known
         )
 
     def _left(self, clock: Clock, consumption: Consumption) -> Callable[[], float]:

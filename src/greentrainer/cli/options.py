@@ -23,7 +23,16 @@ Grams = Annotated[float | None, typer.Option(help="a budget in place of rho: gra
 FlopsBudget = Annotated[float | None, typer.Option(help="a budget in place of rho: FLOPs")]
 Cost = Annotated[str | None, typer.Option(help="what tensors are weighed by: flops or seconds")]
 CarbonSchedule = Annotated[Path | None, typer.Option(help="CSV of times and gCO2/kWh to follow")]
-Epochs = Annotated[int | None, typer.Option(help="passes over the training data")]
+Epochs = Annotated[int | None, typer.Option(help="passes over the training data, at most")]
+StepsAsked = Annotated[
+    str | None, typer.Option("--steps", help="choose how many steps are made, or make all")
+]
+Passes = Annotated[
+    str | None, typer.Option(help="all: every pass in full; useful: where it is worth its cost")
+]
+Published = Annotated[
+    bool | None, typer.Option("--published", help="tensors alone, at every step, as in the paper")
+]
 LearningRate = Annotated[float | None, typer.Option(help="peak learning rate of AdamW")]
 BatchSize = Annotated[int | None, typer.Option(help="examples a batch")]
 MaxLength = Annotated[int | None, typer.Option(help="tokens of prompt and completion together")]

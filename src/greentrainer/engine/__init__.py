@@ -5,7 +5,7 @@ Start with `engine.py`.  It is a schedule over the packages below; what they com
 
 from greentrainer.engine.chooser import Selector
 from greentrainer.engine.controller import PROBE_SHARE
-from greentrainer.engine.engine import AdaptiveBackprop, release
+from greentrainer.engine.engine import AdaptiveBackprop, StepsAsked, release
 from greentrainer.engine.graph_cache import GraphCache, hollow
 from greentrainer.engine.state import STATE_VERSION
 
@@ -15,6 +15,7 @@ __all__ = [
     "AdaptiveBackprop",
     "GraphCache",
     "Selector",
+    "StepsAsked",
     "hollow",
     "release",
 ]

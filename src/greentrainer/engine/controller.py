@@ -8,6 +8,7 @@ of it is counted in the run's unit of cost: FLOPs, or seconds or what else a clo
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 
 from greentrainer.budget import CostUnit, SpendingPlan
 from greentrainer.energy import Consumption
@@ -48,6 +49,8 @@ class Controller:
     consumption: Consumption
     passes: int = 1
     allowed: float | None = None
+    _dearest: tuple[int, float] = field(default=(0, 0.0), init=False)
+    """Entries of the ledger looked through, and the dearest of them."""
     _began: tuple[int, float] | None = field(default=None, init=False)
     """Batches done before this process's first, and when that began."""
 
@@ -158,6 +161,36 @@ class Controller:
         """
         probes = self.plan.probes_left(self.ledger.batches)
         return self.rate(self.cost_unit.last_probe(self.ledger) * probes) * self.full_cost
+
+    # For a run that chooses its number of steps
+
+    def left(self) -> float:
+        """What may still be spent; what the probes still to come will cost is kept."""
+        assert self.cost_unit.total is not None
+        probes = self.plan.probes_left(self.ledger.batches)
+        reserve = self.cost_unit.last_probe(self.ledger) * probes
+        return self.cost_unit.total - self._books()[0] - reserve
+
+    def mean_ahead(self, asked: int) -> float:
+        """Plain full fine-tuning of an average batch to come, of so many in all."""
+        batches = self.ledger.batches
+        done = self.cost_unit.full(self.ledger.full_flops, batches)
+        ahead = self.cost_unit.whole - done
+        if self.cost_unit.known and ahead > 0 and asked > batches:
+            return ahead / (asked - batches)
+        return done / batches if batches else float(self.full_cost)
+
+    def dearest(self) -> float:
+        """Plain full fine-tuning of the dearest batch met, the sample among them."""
+        first, most = self._dearest
+        for entry in islice(self.ledger, first, None):
+            most = max(most, self.cost_unit.full(entry.full_flops, 1))
+        self._dearest = len(self.ledger), most
+        return max(most, float(self.full_cost))
+
+    def expected_price(self, tail: Tail) -> CostGraph:
+        """What coming batches cost, as far as can be told from the sample with this tail."""
+        return self._expected(self.prices[tail], standing=True)
 
     def saved_by_tail(self, chosen: Selection) -> int:
         """FLOPs of the sample batch that its tail saves, the same tensors trained."""

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -42,6 +42,8 @@ from greentrainer.engine.graph_cache import GraphCache
 from greentrainer.engine.prices import Prices
 from greentrainer.engine.prober import Prober
 from greentrainer.engine.state import State
+from greentrainer.engine.steps import Steps
+from greentrainer.engine.worth_probe import WorthProbe
 from greentrainer.forward import ForwardOptions, ForwardSavings, Positions, tokens_of
 from greentrainer.importance import metric_named
 from greentrainer.model import Alone, Freezer, OptimizerState
@@ -49,7 +51,9 @@ from greentrainer.records import Entry, Ledger
 from greentrainer.select import select
 from greentrainer.types import Batch, CostGraph, Importance, LossFn, Selection, loss_of
 
-__all__ = ["AdaptiveBackprop", "Selector", "release"]
+__all__ = ["AdaptiveBackprop", "Selector", "StepsAsked", "release"]
+
+StepsAsked = Literal["all", "choose"]
 
 
 class AdaptiveBackprop:
@@ -74,6 +78,10 @@ class AdaptiveBackprop:
     forward: what may be left out of the forward pass.
     positions: of each prompt that gradient passes through: "all", so many before the completion, or
         "choose", with the tensors, by importance.
+    steps: "all", every batch planned is trained on; or "choose", with tensors and positions: fewer
+        and better ones where the budget goes further so.  `rho` is then a share of plain full
+        fine-tuning of all `total_batches`; `finished` says when no further step is to be made.
+    fresh: the first batches, of rows not seen before: those of one pass over the data.
     processes: `Together` or `Replicas` where several processes train the model; then call `prepare`
         before each step, in all of them.
 
@@ -101,8 +109,12 @@ class AdaptiveBackprop:
         hollow: nn.Module | None = None,
         forward: ForwardOptions | None = None,
         positions: Positions = "all",
+        steps: StepsAsked = "all",
+        fresh: int | None = None,
         processes: Alone | None = None,
     ) -> None:
+        if steps == "choose":
+            _require_choice(total_batches, metric, selector, processes)
         if positions == "choose" and metric != "first_order":
             raise ValueError(f"positions are chosen by first_order importance, not by {metric}")
         valued_by = metric_named(metric)
@@ -119,10 +131,15 @@ class AdaptiveBackprop:
         self._undo = ExitStack()
         try:
             self._set_up(sample_batch, optimizer_state, one_call, hollow, forward, positions)
-            self._chooser = Chooser(selector, self._settle(sample_batch))
+            self._steps: Steps | None = None
+            self._chooser = Chooser(selector, self._settle(sample_batch, steps, fresh))
             self._prober = Prober(
                 model, optimizer, loss_fn, valued_by, self._bookkeeper, self._savings,
                 self._controller, self.processes,
+            )  # fmt: skip
+            self._worth = WorthProbe(
+                model, optimizer, loss_fn, self.graph.tensors, self._bookkeeper, self._savings,
+                self._controller,
             )  # fmt: skip
         except BaseException:
             self.close()
@@ -168,7 +185,7 @@ class AdaptiveBackprop:
         self._samples, self.graph = samples, list(samples.values())[-1]
         short.go_to(list(samples)[-1])
 
-    def _settle(self, sample_batch: Batch) -> float:
+    def _settle(self, sample_batch: Batch, steps: StepsAsked, fresh: int | None) -> float:
         """Translate the budget; returns the share of full fine-tuning that it comes to.
 
         Raises ValueError for one that is too small.
@@ -178,13 +195,21 @@ class AdaptiveBackprop:
         if budget.timed:
             given, tokens = budget.clock, tokens_of(sample_batch)[1]
             self.clock = given if given and given.suits(tokens) else self._set_clock(sample_batch)
-        terms = budget.terms(self.clock, self._whole, self.spending, self.consumption, self.ledger)
+        chooses = steps == "choose"
+        terms = budget.terms(
+            self.clock, self._whole, self.spending, self.consumption, self.ledger, fixed=chooses
+        )
         self.spending = replace(self.spending, rho=min(1.0, terms.share))
         self._controller = Controller(
             self.spending, self._samples, self._whole, self.graphs, self.ledger, self.processes,
             self._savings, terms.cost_unit, self.consumption,
         )  # fmt: skip
-        terms.require(self._controller.smallest_rho(), self._controller.greatest_rho())
+        smallest, greatest = self._controller.smallest_rho(), self._controller.greatest_rho()
+        total = self.spending.total_batches
+        if chooses and total is not None:
+            self._steps = Steps(self._controller, total, min(fresh or total, total))
+            smallest *= self.spending.accumulate / total  # one step will do
+        terms.require(smallest, greatest)
         return terms.rho
 
     def _set_clock(self, batch: Batch) -> Clock:
@@ -246,6 +271,8 @@ class AdaptiveBackprop:
         if not given:
             raise ValueError("no batch to measure importance on: pass at least one to reselect")
         self._freezer.wake()
+        if self._steps is not None:
+            return self._choose_steps(given, self._steps)
         with self.processes.changing():
             if self._chooser.measures:
                 shares = self.budget.unit == "rho" and not self.budget.timed
@@ -292,6 +319,7 @@ class AdaptiveBackprop:
             self._chooser.importance,
             self.history,
             self.ledger.state_dict(),
+            self._steps.measured if self._steps else (),
         ).plain()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -310,6 +338,9 @@ class AdaptiveBackprop:
             if saved.selection.tail not in self._controller.samples:
                 raise ValueError("engine state was written with other positions")
             self._apply(saved.selection)
+        if self._steps is not None:
+            self._steps.measured = saved.worth
+            self.after_step()
 
     def close(self) -> None:
         """Make everything trainable again and leave the model as it came; once is enough."""
@@ -345,6 +376,71 @@ class AdaptiveBackprop:
         self.history.append({**event, **asdict(agreed), "importances": importance})
         return agreed
 
+    def _choose_steps(self, given: list[Batch], steps: Steps) -> Selection:
+        """Measure what steps are worth where the budget pays for it; choose what they train."""
+        measured = self._worth.measure(given, steps)
+        if measured is not None:
+            steps.measured = measured
+        start = time.perf_counter()
+        chosen = steps.choose()
+        self._apply(chosen)
+        seconds = time.perf_counter() - start
+        self.ledger.add(Entry("select", seconds=seconds))
+        own = measured[0].get(chosen.tail, {}) if measured else {}
+        event = {
+            "batch": self.ledger.batches,
+            "asked": True,
+            "seconds": seconds,
+            "tail_saves_flops": self._controller.saved_by_tail(chosen),
+            "optimum_at_most": None,
+            "planned": self.planned,
+            "alternatives": steps.plain(),
+        }
+        self.history.append({**event, **asdict(chosen), "importances": dict(own)})
+        return chosen
+
+    @property
+    def chooses_steps(self) -> bool:
+        """Whether the number of steps is chosen."""
+        return self._steps is not None
+
+    @property
+    def planned(self) -> int | None:
+        """Batches that the run is going to make, as it looks now; None if that is not known."""
+        return self._controller.plan.total_batches
+
+    @property
+    def finished(self) -> bool:
+        """Whether no further step is to be made (`steps="choose"`)."""
+        if self._steps is None or self.selection is None:
+            return False
+        return self._steps.ending(self.selection) is not None
+
+    @property
+    def rho_spent(self) -> float:
+        """Share of full fine-tuning that was spent: of the batches so far, or of all asked for."""
+        if self._steps is None:
+            return self.ledger.rho_spent
+        return self._steps.spent_share
+
+    @property
+    def ending(self) -> str | None:
+        """Why a run that chooses its steps has made its last; None while it has not."""
+        if self._steps is None or self.selection is None:
+            return None
+        return self._steps.ending(self.selection)
+
+    @property
+    def progress(self) -> float:
+        """How far the run has come, from 0 to 1: what a schedule of learning rates goes by."""
+        planned = self.planned
+        return min(1.0, self.ledger.batches / planned) if planned else 0.0
+
+    def after_step(self) -> None:
+        """After each optimizer step of a run that chooses its steps: plan for what is left."""
+        if self._steps is not None and self.selection is not None:
+            self._steps.replan(self.selection)
+
     def _course(self, chosen: Selection, bases: list[Basis]) -> float | None:
         """What to choose anew by, without a probe, or None while the run is on course."""
         basis = next(one for one in reversed(bases) if one.tail == chosen.tail)
@@ -365,6 +461,8 @@ class AdaptiveBackprop:
 
     def _before_batch(self, graph: CostGraph) -> None:
         alone = self.processes.count == 1 and self._bookkeeper.between_steps
+        if self._steps is not None:
+            alone = False  # there the number of steps gives way, not what they train
         if alone and self.selection and self._chooser.ready:
             last, tail = self.spending.last(self.ledger.batches), self.selection.tail
             bases = [self._controller.of_last(graph, tail)] if last else self._controller.bases()
@@ -372,6 +470,18 @@ class AdaptiveBackprop:
             if allowance is not None:
                 self._choose(bases, allowance, asked=False)
         self._freezer.silence()
+
+
+def _require_choice(
+    total: int | None, metric: str, selector: Selector, processes: Alone | None
+) -> None:
+    """Raise ValueError where the number of steps cannot be chosen."""
+    if total is None:
+        raise ValueError("steps are chosen in a run of known length: pass total_batches")
+    if metric != "first_order" or selector is not select:
+        raise ValueError("steps are chosen by first_order importance and the exact selector")
+    if processes is not None and processes.count > 1:
+        raise ValueError("steps are chosen in one process: with several pass steps='all'")
 
 
 _LIVE: WeakKeyDictionary[nn.Module, "ref[AdaptiveBackprop]"] = WeakKeyDictionary()

@@ -11,7 +11,7 @@ from greentrainer.budget import Budget, Clock
 from greentrainer.energy import Used
 from greentrainer.types import Importance, Selection, Tail
 
-STATE_VERSION = 3
+STATE_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class State:
     used: by the run, since its start.
     trainable: names of all tensors that may be trained.
     importance: of each tensor, for each tail that it was measured for.
+    worth: the same to other rows, by each pair of batches.
     history, ledger: plain values already.
     """
 
@@ -33,6 +34,7 @@ class State:
     importance: Mapping[Tail, Importance]
     history: Sequence[dict[str, Any]]
     ledger: Sequence[dict[str, Any]]
+    worth: Sequence[Mapping[Tail, Importance]] = ()
 
     def plain(self) -> dict[str, Any]:
         """Plain values, fit for JSON."""
@@ -43,7 +45,8 @@ class State:
             "used": list(astuple(self.used)),
             "trainable": sorted(self.trainable),
             "selection": asdict(self.selection) if self.selection else None,
-            "importance": [[tail, dict(own)] for tail, own in self.importance.items()],
+            "importance": _listed(self.importance),
+            "worth": [_listed(one) for one in self.worth],
             "history": list(self.history),
             "ledger": list(self.ledger),
         }
@@ -64,6 +67,7 @@ class State:
             trainable=frozenset(plain["trainable"]),
             selection=Selection(**{**chosen, "names": tuple(chosen["names"])}) if chosen else None,
             importance={tail: dict(own) for tail, own in plain["importance"]},
+            worth=[{tail: dict(own) for tail, own in one} for one in plain["worth"]],
             history=list(plain["history"]),
             ledger=plain["ledger"],
         )
@@ -77,6 +81,10 @@ class State:
                 f"engine state was written at {self.budget.unit} {self.budget.amount:g}, "
                 f"this run has {budget}"
             )
+
+
+def _listed(importance: Mapping[Tail, Importance]) -> list[Any]:
+    return [[tail, dict(own)] for tail, own in importance.items()]
 
 
 def _terms(budget: Budget) -> list[Any]:

@@ -29,7 +29,7 @@ from greentrainer.types import Batch, CostGraph, LossFn, Tail
 
 T = TypeVar("T")
 
-TAILS = (0, *(n * 2**power for power in range(3, 14) for n in (1, 1.5)))
+TAILS = (0, 2, 4, *(n * 2**power for power in range(3, 14) for n in (1, 1.5)))
 """Positions of a prompt among which is chosen; and all of it."""
 GRAIN = 200
 """Shares of batches are told in so many steps, so that few graphs differ."""

@@ -26,8 +26,8 @@ from greentrainer.forward.check import Losses, Shortened, evaluating, piece
 from greentrainer.model import encoder_of
 from greentrainer.types import IGNORED, Batch
 
-COARSE, FINE = 32, 8
-"""Prefixes and tails are padded to multiples of so many positions; a prefix is the cheaper part."""
+SPARE = 8
+"""Prefixes and tails are padded to few lengths, by less than one part in so many."""
 ENCODED = ("input_ids", "inputs_embeds", "attention_mask")
 """What an encoder is given."""
 
@@ -88,10 +88,12 @@ def cut(labels: torch.Tensor, mask: torch.Tensor, tail: int) -> Cut:
     begin, end = torch.minimum(begin, first - 1).clamp(min=0), torch.maximum(end, last)
     start = torch.maximum(torch.minimum(first - 1 - tail, end - 1), begin)
     prefix, rest = int((start - begin).max()), int((end - start).max())
-    return Cut(begin, start, end, _up(prefix, COARSE), _up(rest, FINE))
+    return Cut(begin, start, end, padded(prefix), padded(rest))
 
 
-def _up(size: int, multiple: int) -> int:
+def padded(size: int) -> int:
+    """A length at least so large: a multiple of the greatest power of two within `SPARE`."""
+    multiple = 1 << max(0, (size // SPARE).bit_length() - 1)
     return -(-size // multiple) * multiple
 
 

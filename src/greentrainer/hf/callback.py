@@ -19,7 +19,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from greentrainer.energy import Meter
-from greentrainer.engine import AdaptiveBackprop, release
+from greentrainer.engine import AdaptiveBackprop, StepsAsked, release
 from greentrainer.forward import ForwardOptions, Positions
 from greentrainer.hf import checkpoint
 from greentrainer.hf.config import GreenConfig
@@ -96,7 +96,11 @@ class GreenCallback(TrainerCallback):
             hollow=self.hollow,
             forward=self._forward(loader),
             positions=self._positions(),
+            steps=self._steps(),
+            fresh=len(loader),
         )
+        if self.engine.chooses_steps:
+            follow(kwargs["lr_scheduler"], state.max_steps, self.engine)
         self._verified, self._batches_seen = not self.one_call, 0
         if self.one_call:
             self._ear = model.register_forward_hook(self._listen)
@@ -127,6 +131,13 @@ class GreenCallback(TrainerCallback):
             return "all"
         return self.green.positions
 
+    def _steps(self) -> StepsAsked:
+        if self.green.steps == "choose" and self.one_call:
+            warnings.warn("every step is made: a callback cannot choose; use GreenTrainer",
+                          stacklevel=2)  # fmt: skip
+            return "all"
+        return self.green.steps
+
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -145,8 +156,12 @@ class GreenCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """After a step: see that the books fit what the Trainer does."""
+        """After a step: see that the books fit what the Trainer does; end where nothing is left."""
         self._verify()
+        assert self.engine is not None
+        self.engine.after_step()
+        if self.engine.finished:
+            control.should_training_stop = True
 
     def _verify(self) -> None:
         assert self.engine is not None
@@ -308,6 +323,31 @@ def schedule(
     if green.every_steps is not None:
         return total, green.every_steps * joined
     return total, max(joined, round(green.every_epochs * epoch_batches))
+
+
+def follow(scheduler: Any, steps: int, engine: AdaptiveBackprop) -> None:
+    """Let a schedule of learning rates come to its end when the run does.
+
+    It was made for so many steps; fewer may be made, and how many may change.  So it is asked not
+    for the rate after a number of steps but for that after the same share of all of them: warm-up
+    and decay keep their parts of the run.  Raises ValueError for a schedule that is no function of
+    the step.
+    """
+    while not hasattr(scheduler, "lr_lambdas"):
+        scheduler = getattr(scheduler, "scheduler", None)
+        if scheduler is None:
+            raise ValueError(
+                "the number of steps is chosen, and this schedule of learning rates cannot follow: "
+                "use one of transformers' such as linear or cosine, or steps='all'"
+            )
+
+    def following(rate: Any) -> Any:
+        def at(step: int) -> float:
+            return float(rate(round(engine.progress * steps) if step else 0))
+
+        return at
+
+    scheduler.lr_lambdas = [following(rate) for rate in scheduler.lr_lambdas]
 
 
 def inner(optimizer: Any) -> Any:

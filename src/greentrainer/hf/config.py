@@ -1,9 +1,10 @@
 """What a Trainer is told about selection: `GreenConfig`."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from greentrainer.budget import Budget
-from greentrainer.engine import Selector
+from greentrainer.engine import Selector, StepsAsked
 from greentrainer.forward import ForwardOptions, Positions
 from greentrainer.model import OptimizerState
 from greentrainer.select import select
@@ -19,12 +20,14 @@ class GreenConfig:
         second wins if both are given.
     probe_batches: batches importance is measured on at each selection; fewer where the run is too
         short to pay for them.
-    metric: first_order or two_pass importance, or a control's score (`scoring.METRICS`).
+    metric: first_order or two_pass importance, or a control's score (`importance.METRICS`).
     optimizer_state: what becomes of a frozen tensor's state: keep, drop or offload.
     selector: chooses tensors; `select`, or a control to compare it with.
     forward: what may be left out of the forward pass.
     positions: of each prompt that gradient passes through: "all", so many before the completion, or
         "choose".
+    steps: "all" that the Trainer plans; or "choose", fewer where they are worth more, with learning
+        rates that come to their end when the run does (`GreenTrainer`, one process).
     seed: of the examples that probes are made on; the Trainer's own data order is left alone.
 
     Raises ValueError for values that cannot work.
@@ -39,6 +42,7 @@ class GreenConfig:
     selector: Selector = select
     forward: ForwardOptions = field(default_factory=ForwardOptions)
     positions: Positions = "all"
+    steps: StepsAsked = "all"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -49,8 +53,16 @@ class GreenConfig:
         counted = isinstance(self.positions, int) and self.positions >= 0
         if not counted and self.positions not in ("all", "choose"):
             raise ValueError(f"positions is {self.positions!r}: all, choose, or at least 0")
+        if self.steps not in ("all", "choose"):
+            raise ValueError(f"steps is {self.steps!r}: all, or choose")
         if self.probe_batches < 1:
             raise ValueError(f"probe_batches is {self.probe_batches}: it must be at least 1")
+
+    @classmethod
+    def published(cls, rho: float = 0.5, **more: Any) -> "GreenConfig":
+        """As in the paper: tensors alone, judged by their own rows, at every step."""
+        forward = ForwardOptions(labelled_head=False)
+        return cls(rho=rho, **{"positions": "all", "steps": "all", "forward": forward, **more})
 
     @property
     def budget(self) -> Budget:

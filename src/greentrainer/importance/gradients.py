@@ -35,6 +35,17 @@ def probed(model: nn.Module, tensors: Iterable[str] | None) -> dict[str, nn.Para
     return chosen
 
 
+def groups_of(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+) -> dict[str, dict[str, Any]]:
+    """Tensor name -> the param group that holds it."""
+    holder = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in parameters.items():
+        if id(parameter) not in holder:
+            raise ValueError(f"tensor {name!r} is in no param group: give it to the optimizer")
+    return {name: holder[id(parameter)] for name, parameter in parameters.items()}
+
+
 def visit(
     model: nn.Module,
     batch: Batch,
@@ -75,8 +86,8 @@ def whole_tensors(
     return dict(zip(values, summed.tolist(), strict=True))
 
 
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    """This process's shard of a tensor, or the tensor itself."""
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """Flat: this process's shard of a tensor, or the tensor itself."""
     own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
     return own.detach().reshape(-1)
 
@@ -101,7 +112,7 @@ def _arriving(parameters: Mapping[str, nn.Parameter], visitor: Visitor) -> Itera
 @torch.no_grad()
 def dot_of_change(old: torch.Tensor, new: torch.Tensor, gradient: torch.Tensor) -> float:
     """sum((new - old) * gradient), in float64."""
-    pieces = zip(*(_local(t).split(CHUNK) for t in (old, new, gradient)), strict=True)
+    pieces = zip(*(local(t).split(CHUNK) for t in (old, new, gradient)), strict=True)
     return math.fsum(float((b.double() - a.double()) @ g.double()) for a, b, g in pieces)
 
 

@@ -16,7 +16,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import astuple
-from typing import Any
 
 import torch
 from torch import nn
@@ -26,17 +25,16 @@ from greentrainer.importance.gradients import (
     CHUNK,
     Visitor,
     dot_of_change,
+    groups_of,
     probed,
     require_batches,
     visit,
     whole_tensors,
 )
 from greentrainer.importance.update import updated_weights
+from greentrainer.importance.worth import Judge, spaced, worth_of
 from greentrainer.model import preserved
 from greentrainer.types import Batch, LossFn, Tail, TensorStatistics
-
-REMEMBERED = 1 << 18
-"""Elements of a tensor's whole gradient that are remembered while gradients of tails are taken."""
 
 
 def measure_importance(
@@ -47,12 +45,16 @@ def measure_importance(
     tensors: Iterable[str] | None = None,
     *,
     metric: str = "first_order",
+    judged_by: Iterable[Batch] | None = None,
 ) -> dict[str, float]:
     """Importance `I[k]` of each tensor, in units of the loss, averaged over the batches.
 
     tensors: names to probe; by default all that require a gradient.  One that the loss does not
         depend on gets 0.
     metric: "first_order" at the current weights, or the paper's "two_pass".
+    judged_by: batches of other rows.  The updates made of `batches` are then judged by the mean
+        gradient of these, and count without what they would be of no gradient at all (`worth.py`).
+        None, as in the paper: each by its own rows.
 
     Weights, gradients, optimizer state, buffers, modes and random streams are left bit-identical.
     Of a model cut into shards by FSDP2 the importance is that of whole tensors; all processes
@@ -67,7 +69,12 @@ def measure_importance(
     if "param_groups" not in vars(optimizer):  # its twin would share state with the wrapped one
         raise ValueError(f"{type(optimizer).__name__} wraps another optimizer: pass that one")
     parameters = probed(model, tensors)
-    groups = _groups(optimizer, parameters)
+    groups = groups_of(optimizer, parameters)
+    if judged_by is not None:
+        if metric != "first_order":
+            raise ValueError(f"{metric} judges by its own rows: judged_by is for first_order")
+        judge_by = Judge(model, judged_by, loss_fn, parameters)
+        return worth_of(model, batches, optimizer, loss_fn, parameters, judge_by)
     if metric == "two_pass" and any(isinstance(p, DTensor) for p in parameters.values()):
         raise ValueError("two_pass swaps weights, which shards do not allow: use first_order")
     total = dict.fromkeys(parameters, 0.0)
@@ -120,16 +127,17 @@ def measure_tails(
     at: makes the context in which gradient passes through such a tail.
 
     One pass gives the whole gradient and one each those of the tails.  Of the whole gradient of a
-    tensor at most `REMEMBERED` elements, evenly spaced, are remembered; of a larger tensor the sum
-    is estimated from these.  Leaves no trace either.  Raises ValueError as `measure_importance`.
+    tensor at most `worth.REMEMBERED` elements, evenly spaced, are remembered; of a larger tensor
+    the sum is estimated from these.  Leaves no trace either.  Raises ValueError as
+    `measure_importance`.
     """
     whole = probed(model, passes[None])
-    groups = _groups(optimizer, whole)
+    groups = groups_of(optimizer, whole)
     total = {tail: dict.fromkeys(names, 0.0) for tail, names in passes.items()}
     remembered: dict[str, torch.Tensor] = {}
 
     def judge(name: str, parameter: nn.Parameter, gradient: torch.Tensor) -> None:
-        remembered[name] = _spaced(gradient).clone()
+        remembered[name] = spaced(gradient).clone()
         updated = updated_weights(optimizer, groups[name], parameter, gradient)
         total[None][name] -= dot_of_change(parameter, updated, gradient)
 
@@ -139,7 +147,7 @@ def measure_tails(
                 updated = updated_weights(optimizer, groups[name], parameter, gradient)
                 known = remembered[name]
                 share = known.numel() / parameter.numel()
-                change = dot_of_change(_spaced(parameter), _spaced(updated), known)
+                change = dot_of_change(spaced(parameter), spaced(updated), known)
                 total[tail][name] -= change / share
 
         return visit
@@ -175,23 +183,6 @@ def measure_statistics(
             visit(model, batch, seen, loss_fn, parameters, note)
     require_batches(seen)
     return {name: TensorStatistics(*(v / seen for v in values)) for name, values in sums.items()}
-
-
-def _spaced(tensor: torch.Tensor) -> torch.Tensor:
-    """At most `REMEMBERED` elements of a tensor."""
-    flat = tensor.detach().reshape(-1)
-    return flat[:: -(-flat.numel() // REMEMBERED)]
-
-
-def _groups(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
-) -> dict[str, dict[str, Any]]:
-    """Tensor name -> the param group that holds it."""
-    holder = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    for name, parameter in parameters.items():
-        if id(parameter) not in holder:
-            raise ValueError(f"tensor {name!r} is in no param group: give it to the optimizer")
-    return {name: holder[id(parameter)] for name, parameter in parameters.items()}
 
 
 @contextmanager

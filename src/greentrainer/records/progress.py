@@ -105,6 +105,9 @@ class Lines:
         thread.start()
         try:
             yield
+        except BaseException:
+            said[0] = False  # what went wrong is said elsewhere
+            raise
         finally:
             ended.set()
             thread.join()

@@ -17,8 +17,9 @@ def training_line(config: RunConfig, steps: int) -> Iterator[Report]:
     with working("training", steps, lasting=True) as work:
 
         def report(step: int, loss: float, engine: AdaptiveBackprop) -> None:
-            planned = -(-(engine.spending.total_batches or 0) // config.accumulate)
-            work.to(step, _figures(loss, engine), planned if shortened else steps)
+            planned = -(-(engine.planned or 0) // config.accumulate)
+            chosen = shortened or engine.chooses_steps
+            work.to(step, _figures(loss, engine), planned if chosen else steps)
 
         yield report
 
@@ -28,6 +29,6 @@ def _figures(loss: float, engine: AdaptiveBackprop) -> str:
     tail = engine.selection.tail if engine.selection else None
     through = "" if tail is None else f"  tail {tail}"
     return (
-        f"loss {loss:.3f}  rho {engine.ledger.rho_spent:.3f}  "
+        f"loss {loss:.3f}  rho {engine.rho_spent:.3f}  "
         f"{trained}/{len(engine.graph.tensors)} tensors{through}"
     )

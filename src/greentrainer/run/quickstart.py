@@ -31,6 +31,7 @@ CONFIG = RunConfig(
     selections=2,
     probe_batches=2,
     generate=24,
+    steps="all",  # so that its published figures stay those of its command
     output_dir=Path("runs/quickstart"),
 )
 FULL_BATCHES = 8

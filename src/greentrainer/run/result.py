@@ -47,6 +47,8 @@ def bill_of(config: RunConfig, outcome: RunResult, peak_bytes: int) -> dict[str,
         "full_seconds_by_clock": _full_seconds(outcome),
         "interrupted": outcome.interrupted,
         "steps": outcome.steps,
+        "steps_asked": len(outcome.plain_steps),
+        "ending": engine.ending,
         "planned_steps": outcome.planned,
         "final_training_loss": outcome.losses[-1] if outcome.losses else None,
         "tensors": len(engine.graph.tensors),
@@ -92,13 +94,14 @@ def _reference(outcome: RunResult, budgeted: bool) -> dict[str, Any]:
 
     rho_spent: what `rho` bounds, where it bounds anything.
     """
-    ledger = outcome.engine.ledger
-    full = sum(outcome.plain_steps[: outcome.steps])
+    ledger, chosen = outcome.engine.ledger, outcome.engine.chooses_steps
+    # of a run that chooses its steps, rho is a share of all that were asked for
+    full = sum(outcome.plain_steps if chosen else outcome.plain_steps[: outcome.steps])
     return {
         "full_flops": full,
         "full_macs": full // 2,
         "saved_flops": full - ledger.spent_flops,
-        "rho_spent": ledger.rho_spent if budgeted else ledger.spent_flops / full,
+        "rho_spent": ledger.rho_spent if budgeted and not chosen else ledger.spent_flops / full,
     }
 
 

@@ -19,12 +19,12 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from greentrainer.budget import Budget
 from greentrainer.config import RunConfig
 from greentrainer.energy import Consumption, Estimate, Intensity, Meter, read_schedule
-from greentrainer.engine import AdaptiveBackprop
+from greentrainer.engine import AdaptiveBackprop, StepsAsked
 from greentrainer.forward import ForwardOptions, Positions
 from greentrainer.hf import GreenConfig, GreenTrainer, compile_blocks, last_whole, saved_clock
 from greentrainer.hf import trackers as trackers
 from greentrainer.importance import METRICS
-from greentrainer.methods import METHODS, Method
+from greentrainer.methods import METHODS, Method, exact
 from greentrainer.run.arguments import arguments_of, in_one_line, steps_of
 from greentrainer.run.interrupt import StopRequest
 from greentrainer.run.journal import Journal
@@ -90,9 +90,10 @@ class Watch(TrainerCallback):
         if self.journal:
             self.journal.step(state.global_step, loss)
         self.report(state.global_step, loss, self.trainer.engine)
+        ended = self.trainer.engine.finished
         if self.stop.made:
             control.should_training_stop = True
-            control.should_save = state.global_step < state.max_steps
+            control.should_save = state.global_step < state.max_steps and not ended
 
 
 def fit(
@@ -124,7 +125,8 @@ def fit(
     require_budget(config, method)
     collate = encode.Collator(encode.pad_id(tokenizer), config.pad_multiple, config.max_length)
     own = method.adapts(config) or method.shortened or config.activation_checkpointing
-    own = own or config.rho is None
+    chooses = steps_asked(config, method) == "choose"
+    own = own or config.rho is None or chooses
     plain = step_flops(config, graphs_of(model), train, collate) if own else []
     same = not (method.adapts(config) or config.activation_checkpointing)
     whole = sum(plain) if plain and same else None
@@ -170,9 +172,11 @@ def fit(
         engine=trainer.engine,
         model=method.finish(adapted),
         steps=state.global_step,
-        planned=state.max_steps,
+        planned=state.global_step if trainer.engine.finished else state.max_steps,
         losses=tuple(watch.losses),
-        interrupted=stop.made and state.global_step < state.max_steps,
+        interrupted=stop.made
+        and state.global_step < state.max_steps
+        and not trainer.engine.finished,
         plain_steps=tuple(plain or step_flops(config, trainer.engine.graphs, train, collate)),
         log=tuple(state.log_history),
         used=trainer.engine.consumption.used(),
@@ -249,6 +253,7 @@ def green_of(
         selector=method.selector(model, config),
         forward=forward_of(config, method, examples),
         positions=positions_of(config, method),
+        steps=steps_asked(config, method),
         seed=config.seed,
     )
 
@@ -257,7 +262,8 @@ def forward_of(config: RunConfig, method: Method, examples: int) -> ForwardOptio
     """What is left out of the forward pass: what was asked for, or what method green does."""
     chooses = method.budgeted and not method.shortened
     again = chooses and config.epochs > 1 and not config.compile
-    head = config.labelled_head
+    again = again and steps_asked(config, method) == "all" and not config.published
+    head = False if config.published else config.labelled_head
     return ForwardOptions(
         labelled_head=chooses if head is None else head,
         keep=config.keep_activations or ("memory" if again else "nothing"),
@@ -268,10 +274,26 @@ def forward_of(config: RunConfig, method: Method, examples: int) -> ForwardOptio
     )
 
 
+def steps_asked(config: RunConfig, method: Method) -> StepsAsked:
+    """Whether the number of steps is chosen: as asked, or as method green does."""
+    chooses = method.budgeted and not method.shortened and method.selector is exact
+    chooses = chooses and config.metric == "first_order" and config.rho != 1
+    if config.steps == "choose" and not chooses:
+        raise ValueError(
+            "steps are chosen by method green with first_order importance and a budget: leave "
+            "steps out, or choose these"
+        )
+    if config.steps is not None:
+        return config.steps
+    return "choose" if chooses and config.passes != "all" and not config.published else "all"
+
+
 def positions_of(config: RunConfig, method: Method) -> Positions:
     """Which positions gradient passes through: as asked, or as method green chooses."""
     if config.positions is not None:
         return config.positions
+    if config.published:
+        return "all"
     chooses = method.budgeted and config.metric == "first_order" and config.rho != 1
     recomputed = config.activation_checkpointing or config.compile
     return "choose" if chooses and not recomputed else "all"

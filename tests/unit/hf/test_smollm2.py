@@ -189,6 +189,7 @@ def test_weights_are_those_of_the_file(real: tuple[Any, Any]) -> None:
         assert torch.equal(weight, torch.tensor(dequantize(tensor.data, tensor.tensor_type)))
 
 
+@pytest.mark.thorough
 def test_the_real_model_knows_english(real: tuple[Any, Any]) -> None:
     model, tokenizer = real
     assert "Paris" in generate(model, tokenizer, ["The capital of France is"], Decoding(8))[0]

@@ -201,6 +201,7 @@ def test_a_prompt_is_the_authors_code(module: str, tmp_path: Path) -> None:
         assert ast.dump(function) in originals
 
 
+@pytest.mark.thorough
 def test_order_is_the_same_in_every_process(tmp_path: Path) -> None:
     root = library(tmp_path, {f"mod_{i}.py": numbered(i) for i in range(20)})
     script = (

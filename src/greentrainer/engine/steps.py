@@ -1,0 +1,229 @@
+"""How many steps are made, and what each of them trains, within what is left of a budget.
+
+`alternatives.py` has the choice itself; here it is given what it needs: what a step costs with each
+tail, what it is worth to rows that the update has not seen, steps and budget that are left.  It is
+made anew at each selection.  Between selections the tensors stay, and batches that turn out dearer
+or cheaper than expected change the number of steps.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from greentrainer.engine.alternatives import Alternative, Rows, Side, weighed
+from greentrainer.engine.chooser import Basis
+from greentrainer.engine.controller import Controller
+from greentrainer.select import select
+from greentrainer.types import Importance, Selection, Tail
+
+Values = Mapping[Tail, Importance]
+"""Worth of each tensor, for each tail that was measured."""
+
+AGAIN = 0.0
+"""Worth of a step on rows seen before where it was not measured: three passes of SciTLDR end worse
+than one, and so does one and a third (docs/positions.md)."""
+SHORT = 4
+UNMEASURED = {False: 0.9, True: 0.6}
+"""Worth of a step with a tail, of what a whole step's is, where nothing was measured: from `SHORT`
+positions on and below (SciTLDR, DialogSum and WebQuestions with SmolLM2: .83 to .98, and .32 to .62
+without any position of the prompt)."""
+
+
+@dataclass
+class Steps:
+    """The plan of a run that chooses how many steps it makes.
+
+    asked: batches that it may have at most.  fresh: the first of them, on rows not seen before.
+    again: what a step on rows seen before is worth, of what one on fresh rows is.
+    measured: by each of some pairs of batches; sets of tensors are chosen by the first half of
+        them, and what they are worth is told by the others.
+    """
+
+    controller: Controller
+    asked: int
+    fresh: int
+    again: float = AGAIN
+    measured: Sequence[Values] = ()
+    considered: list[Alternative] = field(default_factory=list)
+
+    @property
+    def _plan(self) -> Any:
+        return self.controller.plan
+
+    @property
+    def done(self) -> int:
+        """Batches so far."""
+        return self.controller.ledger.batches
+
+    @property
+    def scale(self) -> float:
+        """What a batch to come costs, of what the sample batch does."""
+        return self.controller.mean_ahead(self.asked) / self.controller.full_cost
+
+    def left(self) -> float:
+        """What may still be spent, in batches' worth of the sample; later probes are kept."""
+        return self.controller.left() / self.scale
+
+    def rows(self) -> Rows:
+        """Batches to come."""
+        left = self.asked - self.done
+        return Rows(float(left), float(max(0, min(left, self.fresh - self.done))), self.again)
+
+    def pays_for_everything(self) -> bool:
+        """Whether whole steps can be made as long as steps are worth anything."""
+        whole = self.controller.expected_price(None)
+        cost = whole.forward_flops + whole.full_backward_flops
+        return self.left() >= cost * self.rows().useful
+
+    def choose(self) -> Selection:
+        """The best alternative for what is left; the plan is made for its number of steps.
+
+        Raises ValueError where the budget pays for no step.
+        """
+        self.considered = weighed(self.sides(), self.rows(), self.left())
+        best = self.considered[0]
+        assert best.selection is not None
+        self._settle(best.steps)
+        return best.selection
+
+    def _settle(self, batches: float) -> None:
+        """Plan for so many batches more, in whole optimizer steps."""
+        each = self._plan.accumulate
+        more = max(1, math.floor(batches / each + 1e-9)) * each
+        total = min(self.asked, self.done + more)
+        self.controller.plan = replace(self._plan, total_batches=total)
+
+    def replan(self, chosen: Selection) -> None:
+        """After a step: how many more the selection in force can make of what is left."""
+        cost = self.cost_of(chosen)
+        if self.done < self.asked and self.left() >= cost:
+            self._settle(min(self.rows().useful or self.rows().steps, self.left() / cost))
+
+    def ending(self, chosen: Selection) -> str | None:
+        """Why no further step is made; None where one is.
+
+        A step's batches are taken to be as dear as the dearest met.
+        """
+        if self.done >= self.asked:
+            return "every step was made"
+        if self.rows().useful <= 0:
+            return "rows seen again are not worth what they cost: the rest of the budget is left"
+        cost = self.cost_of(chosen) / self.controller.full_cost
+        step = self._plan.accumulate * cost * self.controller.dearest()
+        return "the budget is spent" if self.controller.left() < step else None
+
+    @property
+    def spent_share(self) -> float:
+        """Of plain full fine-tuning of all that was asked for."""
+        unit = self.controller.cost_unit
+        return unit.spent(self.controller.ledger) / unit.whole if unit.whole else 0.0
+
+    def cost_of(self, chosen: Selection) -> float:
+        """Of the sample batch."""
+        graph = self.controller.expected_price(chosen.tail)
+        return float(graph.forward_flops + graph.backward_flops(chosen.names))
+
+    # What the choice is among
+
+    def sides(self) -> list[Side]:
+        """One for each tail; the longest, all positions, last."""
+        found = {basis.tail: basis for basis in self.controller.bases() if basis.among is None}
+        return [self._side(basis) for basis in found.values()]
+
+    def best_tail(self, measured: Sequence[Values]) -> Tail:
+        """The tail of the greatest progress, everything trained, among those measured."""
+        self.measured = measured
+        sides = [side for side in self.sides() if side.tail in measured[0]]
+        plain = [replace(side, best=None) for side in sides]
+        return weighed(plain, self.rows(), self.left())[0].tail
+
+    def _side(self, basis: Basis) -> Side:
+        graph, tail = basis.graph, basis.tail
+        flops = basis.real.full_backward_flops
+        everything = self.worth(tail)
+        whole = Selection(basis.real.tensors, everything, flops, flops, tail)
+        full = float(graph.forward_flops + graph.full_backward_flops)
+        by, other = self._halves(tail)
+        if by is None or other is None:
+            return Side(tail, full, float(basis.cheapest), everything, whole)
+        chosen_by, judged_by = by, other
+
+        def best(limit: float) -> tuple[Selection, float, float]:
+            found = select(graph, chosen_by, limit - graph.forward_flops)
+            cost = graph.forward_flops + graph.backward_flops(found.names)
+            value = sum(chosen_by[name] for name in found.names)
+            real = basis.real.backward_flops(found.names)
+            known = replace(found, tail=tail, backward_flops=real, backward_budget=float(real))
+            return known, float(cost), value
+
+        return Side(
+            tail, full, float(basis.cheapest), everything, whole, best,
+            most=sum(max(0.0, value) for value in chosen_by.values()),
+            judged=lambda chosen: sum(judged_by[name] for name in chosen.names),
+        )  # fmt: skip
+
+    def _halves(self, tail: Tail) -> tuple[Importance | None, Importance | None]:
+        """Worth of each tensor by the pairs that sets are chosen by, and by those that judge."""
+        mine = [values[tail] for values in self.measured if tail in values]
+        middle = (len(mine) + 1) // 2
+        by, other = _mean(mine[:middle]), _mean(mine[middle:])
+        promising = by is not None and any(value > 0 for value in by.values())
+        return (by, other) if promising else (None, None)
+
+    def worth(self, tail: Tail) -> float:
+        """Of a step that trains everything: as measured, in between what was, or by rule."""
+        known = {
+            t: sum(_total(values[t]) for values in self.measured) / len(self.measured)
+            for t in (self.measured[0] if self.measured else ())
+        }
+        if tail in known:
+            return known[tail]
+        if not known:
+            return 1.0 if tail is None else UNMEASURED[tail < SHORT]
+        assert tail is not None
+        shorter = [t for t in known if t is not None and t < tail]
+        longer = [t for t in known if t is None or t > tail]
+        if not shorter:  # below what was measured: in proportion, as nothing is known
+            lowest = min((t for t in known if t is not None), default=None)
+            whole = known[None] * UNMEASURED[tail < SHORT]
+            return whole if lowest is None else min(whole, known[lowest])
+        low = max(shorter)
+        high = min(longer, key=lambda t: math.inf if t is None else t)
+        span = math.log2((self._longest if high is None else high) + 1) - math.log2(low + 1)
+        share = (math.log2(tail + 1) - math.log2(low + 1)) / span if span > 0 else 1.0
+        return known[low] + min(1.0, share) * (known[high] - known[low])
+
+    @property
+    def _longest(self) -> int:
+        """Prompt positions of the sample batch, about: the longest tail there is."""
+        return max((t for t in self.controller.samples if t is not None), default=1) * 2
+
+    def plain(self) -> list[dict[str, Any]]:
+        """What was considered, as plain values: shares of the whole step's cost and worth."""
+        whole = next((one for one in self.considered if one.tail is None), None)
+        value = self.worth(None) or 1.0
+        full = self.controller.full_cost
+        return [
+            {
+                "tail": one.tail,
+                "tensors": len(one.selection.names) if one.selection else None,
+                "cost": one.cost / full,
+                "value": one.value / value,
+                "steps": round(one.steps, 2),
+                "progress": one.progress / value,
+                "chosen": one is self.considered[0],
+            }
+            for one in self.considered
+            if whole is not None
+        ]
+
+
+def _mean(values: Sequence[Importance]) -> Importance | None:
+    if not values:
+        return None
+    return {name: sum(one[name] for one in values) / len(values) for name in values[0]}
+
+
+def _total(values: Importance) -> float:
+    return sum(values.values())

@@ -1,0 +1,160 @@
+"""The probe of a run that chooses its steps: what a step with each tail is worth to other rows.
+
+Batches are halved; the updates that one half's rows make are judged by the other's
+(`importance/worth.py`): neither is seen by the other.  A pass tells the gradient that judges,
+another what the whole step is worth, and one more, the cheaper the shorter, each tail.  Tails are
+measured from `FIRST` positions on, towards where the progress grows, as long as that pays.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from greentrainer.engine.bookkeeper import Bookkeeper
+from greentrainer.engine.controller import Controller
+from greentrainer.engine.steps import Steps, Values
+from greentrainer.forward import ForwardSavings
+from greentrainer.importance import Judge, Pair, measure_worth
+from greentrainer.records import Entry
+from greentrainer.types import Batch, LossFn, Tail
+
+FIRST = 8
+"""Positions of the first tail that is measured."""
+FURTHER = 4 * FIRST
+"""Of another one, where whole steps seem better."""
+SHARE = 0.05
+"""Of what is left of a budget: that all probes to come may take together."""
+
+
+FEW = 4
+"""Rows of a batch that is not halved: it is judged by the next batch."""
+
+
+def pairs_of(given: Sequence[Batch]) -> list[Pair]:
+    """Each batch's first half and its second; of small batches each and the next one."""
+    halves = [halved(batch) for batch in given]
+    if all(half is not None for half in halves):
+        return [half for half in halves if half is not None]
+    return [Pair(one, other) for one, other in zip(given[::2], given[1::2], strict=False)]
+
+
+def halved(batch: Batch) -> Pair | None:
+    """The first half of a batch's rows and the second; None for one that cannot be divided."""
+    if not isinstance(batch, Mapping):
+        return None
+    rows = next((v.shape[0] for v in batch.values() if isinstance(v, torch.Tensor) and v.dim()), 0)
+    if rows < FEW:
+        return None
+
+    def part(value: Any, rows_of: slice) -> Any:
+        per_row = isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == rows
+        return value[rows_of] if per_row or _is_list(value, rows) else value
+
+    first, second = slice(0, rows // 2), slice(rows // 2, rows)
+    return Pair(
+        {name: part(value, first) for name, value in batch.items()},
+        {name: part(value, second) for name, value in batch.items()},
+    )
+
+
+def _is_list(value: Any, rows: int) -> bool:
+    return isinstance(value, list) and len(value) == rows
+
+
+@dataclass
+class WorthProbe:
+    """Measures worth.  bookkeeper: of training, which a probe is not; its ledger has what it cost.
+
+    names: of the tensors that may be trained.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss_fn: LossFn | None
+    names: Sequence[str]
+    bookkeeper: Bookkeeper
+    savings: ForwardSavings
+    controller: Controller
+
+    def measure(self, given: Sequence[Batch], steps: Steps) -> list[Values] | None:
+        """Worth of every tensor with some tails, by each of the batches that are paid for.
+
+        None where `SHARE` of what is left pays for none, or whole steps can be made to the end.
+        """
+        if steps.pays_for_everything():
+            return None
+        start = time.perf_counter()
+        tails = [tail for tail in self.controller.samples if tail is None or _is_step(tail)]
+        probes = 1 + self.controller.plan.probes_left(self.controller.ledger.batches)
+        allowed = SHARE * self.controller.left() / probes
+        pairs = pairs_of(given)
+        wanted: list[Tail] = [None]
+        if len(tails) > 1:
+            wanted.append(min(tails[:-1], key=lambda tail: abs((tail or 0) - FIRST)))
+        while pairs and self._cost(pairs, wanted, judging=True) > allowed:
+            pairs.pop()
+        if not pairs:
+            return None
+        found: list[dict[Tail, dict[str, float]]] = [{} for _ in pairs]
+        judges: list[Judge] = []
+        spent = 0.0
+        with self.bookkeeper.unobserved(), self.savings.probing():
+            while wanted and spent + self._cost(pairs, wanted, not judges) <= allowed:
+                spent += self._cost(pairs, wanted, not judges)
+                for own, new in zip(found, self._measured(pairs, wanted, judges), strict=True):
+                    own.update(new)
+                wanted = self._next(steps, found, tails)
+        self._book(pairs, list(found[0]), start)
+        return list(found)
+
+    def _measured(
+        self, pairs: Sequence[Pair], tails: Sequence[Tail], judges: list[Judge]
+    ) -> list[dict[Tail, dict[str, float]]]:
+        passes = dict.fromkeys(tails, self.names)
+        model, optimizer, at = self.model, self.optimizer, self.savings.at
+        return measure_worth(model, pairs, optimizer, self.loss_fn, passes, at, judges)
+
+    def _next(self, steps: Steps, found: Sequence[Values], tails: Sequence[Tail]) -> list[Tail]:
+        """The tail to measure next: a neighbour of the best so far; none where all are known."""
+        best = steps.best_tail(found)
+        known = set(found[0])
+        if best is None:
+            bounded = [tail for tail in tails if tail is not None and tail <= FURTHER]
+            return [tail for tail in bounded[-1:] if tail not in known]
+        at = tails.index(best)
+        near = [tails[n] for n in (at - 1, at + 1) if 0 <= n < len(tails)]
+        return [tail for tail in near if tail not in known][:1]
+
+    def _cost(self, pairs: Sequence[Pair], tails: Sequence[Tail], judging: bool) -> float:
+        """Of measuring these tails, in the run's unit."""
+        passes = self._passes(pairs, tails, judging)
+        prices = [self.controller.cost_unit.price(graph) for graph in passes]
+        return float(sum(one.forward_flops + one.full_backward_flops for one in prices))
+
+    def _passes(self, pairs: Sequence[Pair], tails: Sequence[Tail], judging: bool) -> list[Any]:
+        """The graph of each pass."""
+        of = self.controller.graphs.of_batch
+        found = []
+        if judging:
+            with self.savings.at(None):
+                found += [of(pair.judged_by) for pair in pairs]
+        for tail in tails:
+            with self.savings.at(tail):
+                found += [of(pair.made_of) for pair in pairs]
+        return found
+
+    def _book(self, pairs: Sequence[Pair], tails: Sequence[Tail], start: float) -> None:
+        graphs = self._passes(pairs, tails, judging=True)
+        forward = sum(graph.forward_flops for graph in graphs)
+        backward = sum(graph.full_backward_flops for graph in graphs)
+        seconds = time.perf_counter() - start
+        self.bookkeeper.ledger.add(Entry("probe", forward, backward, seconds=seconds))
+
+
+def _is_step(tail: int) -> bool:
+    """Whether it is a power of two, or no position at all: the others are hardly different."""
+    return tail & (tail - 1) == 0

@@ -1,0 +1,211 @@
+"""Runs that choose how many steps they make: budgets, books, schedules, resuming."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from greentrainer import AdaptiveBackprop, Budget
+from greentrainer.cost import flop_counter
+from greentrainer.hf import GreenCallback, GreenConfig, GreenTrainer
+from greentrainer.select import random_selection
+from tests.conformance.families import batch_for
+from tests.integration.test_forward_run import llama
+from tests.integration.test_positions import HEAD, data
+from tests.trainer import arguments, mixed
+
+BATCHES = 40
+
+
+def everywhere(count: int) -> list[dict[str, Any]]:
+    """Batches with labels at all positions: no tail saves anything."""
+    return [batch_for("llama", 4, 24, seed) for seed in range(count)]
+
+
+def engine_of(batches: list[dict[str, Any]], rho: float | Budget, **more: Any) -> AdaptiveBackprop:
+    model = llama()
+    settings: dict[str, Any] = {"positions": "choose", "steps": "choose", "forward": HEAD} | more
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    return AdaptiveBackprop(
+        model, optimizer, batches[0], rho=rho, total_batches=len(batches), **settings
+    )
+
+
+def run(engine: AdaptiveBackprop, batches: list[dict[str, Any]]) -> int:
+    """Train until the engine says that it is finished; FLOPs executed, probes counted."""
+    executed = 0
+    for batch in batches:
+        if engine.due:
+            with flop_counter() as count:
+                engine.reselect(batches[:2])
+            executed += count.get_total_flops()
+        if engine.finished:
+            break
+        engine.graphs.of_batch(batch)  # traced outside of what is counted
+        with flop_counter() as count:
+            engine.loss(batch).backward()
+        executed += count.get_total_flops()
+        engine.optimizer.step()
+        engine.optimizer.zero_grad()
+        engine.after_step()
+    return executed
+
+
+def whole(engine: AdaptiveBackprop, batches: list[dict[str, Any]]) -> int:
+    """Plain full fine-tuning of all that was asked for."""
+    with engine._savings.at(None):
+        return sum(engine.graphs.of_batch(batch).full_flops for batch in batches)
+
+
+@pytest.mark.parametrize("rho", [0.15, 0.3, 0.5, 0.8])
+@pytest.mark.parametrize("make", [everywhere, lambda n: data(n)], ids=["labels", "prompts"])
+def test_the_budget_holds_and_is_used_and_the_books_are_right(make: Any, rho: float) -> None:
+    batches = make(BATCHES)
+    engine = engine_of(batches, rho)
+    executed = run(engine, batches)
+    ledger = engine.ledger
+    share = ledger.spent_flops / whole(engine, batches)
+    assert ledger.spent_flops - ledger.trace_flops == executed
+    assert share <= rho
+    step = engine.ledger.full_flops / engine.ledger.batches / whole(engine, batches)
+    made_all = engine.ledger.batches == len(batches)
+    assert made_all or share >= rho - 1.3 * step
+    assert engine.planned == engine.ledger.batches
+    assert engine.ending is not None
+
+
+def test_where_no_tail_saves_anything_it_is_full_fine_tuning_stopped_early() -> None:
+    batches = everywhere(BATCHES)
+    engine = engine_of(batches, 0.5)
+    run(engine, batches)
+    assert engine.selection is not None
+    assert set(engine.selection.names) == set(engine.graph.tensors)
+    assert engine.ledger.batches in (18, 19, 20)  # a probe of a batch or two is paid for, too
+    assert engine.ending == "the budget is spent"
+
+
+def test_a_tail_that_is_worth_nearly_as_much_lets_more_steps_be_made() -> None:
+    batches = data(BATCHES)
+    engine = engine_of(batches, 0.5)
+    run(engine, batches)
+    assert engine.selection is not None
+    [event] = engine.history
+    alternatives = {one["tail"]: one for one in event["alternatives"]}
+    assert alternatives[None]["cost"] > 0.8
+    best = max(event["alternatives"], key=lambda one: one["progress"])
+    assert best["chosen"]
+    assert best["tail"] == engine.selection.tail
+    assert engine.ledger.batches > alternatives[None]["steps"]
+
+
+def test_more_than_everything_takes_is_left() -> None:
+    batches = data(30)
+    engine = engine_of(batches, 1.0)
+    run(engine, batches)
+    assert engine.ledger.batches == len(batches)
+    assert engine.ending == "every step was made"
+    assert engine.selection is not None
+    assert engine.selection.tail is None
+
+
+def test_rows_seen_again_are_left_where_they_are_worth_nothing() -> None:
+    """Three passes asked for, and a budget of two: one pass, and the rest is given back."""
+    batches = everywhere(12) * 3
+    engine = engine_of(batches, 0.66, fresh=12)
+    run(engine, batches)
+    assert engine.ledger.batches == 12
+    assert engine.ending is not None
+    assert "rest of the budget is left" in engine.ending
+
+
+def test_nothing_is_measured_where_that_would_take_too_much() -> None:
+    batches = data(10)
+    engine = engine_of(batches, 0.5)
+    run(engine, batches)
+    assert engine.ledger.probe_flops == 0
+    assert engine.selection is not None
+    assert engine.selection.tail is not None, "by what tails were worth elsewhere"
+    assert len(engine.selection.names) == len(engine.graph.tensors)
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"metric": "two_pass"}, "first_order importance"),
+        ({"selector": random_selection}, "exact selector"),
+        ({"total_batches": None}, "run of known length"),
+    ],
+)
+def test_what_cannot_choose_says_so(more: dict[str, Any], why: str) -> None:
+    model, batch = llama(), data(1)[0]
+    settings: dict[str, Any] = {"total_batches": 9, "steps": "choose"} | more
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    with pytest.raises(ValueError, match=why):
+        AdaptiveBackprop(model, optimizer, batch, rho=0.5, **settings)
+
+
+class Rates(TrainerCallback):
+    """The learning rate of each step."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seen.append(kwargs["optimizer"].param_groups[0]["lr"])
+
+
+CHOOSES = GreenConfig(rho=0.5, steps="choose", positions="choose", forward=HEAD, every_steps=8)
+
+
+def trainer(folder: Path, count: int = 96, **more: Any) -> tuple[GreenTrainer, Rates]:
+    torch.manual_seed(0)
+    rates = Rates()
+    green = GreenTrainer(
+        llama(), arguments(folder, **more), green=CHOOSES, callbacks=[rates], **mixed(count)
+    )
+    return green, rates
+
+
+def test_the_trainer_ends_with_the_plan_and_the_rate_with_it(tmp_path: Path) -> None:
+    green, rates = trainer(tmp_path, warmup_steps=6)
+    green.train()
+    made, asked = green.state.global_step, green.state.max_steps
+    assert asked == 48
+    assert 15 < made < 30
+    assert made == green.engine.planned
+    assert len(rates.seen) == made
+    peak = max(rates.seen)
+    assert peak == pytest.approx(1e-3, rel=0.1)
+    assert rates.seen[-1] < 0.12 * peak, "it comes down to its end"
+    assert rates.seen.index(peak) <= 6 * made / asked + 1, "warm-up keeps its part of the run"
+
+
+@pytest.mark.parametrize("at", [3, 12])
+def test_resumed_it_ends_the_same(at: int, tmp_path: Path) -> None:
+    one, _ = trainer(tmp_path / "a", save_strategy="steps", save_steps=at)
+    one.train()
+    two, _ = trainer(tmp_path / "a", save_strategy="steps", save_steps=at)
+    two.train(resume_from_checkpoint=str(tmp_path / "a" / f"checkpoint-{at}"))
+    assert one.state.global_step == two.state.global_step
+    pairs = zip(one.model.parameters(), two.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert one.ledger.spent_flops == two.ledger.spent_flops
+
+
+def test_a_callback_makes_every_step_and_says_so(tmp_path: Path) -> None:
+    from transformers import Trainer
+
+    callback = GreenCallback(GreenConfig(rho=0.6, steps="choose"))
+    plain = Trainer(llama(), arguments(tmp_path), callbacks=[callback], **mixed(16))
+    with pytest.warns(UserWarning, match="a callback cannot choose"):
+        plain.train()
+    assert plain.state.global_step == 8
+
+
+def test_as_published_in_a_word() -> None:
+    green = GreenConfig.published(0.7)
+    assert (green.rho, green.positions, green.steps) == (0.7, "all", "all")
+    assert not green.forward.labelled_head
+    assert GreenConfig.published(0.5, probe_batches=1).probe_batches == 1
