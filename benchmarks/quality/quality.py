@@ -128,7 +128,7 @@ def main() -> None:
         run = not asked.draw and asked.only in (None, part)
         results = study.execute() if run else study.results()
         rows += rows_of(part, results)
-        records += [{"part": part, **_savings(record)} for record in results["records"]]
+        records += [{"part": part, **_trimmed(record)} for record in results["records"]]
         notes.append(f"{part}: {spec.note.strip()}")
     shown = Table(*COLUMNS)
     for row in rows:
@@ -138,7 +138,7 @@ def main() -> None:
     write(name, rows, checks(rows), seeds, " ".join(notes), shown, records=records)
 
 
-def _savings(record: Row) -> Row:
+def _trimmed(record: Row) -> Row:
     """A record without its lists of tensors."""
     return {k: v for k, v in record.items() if k not in ("selections", "tensors", "layout")}
 

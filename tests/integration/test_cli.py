@@ -75,7 +75,7 @@ def test_train_leaves_a_folder_with_a_model_and_its_bill(
     assert all(row["references"][0].startswith("it is ") for row in answered)
     assert len(answered) == 2
     bill = summary["bill"]
-    assert 0.97 * 0.6 <= bill["rho_spent"] <= 0.6
+    assert 0.9 * 0.6 <= bill["rho_spent"] <= 0.6
     trained: Any = tf.AutoModelForCausalLM.from_pretrained(run / "model")
     base: Any = tf.AutoModelForCausalLM.from_pretrained(model)
     pairs = zip(trained.parameters(), base.parameters(), strict=True)
@@ -108,7 +108,7 @@ def test_activations_are_kept_where_it_is_told(
 ) -> None:  # fmt: skip
     run, kept = tmp_path / "run", tmp_path / "kept"
     typed = ["train", "--model", model, "--task", data, "--rho", 0.5, "--output-dir", run, *FLAGS,
-             "--epochs", 3, "--set", "keep_activations=disk", "--set", f"keep_folder={kept}",
+             "--epochs", 3, "--passes", "all", "--set", "keep_activations=disk", "--set", f"keep_folder={kept}",
              "--set", "keep_bytes=100000000", "--set", "keep_bfloat16=true"]  # fmt: skip
     assert command(monkeypatch, *typed) == 0
     assert "kept activations" in capsys.readouterr().out

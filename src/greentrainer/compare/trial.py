@@ -83,6 +83,7 @@ def course(outcome: RunResult) -> Record:
                 "tail": event["tail"],
                 "tail_saves_flops": event["tail_saves_flops"],
                 "tensors": [number[name] for name in event["names"]],
+                **{key: event[key] for key in ("planned", "alternatives") if key in event},
             }
             for event in engine.history
         ],

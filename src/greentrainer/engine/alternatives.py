@@ -102,9 +102,9 @@ class Side:
 
 
 def progress(cost: float, value: float, rows: Rows, budget: float) -> tuple[float, float]:
-    """Steps made, and what they come to."""
+    """Steps made, and what they come to; none where there is not enough for one."""
     steps = min(rows.useful, budget / cost)
-    return steps, value * rows.counted(steps)
+    return (steps, value * rows.counted(steps)) if steps >= min(1.0, rows.steps) else (0.0, 0.0)
 
 
 def weighed(sides: Sequence[Side], rows: Rows, budget: float) -> list[Alternative]:
@@ -113,7 +113,7 @@ def weighed(sides: Sequence[Side], rows: Rows, budget: float) -> list[Alternativ
     Of equal ones the earlier side's.  Raises ValueError where the budget pays for no step.
     """
     found = [one for side in sides for one in _of(side, rows, budget)]
-    able = [one for one in found if one.steps >= min(1.0, rows.steps)]
+    able = [one for one in found if one.steps > 0]
     if not able:
         cheapest = min(side.least for side in sides)
         raise ValueError(f"what is left ({budget:.3g}) pays for no step ({cheapest:.3g} at least)")
@@ -171,4 +171,4 @@ def _refined(side: Side, rows: Rows, budget: float) -> Alternative:
 
 def _bound(value: float, cost: float, rows: Rows, budget: float) -> float:
     """No set that costs at least so much, and is worth at most so much, comes to more."""
-    return progress(cost, value, rows, budget)[1]
+    return value * rows.counted(min(rows.useful, budget / cost))

@@ -23,6 +23,9 @@ Values = Mapping[Tail, Importance]
 AGAIN = 0.0
 """Worth of a step on rows seen before where it was not measured: three passes of SciTLDR end worse
 than one, and so does one and a third (docs/positions.md)."""
+ENOUGH = 100
+"""Optimizer steps up to which rows seen again count like fresh ones: with fewer, weights have not
+moved far enough to have learned them."""
 SHORT = 4
 UNMEASURED = {False: 0.9, True: 0.6}
 """Worth of a step with a tail, of what a whole step's is, where nothing was measured: from `SHORT`
@@ -34,7 +37,7 @@ without any position of the prompt)."""
 class Steps:
     """The plan of a run that chooses how many steps it makes.
 
-    asked: batches that it may have at most.  fresh: the first of them, on rows not seen before.
+    asked: batches that it may have at most.  one_pass: the first of them, on rows not seen before.
     again: what a step on rows seen before is worth, of what one on fresh rows is.
     measured: by each of some pairs of batches; sets of tensors are chosen by the first half of
         them, and what they are worth is told by the others.
@@ -42,7 +45,7 @@ class Steps:
 
     controller: Controller
     asked: int
-    fresh: int
+    one_pass: int
     again: float = AGAIN
     measured: Sequence[Values] = ()
     considered: list[Alternative] = field(default_factory=list)
@@ -68,7 +71,8 @@ class Steps:
     def rows(self) -> Rows:
         """Batches to come."""
         left = self.asked - self.done
-        return Rows(float(left), float(max(0, min(left, self.fresh - self.done))), self.again)
+        fresh = max(self.one_pass, ENOUGH * self._plan.accumulate) - self.done
+        return Rows(float(left), float(max(0, min(left, fresh))), self.again)
 
     def pays_for_everything(self) -> bool:
         """Whether whole steps can be made as long as steps are worth anything."""

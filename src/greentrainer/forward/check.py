@@ -16,7 +16,8 @@ ROWS, COLUMNS = 2, 32
 """Of the piece."""
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 """Relative; of other types `COARSE`."""
-COARSE = 5e-3
+COARSE = 2e-2
+"""In half precision the order of sums alone moves the loss of a few tokens by a hundredth."""
 
 
 Shortened = Callable[[Batch], AbstractContextManager[None]]

@@ -26,6 +26,9 @@ from greentrainer.forward.check import Losses, Shortened, evaluating, piece
 from greentrainer.model import encoder_of
 from greentrainer.types import IGNORED, Batch
 
+COARSE, FINE = 32, 8
+"""Multiples that prefixes and tails are padded to where activations are kept: an example's are
+then the same to the bit, whatever rows it came with."""
 SPARE = 8
 """Prefixes and tails are padded to few lengths, by less than one part in so many."""
 ENCODED = ("input_ids", "inputs_embeds", "attention_mask")
@@ -70,10 +73,11 @@ class Places:
         return found.where(self.real.view_as(index), torch.full_like(found, blank))
 
 
-def cut(labels: torch.Tensor, mask: torch.Tensor, tail: int) -> Cut:
+def cut(labels: torch.Tensor, mask: torch.Tensor, tail: int, coarse: bool = False) -> Cut:
     """The cut with `tail` positions before the first that predicts a label.
 
-    labels, mask: (B, T).  Raises ValueError for a mask with gaps.
+    labels, mask: (B, T).  coarse: pad to as few lengths as can be.  Raises ValueError for a mask
+    with gaps.
     """
     length = labels.shape[1]
     at = torch.arange(length, device=labels.device)
@@ -88,12 +92,21 @@ def cut(labels: torch.Tensor, mask: torch.Tensor, tail: int) -> Cut:
     begin, end = torch.minimum(begin, first - 1).clamp(min=0), torch.maximum(end, last)
     start = torch.maximum(torch.minimum(first - 1 - tail, end - 1), begin)
     prefix, rest = int((start - begin).max()), int((end - start).max())
-    return Cut(begin, start, end, padded(prefix), padded(rest))
+    return Cut(
+        begin,
+        start,
+        end,
+        padded(prefix, COARSE if coarse else 1),
+        padded(rest, FINE if coarse else 1),
+    )
 
 
-def padded(size: int) -> int:
-    """A length at least so large: a multiple of the greatest power of two within `SPARE`."""
-    multiple = 1 << max(0, (size // SPARE).bit_length() - 1)
+def padded(size: int, least: int = 1) -> int:
+    """A length at least so large: a multiple of the greatest power of two within `SPARE`.
+
+    least: the multiple that it is in any case.
+    """
+    multiple = max(least, 1 << max(0, (size // SPARE).bit_length() - 1))
     return -(-size // multiple) * multiple
 
 
@@ -173,6 +186,7 @@ class SplitForward:
             raise ValueError(f"{type(inner).__name__} takes no cache")
         if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
             raise ValueError("activation checkpointing drops the cache in training")
+        self.coarse = False
         self._always = False
         self._given: tuple[Cut | None] | None = None
         self._seen: Places | None = None
@@ -242,7 +256,7 @@ class SplitForward:
         asked = Asked(labels, mask, self.tail)
         if not asked.same_as(self._asked):
             usable = isinstance(mask, torch.Tensor) and mask.shape == labels.shape
-            where = cut(labels, mask if usable else torch.ones_like(labels), self.tail)
+            where = cut(labels, mask if usable else torch.ones_like(labels), self.tail, self.coarse)
             self._asked, self._answer = asked, where if where.prefix else None
         return self._answer
 

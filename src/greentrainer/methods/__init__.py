@@ -3,7 +3,7 @@
 A method says what is trained; the run, its books and its budget are the same for all.
 """
 
-from greentrainer.methods.base import Method, exact
+from greentrainer.methods.base import Method
 from greentrainer.methods.bitfit import BITFIT
 from greentrainer.methods.full import FULL
 from greentrainer.methods.full_at_budget import FULL_AT_BUDGET
@@ -16,7 +16,7 @@ from greentrainer.methods.top2 import TOP2
 from greentrainer.methods.top_blocks import TOP_BLOCKS
 from greentrainer.methods.zero_shot import ZERO_SHOT
 
-__all__ = ["METHODS", "Method", "exact"]
+__all__ = ["METHODS", "Method"]
 
 METHODS = {
     method.name: method

@@ -24,7 +24,7 @@ from greentrainer.forward import ForwardOptions, Positions
 from greentrainer.hf import GreenConfig, GreenTrainer, compile_blocks, last_whole, saved_clock
 from greentrainer.hf import trackers as trackers
 from greentrainer.importance import METRICS
-from greentrainer.methods import METHODS, Method, exact
+from greentrainer.methods import METHODS, Method
 from greentrainer.run.arguments import arguments_of, in_one_line, steps_of
 from greentrainer.run.interrupt import StopRequest
 from greentrainer.run.journal import Journal
@@ -276,7 +276,7 @@ def forward_of(config: RunConfig, method: Method, examples: int) -> ForwardOptio
 
 def steps_asked(config: RunConfig, method: Method) -> StepsAsked:
     """Whether the number of steps is chosen: as asked, or as method green does."""
-    chooses = method.budgeted and not method.shortened and method.selector is exact
+    chooses = method.budgeted and not method.shortened
     chooses = chooses and config.metric == "first_order" and config.rho != 1
     if config.steps == "choose" and not chooses:
         raise ValueError(
