@@ -8,7 +8,6 @@ of it is counted in the run's unit of cost: FLOPs, or seconds or what else a clo
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
 
 from greentrainer.budget import CostUnit, SpendingPlan
 from greentrainer.energy import Consumption
@@ -49,8 +48,6 @@ class Controller:
     consumption: Consumption
     passes: int = 1
     allowed: float | None = None
-    _dearest: tuple[int, float] = field(default=(0, 0.0), init=False)
-    """Entries of the ledger looked through, and the dearest of them."""
     _began: tuple[int, float] | None = field(default=None, init=False)
     """Batches done before this process's first, and when that began."""
 
@@ -165,11 +162,9 @@ class Controller:
     # For a run that chooses its number of steps
 
     def left(self) -> float:
-        """What may still be spent; what the probes still to come will cost is kept."""
+        """What may still be spent."""
         assert self.cost_unit.total is not None
-        probes = self.plan.probes_left(self.ledger.batches)
-        reserve = self.cost_unit.last_probe(self.ledger) * probes
-        return self.cost_unit.total - self._books()[0] - reserve
+        return self.cost_unit.total - self._books()[0]
 
     def mean_ahead(self, asked: int) -> float:
         """Plain full fine-tuning of an average batch to come, of so many in all."""
@@ -179,14 +174,6 @@ class Controller:
         if self.cost_unit.known and ahead > 0 and asked > batches:
             return ahead / (asked - batches)
         return done / batches if batches else float(self.full_cost)
-
-    def dearest(self) -> float:
-        """Plain full fine-tuning of the dearest batch met, the sample among them."""
-        first, most = self._dearest
-        for entry in islice(self.ledger, first, None):
-            most = max(most, self.cost_unit.full(entry.full_flops, 1))
-        self._dearest = len(self.ledger), most
-        return max(most, float(self.full_cost))
 
     def expected_price(self, tail: Tail) -> CostGraph:
         """What coming batches cost, as far as can be told from the sample with this tail."""

@@ -48,7 +48,7 @@ from greentrainer.forward import ForwardOptions, ForwardSavings, Positions, toke
 from greentrainer.importance import metric_named
 from greentrainer.model import Alone, Freezer, OptimizerState
 from greentrainer.records import Entry, Ledger
-from greentrainer.select import select
+from greentrainer.select import select, top_layers
 from greentrainer.types import Batch, CostGraph, Importance, LossFn, Selection, loss_of
 
 __all__ = ["AdaptiveBackprop", "Selector", "StepsAsked", "release"]
@@ -254,6 +254,8 @@ class AdaptiveBackprop:
     @property
     def due(self) -> bool:
         """Whether a selection is due before the next batch."""
+        if self.finished:
+            return False
         asked = [event["batch"] for event in self.history if event["asked"]]
         return not asked or self.spending.due(self.ledger.batches, asked[-1])
 
@@ -399,6 +401,13 @@ class AdaptiveBackprop:
         self.history.append({**event, **asdict(chosen), "importances": dict(own)})
         return chosen
 
+    def _fit(self, graph: CostGraph, chosen: Selection, steps: Steps) -> None:
+        """Train less in a step, the run's last, that is dearer than what is left."""
+        basis = self._controller.of_last(graph, chosen.tail)
+        budget = steps.fitting(chosen, basis)
+        if budget is not None:
+            self._apply(replace(top_layers(basis.graph, budget), tail=chosen.tail))
+
     @property
     def chooses_steps(self) -> bool:
         """Whether the number of steps is chosen."""
@@ -462,8 +471,9 @@ class AdaptiveBackprop:
     def _before_batch(self, graph: CostGraph) -> None:
         alone = self.processes.count == 1 and self._bookkeeper.between_steps
         if self._steps is not None:
-            alone = False  # there the number of steps gives way, not what they train
-        if alone and self.selection and self._chooser.ready:
+            if alone and self.selection:
+                self._fit(graph, self.selection, self._steps)
+        elif alone and self.selection and self._chooser.ready:
             last, tail = self.spending.last(self.ledger.batches), self.selection.tail
             bases = [self._controller.of_last(graph, tail)] if last else self._controller.bases()
             allowance = self._course(self.selection, bases)

@@ -65,7 +65,7 @@ class Steps:
         return self.controller.mean_ahead(self.asked) / self.controller.full_cost
 
     def left(self) -> float:
-        """What may still be spent, in batches' worth of the sample; later probes are kept."""
+        """What may still be spent, on batches like the sample."""
         return self.controller.left() / self.scale
 
     def rows(self) -> Rows:
@@ -105,23 +105,28 @@ class Steps:
             self._settle(min(self.rows().useful or self.rows().steps, self.left() / cost))
 
     def ending(self, chosen: Selection) -> str | None:
-        """Why no further step is made; None where one is.
-
-        A step's batches are taken to be as dear as the dearest met.
-        """
+        """Why no further step is made; None where one of average batches is paid for."""
         if self.done >= self.asked:
             return "every step was made"
         if self.rows().useful <= 0:
             return "rows seen again are not worth what they cost: the rest of the budget is left"
-        cost = self.cost_of(chosen) / self.controller.full_cost
-        step = self._plan.accumulate * cost * self.controller.dearest()
-        return "the budget is spent" if self.controller.left() < step else None
+        step = self._plan.accumulate * self.cost_of(chosen)
+        return "the budget is spent" if self.left() < step else None
 
     @property
     def spent_share(self) -> float:
         """Of plain full fine-tuning of all that was asked for."""
         unit = self.controller.cost_unit
         return unit.spent(self.controller.ledger) / unit.whole if unit.whole else 0.0
+
+    def fitting(self, chosen: Selection, basis: Basis) -> float | None:
+        """The backward budget to choose anew by where the step at hand does not fit what is left.
+
+        None where it does.  basis: of its first batch; the others are taken to be like it.
+        """
+        graph = basis.graph
+        room = self.controller.left() / self._plan.accumulate - graph.forward_flops
+        return None if graph.backward_flops(chosen.names) <= room else max(room, basis.least)
 
     def cost_of(self, chosen: Selection) -> float:
         """Of the sample batch."""

@@ -27,7 +27,7 @@ FIRST = 8
 FURTHER = 4 * FIRST
 """Of another one, where whole steps seem better."""
 SHARE = 0.05
-"""Of what is left of a budget: that all probes to come may take together."""
+"""Of what is left of a budget: that the probe may take."""
 
 
 FEW = 4
@@ -83,14 +83,15 @@ class WorthProbe:
     def measure(self, given: Sequence[Batch], steps: Steps) -> list[Values] | None:
         """Worth of every tensor with some tails, by each of the batches that are paid for.
 
-        None where `SHARE` of what is left pays for none, or whole steps can be made to the end.
+        None where `SHARE` of what is left pays for none, or whole steps can be made to the end; and
+        where it was measured before: once there are moments, what a gradient adds to an update is
+        so little that it drowns in the noise of a few rows (docs/positions.md).
         """
-        if steps.pays_for_everything():
+        if steps.measured or steps.pays_for_everything():
             return None
         start = time.perf_counter()
         tails = [tail for tail in self.controller.samples if tail is None or _is_step(tail)]
-        probes = 1 + self.controller.plan.probes_left(self.controller.ledger.batches)
-        allowed = SHARE * self.controller.left() / probes
+        allowed = SHARE * self.controller.left()
         pairs = pairs_of(given)
         wanted: list[Tail] = [None]
         if len(tails) > 1:
