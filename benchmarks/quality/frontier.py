@@ -11,9 +11,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from shared.results import check, write
+from shared.results import RESULTS, check, load, write
 
 from greentrainer.compare import Study, read
+from greentrainer.compare.spec import Spec
+from greentrainer.records import write_json
 
 Row = dict[str, Any]
 
@@ -45,12 +47,12 @@ def rows_of(part: str, results: Row) -> list[Row]:
         ]
         more: Row = {}
         if own:
-            bill, last = own[0]["bill"], own[0]["selections"][-1]
+            bill, last = own[0]["bill"], own[0]["last selection"]
             more = {
                 "steps / asked": bill["steps"] / bill["steps_asked"],
                 "tail": last["tail"],
                 "probes / spent": bill["probe_share"],
-                "alternatives": last.get("alternatives", []),
+                "alternatives": last["alternatives"],
             }
         rows.append({"part": part, **row, **more})
     full = next((row for row in rows if row["label"] == "full" and "loss" in row), None)
@@ -93,6 +95,8 @@ def main() -> None:
     parser.add_argument("--only", choices=[*PARTS], action="append")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--data-dir", type=Path, help="folder that holds the data sets' folders")
+    parser.add_argument("--recall", action="store_true",
+                        help="runs in results/frontier.json count as made")  # fmt: skip
     asked = parser.parse_args()
     rows: list[Row] = []
     records: list[Row] = []
@@ -100,9 +104,13 @@ def main() -> None:
     for part, task in PARTS.items():
         where = {"data_dir": str(asked.data_dir / task)} if asked.data_dir else {}
         spec = read(Path(__file__).parent / f"{part}.yaml", {"run": where})
+        if asked.recall:
+            recall(spec, part)
         study = Study(spec, Console(), jobs=asked.jobs)
         run = not asked.draw and (asked.only is None or part in asked.only)
         results = study.execute() if run else study.results()
+        for record in results["records"]:
+            record["last selection"] = _last(record)
         rows += rows_of(part, results)
         records += [{"part": part, **_trimmed(record)} for record in results["records"]]
         notes.append(f"{part}: {spec.note.strip()}")
@@ -111,6 +119,29 @@ def main() -> None:
         shown.add_row(*(_told(row.get(column)) for column in COLUMNS))
     seeds = sorted({seed for row in rows for seed in row.get("seeds", [])})
     write("frontier", rows, checks(rows), seeds, " ".join(notes), shown, records=records)
+
+
+def recall(spec: Spec, part: str) -> None:
+    """Write the runs of a part that are on record in the file of results where a study looks."""
+    if not (RESULTS / "frontier.json").exists():
+        return
+    known = {one["key"]: one for one in load("frontier")["records"] if one["part"] == part}
+    for variant in spec.variants():
+        for trial in (
+            variant.trial(rate, seed) for rate in variant.rates for seed in variant.seeds
+        ):
+            path = spec.folder / "runs" / trial.file_name
+            if trial.key in known and not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(path, known[trial.key])
+
+
+def _last(record: Row) -> Row:
+    """What the run's last selection was among; the tail that it took."""
+    if "last selection" in record:
+        return dict(record["last selection"])
+    last = record["selections"][-1] if record.get("selections") else {}
+    return {"tail": last.get("tail"), "alternatives": last.get("alternatives", [])}
 
 
 def _trimmed(record: Row) -> Row:

@@ -26,6 +26,8 @@ than one, and so does one and a third (docs/positions.md)."""
 ENOUGH = 100
 """Optimizer steps up to which rows seen again count like fresh ones: with fewer, weights have not
 moved far enough to have learned them."""
+BEFOREHAND = 1
+"""Pairs that `UNMEASURED` counts as, beside those measured."""
 SHORT = 4
 UNMEASURED = {False: 0.9, True: 0.6}
 """Worth of a step with a tail, of what a whole step's is, where nothing was measured: from `SHORT`
@@ -156,7 +158,7 @@ class Steps:
         by, other = self._halves(tail)
         if by is None or other is None:
             return Side(tail, full, float(basis.cheapest), everything, whole)
-        chosen_by, judged_by = by, other
+        chosen_by, judged_by, in_all = by, other, sum(other.values())
 
         def best(limit: float) -> tuple[Selection, float, float]:
             found = select(graph, chosen_by, limit - graph.forward_flops)
@@ -166,10 +168,15 @@ class Steps:
             known = replace(found, tail=tail, backward_flops=real, backward_budget=float(real))
             return known, float(cost), value
 
+        def judged(chosen: Selection) -> float:
+            """At most what everything is worth: what seems to do harm may be noise."""
+            share = sum(judged_by[name] for name in chosen.names) / in_all
+            return everything * min(1.0, share)
+
         return Side(
             tail, full, float(basis.cheapest), everything, whole, best,
             most=sum(max(0.0, value) for value in chosen_by.values()),
-            judged=lambda chosen: sum(judged_by[name] for name in chosen.names),
+            judged=judged,
         )  # fmt: skip
 
     def _halves(self, tail: Tail) -> tuple[Importance | None, Importance | None]:
@@ -177,26 +184,38 @@ class Steps:
         mine = [values[tail] for values in self.measured if tail in values]
         middle = (len(mine) + 1) // 2
         by, other = _mean(mine[:middle]), _mean(mine[middle:])
-        promising = by is not None and any(value > 0 for value in by.values())
+        able = by is not None and other is not None and sum(other.values()) > 0
+        promising = able and by is not None and any(value > 0 for value in by.values())
         return (by, other) if promising else (None, None)
 
     def worth(self, tail: Tail) -> float:
-        """Of a step that trains everything: as measured, in between what was, or by rule."""
-        known = {
-            t: sum(_total(values[t]) for values in self.measured) / len(self.measured)
+        """Of a step that trains everything through a tail, of what the whole step is worth.
+
+        What was measured, weighed by its pairs, with what is known beforehand, which counts as
+        `BEFOREHAND` pairs: two dozen rows tell it to a tenth.
+        """
+        if tail is None:
+            return 1.0
+        rule = UNMEASURED[tail < SHORT]
+        found = self._told(tail)
+        pairs = len(self.measured)
+        return rule if found is None else (pairs * found + BEFOREHAND * rule) / (pairs + BEFOREHAND)
+
+    def _told(self, tail: int) -> float | None:
+        """What the probe says of a tail: as measured, or in between what was."""
+        sums = {
+            t: sum(_total(values[t]) for values in self.measured)
             for t in (self.measured[0] if self.measured else ())
         }
+        if sums.get(None, 0.0) <= 0:
+            return None
+        known = {t: value / sums[None] for t, value in sums.items()}
         if tail in known:
             return known[tail]
-        if not known:
-            return 1.0 if tail is None else UNMEASURED[tail < SHORT]
-        assert tail is not None
         shorter = [t for t in known if t is not None and t < tail]
         longer = [t for t in known if t is None or t > tail]
-        if not shorter:  # below what was measured: in proportion, as nothing is known
-            lowest = min((t for t in known if t is not None), default=None)
-            whole = known[None] * UNMEASURED[tail < SHORT]
-            return whole if lowest is None else min(whole, known[lowest])
+        if not shorter:
+            return None
         low = max(shorter)
         high = min(longer, key=lambda t: math.inf if t is None else t)
         span = math.log2((self._longest if high is None else high) + 1) - math.log2(low + 1)
@@ -211,16 +230,15 @@ class Steps:
     def plain(self) -> list[dict[str, Any]]:
         """What was considered, as plain values: shares of the whole step's cost and worth."""
         whole = next((one for one in self.considered if one.tail is None), None)
-        value = self.worth(None) or 1.0
         full = self.controller.full_cost
         return [
             {
                 "tail": one.tail,
                 "tensors": len(one.selection.names) if one.selection else None,
                 "cost": one.cost / full,
-                "value": one.value / value,
+                "value": one.value,
                 "steps": round(one.steps, 2),
-                "progress": one.progress / value,
+                "progress": one.progress,
                 "chosen": one is self.considered[0],
             }
             for one in self.considered
