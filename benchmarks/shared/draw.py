@@ -132,7 +132,7 @@ def floor_table() -> str:
                 row["label"],
                 f"{row['learning_rate']:g}",
                 f"{row['loss']:.3f}",
-                *(f"{row[key]:.1%}" for key in shares),
+                *(f"{row[key]:.1%}" if key in row else "" for key in shares),
                 f"{choosing:.1%}" if row["method"] == "green" else "",
             ]
         )
@@ -140,45 +140,39 @@ def floor_table() -> str:
 
 
 def floor_picture() -> None:
-    """Held-out loss against seconds: with shortened forward passes and without."""
+    """Held-out loss against FLOPs: with shortened forward passes and without."""
     from matplotlib.figure import Figure
 
     rows = [row for row in rows_of("floor") if "loss" in row]
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    figure = Figure(figsize=(7, 3.8), layout="constrained")
+    axes = figure.subplots()
     curves = (
         ("green, rho", "green", "#a6dba0"),
         ("green, head", "green, head and kept", "#1b7837"),
     )
     for start, label, colour in curves:
         curve = [row for row in rows if row["label"].startswith(start)]
-        x, y = ([row[key] for row in curve] for key in ("seconds / full", "loss"))
-        left.plot(x, y, "o-", color=colour, markeredgecolor="#1b1b1b", label=label)
+        x, y = ([row[key] for row in curve] for key in ("flops / full", "loss"))
+        axes.plot(x, y, "o-", color=colour, markeredgecolor="#1b1b1b", label=label)
         for row in curve:
-            left.annotate(f"{row['rho']:g}", (row["seconds / full"], row["loss"]), (4, 5),
+            axes.annotate(f"{row['rho']:g}", (row["flops / full"], row["loss"]), (4, 5),
                           textcoords="offset points", fontsize=7)  # fmt: skip
-        right.plot([row["rho"] for row in curve], x, "o", color=colour, markeredgecolor="#1b1b1b")
-    marks = ("s", "D", "^")
     others = [row for row in rows if row["method"] != "green"]
-    for row, mark in zip(others, marks, strict=False):
-        left.plot(row["seconds / full"], row["loss"], mark, color="#6e6e6e", label=row["label"],
+    for row, mark in zip(others, ("s", "D", "^"), strict=False):
+        axes.plot(row["flops / full"], row["loss"], mark, color="#6e6e6e", label=row["label"],
                   markeredgecolor="#1b1b1b")  # fmt: skip
-    right.plot([0, 1], [0, 1], color="#6e6e6e", linewidth=0.8, label="seconds = rho")
-    left.set(xlabel="seconds, share of full fine-tuning", ylabel="held-out loss per token",
+    axes.set(xlabel="FLOPs, share of full fine-tuning", ylabel="held-out loss per token",
              xlim=(0, 1.1))  # fmt: skip
-    right.set(xlabel="rho", ylabel="seconds, share of full fine-tuning", xlim=(0, 0.7),
-              ylim=(0, 0.7))  # fmt: skip
-    for axes in (left, right):
-        axes.legend(frameon=False, fontsize=7)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=7)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
     (FIGURES / "floor.svg").write_text(svg(figure, "floor"), encoding="utf-8")
 
 
 def quality_table(part: str) -> str:
     """The rows of one comparison of `benchmarks/quality/quality.py`."""
     head = ["", "learning rate", "held-out loss", "loss / full's", "FLOPs / full",
-            "processor seconds / full", "positions", "seeds"]  # fmt: skip
+            "positions", "seeds"]  # fmt: skip
     body = [
         [
             row["label"],
@@ -186,7 +180,6 @@ def quality_table(part: str) -> str:
             spread(row, "loss", 3),
             f"{row['loss / full']:.4f}",
             f"{row['flops / full']:.1%}",
-            f"{row['seconds / full']:.1%}",
             f"{row['tail tokens / tokens']:.0%}",
             str(len(row["seeds"])),
         ]
@@ -194,6 +187,62 @@ def quality_table(part: str) -> str:
         if row["part"] == part and "loss" in row
     ]
     return markdown(head, body)
+
+
+def frontier_table() -> str:
+    """What each budget bought, and what was chosen for it."""
+    head = ["", "", "learning rate", "held-out loss", "loss / full's", "FLOPs / full",
+            "steps made", "tail"]  # fmt: skip
+    body = [
+        [
+            FRONTIERS[row["part"]],
+            row["label"],
+            f"{row['learning_rate']:g}",
+            f"{row['loss']:.3f}",
+            f"{row['loss / full']:.4f}",
+            f"{row['flops / full']:.1%}",
+            f"{row['steps / asked']:.0%}",
+            "all" if row["tail"] is None else str(row["tail"]),
+        ]
+        for row in rows_of("frontier")
+        if "loss" in row
+    ]
+    return markdown(head, body)
+
+
+FRONTIERS = {
+    "frontier_webquestions": "WebQuestions",
+    "frontier_scitldr": "SciTLDR",
+    "frontier_dialogsum": "DialogSum",
+    "frontier_passes": "SciTLDR, three passes",
+}
+
+
+def frontier_picture() -> None:
+    """Held-out loss against FLOPs on each task: green, full fine-tuning, and that stopped early."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows_of("frontier") if "loss" in row]
+    parts = list(dict.fromkeys(row["part"] for row in rows))
+    kinds = (
+        ("green", "o-", "#1b7837"),
+        ("full stopped early", "s--", "#6e6e6e"),
+        ("full", "D", "#1b1b1b"),
+    )
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    for axes, part in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
+        left = [row for row in rows if row["part"] == part]
+        for start, mark, colour in kinds:
+            mine = [row for row in left if row["label"].startswith(start)]
+            left = [row for row in left if row not in mine]
+            x, y = ([row[key] for row in mine] for key in ("flops / full", "loss"))
+            axes.plot(x, y, mark, color=colour, label=start, markeredgecolor="#1b1b1b")
+        axes.set(title=FRONTIERS[part], xlabel="FLOPs / full fine-tuning's", xlim=(0, 1.08))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("held-out loss per token")
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    (FIGURES / "frontier.svg").write_text(svg(figure, "frontier"), encoding="utf-8")
 
 
 TITLES = {
@@ -282,11 +331,7 @@ def _plain(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str("" if value is None else value)
 
 
-STUDIES = tuple(
-    name
-    for name in ("scitldr", "webquestions", "importance")
-    if (RESULTS / f"{name}.json").exists()
-)
+STUDIES = tuple(name for name in ("scitldr", "webquestions") if (RESULTS / f"{name}.json").exists())
 TABLES: dict[str, Callable[[], str]] = {
     "engine": engine_table,
     "quickstart": quickstart_table,
@@ -294,24 +339,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "floor": floor_table,
     "quality": partial(quality_table, "quality"),
     "quality_dialogsum": partial(quality_table, "quality_dialogsum"),
+    "frontier": frontier_table,
     "positions_memory": partial(
         small_table, "positions_memory", "what", "bytes / full", "positions / full"
     ),
-    "importance_variants": partial(
-        small_table,
-        "importance_variants",
-        "importance",
-        "learning rate",
-        "loss",
-        "loss sd",
-        "flops / full",
-        "probes / spent",
-    ),
     "plan": plan_table,
     "gpu_steps": gpu_table,
-    "examples_axis": partial(
-        small_table, "examples_axis", "trained on", "loss", "flops / full, about"
-    ),
     **{name: partial(comparison, name) for name in STUDIES},
 }
 
@@ -380,6 +413,6 @@ def pictures() -> None:
     quickstart_picture()
     floor_picture()
     quality_picture()
+    frontier_picture()
     for name in STUDIES:
-        if name != "importance":
-            comparison_pictures(name)
+        comparison_pictures(name)
