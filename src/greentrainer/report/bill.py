@@ -35,6 +35,11 @@ def bill_table(summary: dict[str, Any]) -> Table:
     if bill["skipped_flops"]:
         spared = bill["skipped_flops"]
         table.add_row("  spared: kept activations", _tera(spared), "-", f"{spared / reference:.1%}")
+    if bill.get("ending"):
+        made, asked = bill["steps"], bill["steps_asked"]
+        table.add_row("steps", str(made), str(asked), f"{made / asked:.1%}")
+        table.caption = f"ended: {bill['ending']}"
+        table.caption_justify = "left"
     seconds = spent_seconds(bill)
     if full:
         table.add_row(

@@ -107,6 +107,9 @@ def standing(record: RunRecord) -> str:
         "running": f"Running, or killed: when this page was drawn the run stood {far} and had not "
         f"ended (last sign of life {account.moment(state['updated'])}).",
     }[record.status]
+    ending = record.metrics.get("bill", {}).get("ending")
+    if ending and record.status == "done":
+        text += f" {ending[0].upper()}{ending[1:]}."
     if state["error"]:
         text += f" {record.shown(state['error'])}"
     if state["resumed_at_step"]:
@@ -181,9 +184,34 @@ def _chosen(record: RunRecord, events: list[dict[str, Any]]) -> Iterator[Picture
     measured = choices.importances(record, events)
     if measured:
         yield _importance(record, measured)
+    weighed = [event for event in events if event.get("alternatives")]
+    if weighed:
+        yield _weighed(weighed)
     tails = choices.tails(record, events)
     if any(event["tail"] is not None for event in tails):
         yield _tails(record, tails)
+
+
+def _weighed(events: Sequence[Mapping[str, Any]]) -> Picture:
+    lines = [
+        [str(event["number"]), "all" if one["tail"] is None else str(one["tail"]),
+         str(one["tensors"]), f"{one['cost']:.3f}", f"{one['value']:.3f}", f"{one['steps']:.0f}",
+         f"{one['progress']:.1f}", "taken" if one["chosen"] else ""]
+        for event in events
+        for one in event["alternatives"]
+    ]  # fmt: skip
+    return _picture(
+        run_plots.alternatives(events[: choices.PANELS]),
+        "What the budget could have been spent on",
+        "Each mark is a way to train a step: prompt positions that gradient passes through (beside "
+        "it), its cost and its worth as shares of a whole step's; larger marks could be made more "
+        "often. The filled one was taken: the greatest worth times steps.",
+        Table(
+            ["selection", "positions", "tensors", "cost", "worth", "steps", "progress", ""],
+            lines[:MOST_LINES],
+            max(0, len(lines) - MOST_LINES),
+        ),
+    )
 
 
 def _importance(record: RunRecord, measured: Mapping[str, Sequence[float]]) -> Picture:

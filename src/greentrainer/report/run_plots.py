@@ -139,6 +139,29 @@ def tails(events: Sequence[Row], longest: int) -> Figure:
     return figure
 
 
+def alternatives(events: Sequence[Row]) -> Figure:
+    """Cost and worth of every alternative of some selections; the one that was taken is filled."""
+    figure = drawing(9, 3.2)
+    for ax, event in zip(
+        figure.subplots(1, len(events), squeeze=False, sharey=True)[0], events, strict=True
+    ):
+        most = max(one["steps"] for one in event["alternatives"]) or 1.0
+        for one in event["alternatives"]:
+            ax.scatter(
+                one["cost"], one["value"], s=30 + 120 * one["steps"] / most, marker="o",
+                facecolor=FIRST if one["chosen"] else "none", edgecolor=INK, lw=0.8, zorder=3,
+            )  # fmt: skip
+            tail = "all" if one["tail"] is None else str(one["tail"])
+            ax.annotate(tail, (one["cost"], one["value"]), (0, 8), textcoords="offset points",
+                        ha="center", fontsize=7)  # fmt: skip
+        ax.set(xlabel="cost of a step", xlim=(0, 1.08))
+        ax.set_title(f"selection {event['number']}", loc="left")
+        ax.margins(y=0.2)
+        plain(ax)
+    figure.axes[0].set_ylabel("worth of a step")
+    return figure
+
+
 def cost_profile(places: Sequence[Row], kinds: Sequence[Row]) -> Figure:
     """FLOPs of a backward pass by place (`t_dw` and `t_dy` stacked) and by kind (`t_dw`)."""
     figure = drawing(9, max(3.4, 1.2 + 0.19 * min(len(kinds), MOST_KINDS)))
