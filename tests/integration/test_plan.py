@@ -155,3 +155,18 @@ def test_a_model_of_seven_billion_weights_takes_seconds(tmp_path: Path) -> None:
     kilobytes = next(int(line.split()[1]) for line in said if line.startswith("VmHWM"))
     assert seconds < 15
     assert kilobytes * 1024 < 2e9
+
+
+def test_what_a_budget_could_be_spent_on_is_shown_before(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows = tmp_path / "mine.jsonl"
+    lines = [{"prompt": f"please add {i} and {i}", "completion": f"{2 * i}"} for i in range(60)]
+    rows.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    typed = ["plan", str(saved(tmp_path / "base")), "--task", str(rows), "--probe", "--rho", "0.45",
+             "--max-length", "32", "--set", "pad_multiple=1"]  # fmt: skip
+    assert app(typed, standalone_mode=False) in (0, None)
+    said = capsys.readouterr().out
+    assert "what rho 0.45 could be spent on" in said
+    assert said.count("taken") == 1
+    assert "all" in said

@@ -13,6 +13,7 @@ from greentrainer.cli.options import (
     MaxLength,
     Model,
     PromptFormat,
+    Rho,
     Set,
     Task,
     TrainLimit,
@@ -31,18 +32,27 @@ def plan(
     max_length: MaxLength = None,
     train_limit: TrainLimit = None,
     bf16: Bf16 = None,
+    rho: Rho = None,
+    probe: Annotated[
+        bool, typer.Option(help="measure what a budget could be spent on; reads the weights")
+    ] = False,
     calibrate: Annotated[bool, typer.Option(help="time a few steps on this device")] = False,
     json_: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
     picture: Annotated[Path | None, typer.Option(help="draw it: a .svg or .html file")] = None,
     set_: Set = None,
 ) -> None:
-    """What each budget buys, from the configuration alone: no weights are read."""
-    apart = ("json_", "picture", "calibrate", "set_")
+    """What each budget buys, from the configuration alone; with --probe, from the task's rows."""
+    apart = ("json_", "picture", "calibrate", "set_", "probe")
     flags = {k: v for k, v in locals().items() if k not in ("apart", *apart)}
     from greentrainer.config import read, settings
 
     asked = read(None, flags | settings(set_ or []))
     console = quiet_console()
+    if probe:
+        from greentrainer.plan import probe as weighed
+
+        console.print(weighed(asked, console).table())
+        return
     from greentrainer.plan import Planner
     from greentrainer.report import plan_head, plan_tables, write_plan
 

@@ -4,5 +4,6 @@ Costs and memory are told from the configuration alone; what is trained in the e
 """
 
 from greentrainer.plan.planner import Planner
+from greentrainer.plan.probe import probe
 
-__all__ = ["Planner"]
+__all__ = ["Planner", "probe"]
