@@ -47,7 +47,7 @@ def config_of(folder: Path, asked: argparse.Namespace, rho: float) -> RunConfig:
         task="scitldr", data_dir=asked.data_dir, rho=rho, batch_size=asked.batch_size,
         train_limit=BATCHES * asked.batch_size, test_limit=4, generate=0,
         max_length=256, pad_multiple=64, selections=1, probe_batches=1, positions="all",
-        labelled_head=True, output_dir=folder,
+        steps="all", labelled_head=True, output_dir=folder,
     )  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def trained(asked: argparse.Namespace, folder: str, **budget: Any) -> Trained:
     config = RunConfig(
         task="scitldr", data_dir=asked.data_dir, train_limit=asked.rows, test_limit=4, generate=0,
         batch_size=asked.batch_size, max_length=256, pad_multiple=32, selections=2,
-        probe_batches=1, output_dir=Path(folder), positions="all", **budget,
+        probe_batches=1, output_dir=Path(folder), positions="all", steps="all", **budget,
     )  # fmt: skip
     console = Console(quiet=True)
     inputs = runs.prepare(config, console)

@@ -109,7 +109,8 @@ def test_activations_are_kept_where_it_is_told(
     run, kept = tmp_path / "run", tmp_path / "kept"
     typed = ["train", "--model", model, "--task", data, "--rho", 0.5, "--output-dir", run, *FLAGS,
              "--epochs", 3, "--passes", "all", "--set", "keep_activations=disk",
-             "--set", f"keep_folder={kept}", "--set", "keep_bytes=100000000", "--set", "keep_bfloat16=true"]  # fmt: skip
+             "--set", f"keep_folder={kept}", "--set", "keep_bytes=100000000",
+             "--set", "keep_bfloat16=true"]  # fmt: skip
     assert command(monkeypatch, *typed) == 0
     assert "kept activations" in capsys.readouterr().out
     bill = json.loads((run / "metrics.json").read_text())["bill"]
