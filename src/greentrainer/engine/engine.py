@@ -130,7 +130,10 @@ class AdaptiveBackprop:
         self.trainable = frozenset(n for n, p in model.named_parameters() if p.requires_grad)
         self._undo = ExitStack()
         try:
-            self._set_up(sample_batch, optimizer_state, one_call, hollow, forward, positions)
+            coarse = steps == "all"
+            self._set_up(
+                sample_batch, optimizer_state, one_call, hollow, forward, positions, coarse
+            )
             self._steps: Steps | None = None
             self._chooser = Chooser(selector, self._settle(sample_batch, steps, fresh))
             self._prober = Prober(
@@ -155,6 +158,7 @@ class AdaptiveBackprop:
         hollow: nn.Module | None,
         forward: ForwardOptions | None,
         positions: Positions,
+        coarse: bool,
     ) -> None:
         """Make what hangs on the model; `_undo` takes it off again."""
         model = self.model
@@ -168,6 +172,8 @@ class AdaptiveBackprop:
             model, traced, options, positions, sample_batch, self.loss_fn, self.processes
         )
         self._undo.callback(short.close)
+        if short.split is not None and short.kept is None:
+            short.split.coarse = coarse
         self.graphs = GraphCache(
             traced, candidates, self.loss_fn, one_call, self._enter_trace, short.traced_head,
             short.split,

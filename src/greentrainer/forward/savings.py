@@ -134,8 +134,6 @@ class ForwardSavings:
             store.close()
             self._leave_out("keeping activations", str(error))
             return
-        if self.split is not None:
-            self.split.coarse = True
         kept.row_tokens = tokens_of(try_out.batch)[0] / max(1, self.rows)
         reason = try_out(kept.trial) if kept.stages else "the model has no stages that are known"
         if reason:

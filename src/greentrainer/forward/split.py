@@ -27,10 +27,10 @@ from greentrainer.model import encoder_of
 from greentrainer.types import IGNORED, Batch
 
 COARSE, FINE = 32, 8
-"""Multiples that prefixes and tails are padded to where activations are kept: an example's are
-then the same to the bit, whatever rows it came with."""
+"""Multiples that prefixes and tails are padded to where lengths are coarse: then what is kept of an
+example is the same to the bit, whatever rows it came with."""
 SPARE = 8
-"""Prefixes and tails are padded to few lengths, by less than one part in so many."""
+"""By less than one part in so many they are padded otherwise, to more lengths than these."""
 ENCODED = ("input_ids", "inputs_embeds", "attention_mask")
 """What an encoder is given."""
 
@@ -186,7 +186,7 @@ class SplitForward:
             raise ValueError(f"{type(inner).__name__} takes no cache")
         if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
             raise ValueError("activation checkpointing drops the cache in training")
-        self.coarse = False
+        self.coarse = True
         self._always = False
         self._given: tuple[Cut | None] | None = None
         self._seen: Places | None = None
