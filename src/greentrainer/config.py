@@ -112,7 +112,8 @@ class RunConfig(BaseModel):
         when None, choose for method green by importance, unless activations are recomputed or the
         model is compiled; and all for others.
     steps: choose, with tensors and positions, how many steps are made, where fewer are worth more
-        for what they cost; or make all. When None, choose for method green by importance.
+        for what they cost; or make all. When None, choose for method green by importance, unless
+        rho is a share of seconds or a carbon schedule is followed.
     passes: all: every epoch in full, so all steps are made; useful: `epochs` is an upper bound, and
         rows are seen again only where that is worth it.
     published: as in the paper: tensors alone are chosen, by their own rows, and all steps made.

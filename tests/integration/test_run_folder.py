@@ -130,7 +130,8 @@ def test_a_finished_run_is_on_record_whole(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    typed = words(base, run, "--accumulate", "2", "--evaluate-every", "4", "--set", "license=mit")
+    typed = words(base, run, "--accumulate", "2", "--evaluate-every", "4", "--set", "license=mit",
+                  "--steps", "all")  # fmt: skip
     assert command(monkeypatch, *typed) == 0
     record = read(run)
     bill: dict[str, Any] = record.metrics["bill"]

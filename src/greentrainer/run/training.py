@@ -278,10 +278,11 @@ def steps_asked(config: RunConfig, method: Method) -> StepsAsked:
     """Whether the number of steps is chosen: as asked, or as method green does."""
     chooses = method.budgeted and not method.shortened
     chooses = chooses and config.metric == "first_order" and config.rho != 1
+    chooses = chooses and config.cost == "flops" and config.carbon_schedule is None
     if config.steps == "choose" and not chooses:
         raise ValueError(
-            "steps are chosen by method green with first_order importance and a budget: leave "
-            "steps out, or choose these"
+            "steps are chosen by method green with first_order importance and a budget at the cost "
+            "of flops, without a carbon schedule: leave steps out, or choose these"
         )
     if config.steps is not None:
         return config.steps
