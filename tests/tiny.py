@@ -47,7 +47,8 @@ def merging() -> Any:
 
 
 def saved(folder: Path, family: str = "llama", tokenizer: Any = None) -> Path:
-    """A family's tiny model with a tokenizer, as `save_pretrained` writes them."""
+    """A family's tiny model with a tokenizer, as `save_pretrained` writes them, without a bar."""
+    tf.utils.logging.disable_progress_bar()
     model: Any = build(family)
     model.save_pretrained(folder)
     (tokenizer or characters()).save_pretrained(folder)

@@ -75,7 +75,8 @@ def test_train_leaves_a_folder_with_a_model_and_its_bill(
     assert all(row["references"][0].startswith("it is ") for row in answered)
     assert len(answered) == 2
     bill = summary["bill"]
-    assert 0.9 * 0.6 <= bill["rho_spent"] <= 0.6
+    assert 0.5 <= bill["rho_spent"] <= 0.6
+    assert bill["ending"] in ("every step was made", "the budget is spent")
     trained: Any = tf.AutoModelForCausalLM.from_pretrained(run / "model")
     base: Any = tf.AutoModelForCausalLM.from_pretrained(model)
     pairs = zip(trained.parameters(), base.parameters(), strict=True)
@@ -161,7 +162,7 @@ def test_a_dry_run_shows_the_configuration_and_one_example(
 
 WRONG = [
     (["--rho", "1.5"], "rho is 1.5"),
-    (["--rho", "0.1"], "choose it between 0."),
+    (["--rho", "0.001"], "choose it between 0."),
     (["--set", "lerning_rate=1"], "did you mean 'learning_rate'"),
     (["--set", "training.max_grad_nrm=1"], "did you mean 'max_grad_norm'"),
     (["--set", "training.learning_rate=1"], "set by the run's own keys"),

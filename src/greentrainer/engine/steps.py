@@ -102,9 +102,10 @@ class Steps:
 
     def replan(self, chosen: Selection) -> None:
         """After a step: how many more the selection in force can make of what is left."""
-        cost = self.cost_of(chosen)
-        if self.done < self.asked and self.left() >= cost:
-            self._settle(min(self.rows().useful or self.rows().steps, self.left() / cost))
+        if self.ending(chosen) is not None:
+            self.controller.plan = replace(self._plan, total_batches=self.done)
+            return
+        self._settle(min(self.rows().useful, self.left() / self.cost_of(chosen)))
 
     def ending(self, chosen: Selection) -> str | None:
         """Why no further step is made; None where one of average batches is paid for."""
