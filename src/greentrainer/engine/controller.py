@@ -207,16 +207,15 @@ class Controller:
         bases = self.bases()
         names = self._settled(probe, self._weighed(bases, current))
         total = self.plan.total_batches
-        if len(names) > 1 and total is not None:
+        if total is not None and self.processes.first(len(names) > 1):
             allowed = PROBE_SHARE * self.spending.rho * total * self.full_cost
-            if self.probe_cost(probe, names) > allowed:
-                names = self._settled(probe, [b for b in bases if b.tail == self._by_rule(bases)])
-        if len(names) == 1 and any(
-            basis.tail in names and basis.allows_everything(self.rate() * self.full_cost)
-            for basis in bases
-        ):
-            return {}
-        return names
+            dear = self.probe_cost(probe, names) > allowed
+            if self.processes.first(dear):  # of their own batches processes may think otherwise
+                rule = self._by_rule(bases)
+                names = self._settled(probe, [b for b in bases if b.tail == rule])
+        now = self.rate() * self.full_cost
+        able = any(basis.tail in names and basis.allows_everything(now) for basis in bases)
+        return {} if len(names) == 1 and able else names
 
     def _by_rule(self, bases: list[Basis]) -> Tail:
         """The longest tail with which every tensor can be trained, or else the shortest."""

@@ -44,7 +44,7 @@ from greentrainer.engine.prober import Prober
 from greentrainer.engine.state import State
 from greentrainer.engine.steps import Steps
 from greentrainer.engine.worth_probe import WorthProbe
-from greentrainer.forward import ForwardOptions, ForwardSavings, Positions, tokens_of
+from greentrainer.forward import SHORT_TAILS, ForwardOptions, ForwardSavings, Positions, tokens_of
 from greentrainer.importance import metric_named
 from greentrainer.model import Alone, Freezer, OptimizerState
 from greentrainer.records import Entry, Ledger
@@ -172,6 +172,8 @@ class AdaptiveBackprop:
             model, traced, options, positions, sample_batch, self.loss_fn, self.processes
         )
         self._undo.callback(short.close)
+        if not coarse:
+            short.all_tails = SHORT_TAILS
         if short.split is not None and short.kept is None:
             short.split.coarse = coarse
         self.graphs = GraphCache(

@@ -29,7 +29,8 @@ from greentrainer.types import Batch, CostGraph, LossFn, Tail
 
 T = TypeVar("T")
 
-TAILS = (0, 2, 4, *(n * 2**power for power in range(3, 14) for n in (1, 1.5)))
+TAILS = (0, *(n * 2**power for power in range(3, 14) for n in (1, 1.5)))
+SHORT_TAILS = (0, 2, 4, *TAILS[1:])
 """Positions of a prompt among which is chosen; and all of it."""
 GRAIN = 200
 """Shares of batches are told in so many steps, so that few graphs differ."""
@@ -58,6 +59,7 @@ class ForwardSavings:
         self.kept: KeptActivations | None = None
         self.split: SplitForward | None = None
         self.positions = positions
+        self.all_tails: tuple[float, ...] = TAILS
         self.notes: list[str] = []
         self.tried_flops = 0
         self.rows = next((t.shape[0] for _, t in tensors(batch) if t.dim()), 1)
@@ -173,7 +175,7 @@ class ForwardSavings:
         with self.split.at(0):
             where = self.split.cut(batch)
         longest = where.prefix if where else 0
-        return [*(int(tail) for tail in TAILS if tail < longest), None]
+        return [*(int(tail) for tail in self.all_tails if tail < longest), None]
 
     def samples(
         self, batch: Batch, graph_of: Callable[[Batch], CostGraph]
