@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -38,6 +38,7 @@ from greentrainer.energy import Consumption
 from greentrainer.engine.bookkeeper import Bookkeeper
 from greentrainer.engine.chooser import Basis, Chooser, Selector
 from greentrainer.engine.controller import Controller
+from greentrainer.engine.course import Course, StepsAsked, require_choice
 from greentrainer.engine.graph_cache import GraphCache
 from greentrainer.engine.prices import Prices
 from greentrainer.engine.prober import Prober
@@ -48,15 +49,13 @@ from greentrainer.forward import SHORT_TAILS, ForwardOptions, ForwardSavings, Po
 from greentrainer.importance import metric_named
 from greentrainer.model import Alone, Freezer, OptimizerState
 from greentrainer.records import Entry, Ledger
-from greentrainer.select import select, top_layers
+from greentrainer.select import select
 from greentrainer.types import Batch, CostGraph, Importance, LossFn, Selection, loss_of
 
 __all__ = ["AdaptiveBackprop", "Selector", "StepsAsked", "release"]
 
-StepsAsked = Literal["all", "choose"]
 
-
-class AdaptiveBackprop:
+class AdaptiveBackprop(Course):
     """Trains a model within `rho` of full fine-tuning's FLOPs, probes included.
 
     model, optimizer: everything that may be trained requires a gradient and is in the optimizer.
@@ -114,7 +113,7 @@ class AdaptiveBackprop:
         processes: Alone | None = None,
     ) -> None:
         if steps == "choose":
-            _require_choice(total_batches, metric, selector, processes)
+            require_choice(total_batches, metric, selector, processes)
         if positions == "choose" and metric != "first_order":
             raise ValueError(f"positions are chosen by first_order importance, not by {metric}")
         valued_by = metric_named(metric)
@@ -386,78 +385,6 @@ class AdaptiveBackprop:
         self.history.append({**event, **asdict(agreed), "importances": importance})
         return agreed
 
-    def _choose_steps(self, given: list[Batch], steps: Steps) -> Selection:
-        """Measure what steps are worth where the budget pays for it; choose what they train."""
-        measured = self._worth.measure(given, steps)
-        if measured is not None:
-            steps.measured = measured
-        start = time.perf_counter()
-        chosen = steps.choose()
-        self._apply(chosen)
-        seconds = time.perf_counter() - start
-        self.ledger.add(Entry("select", seconds=seconds))
-        own = measured[0].get(chosen.tail, {}) if measured else {}
-        event = {
-            "batch": self.ledger.batches,
-            "asked": True,
-            "seconds": seconds,
-            "tail_saves_flops": self._controller.saved_by_tail(chosen),
-            "optimum_at_most": None,
-            "planned": self.planned,
-            "alternatives": steps.plain(),
-        }
-        self.history.append({**event, **asdict(chosen), "importances": dict(own)})
-        return chosen
-
-    def _fit(self, graph: CostGraph, chosen: Selection, steps: Steps) -> None:
-        """Train less in a step, the run's last, that is dearer than what is left."""
-        basis = self._controller.of_last(graph, chosen.tail)
-        budget = steps.fitting(chosen, basis)
-        if budget is not None:
-            self._apply(replace(top_layers(basis.graph, budget), tail=chosen.tail))
-
-    @property
-    def chooses_steps(self) -> bool:
-        """Whether the number of steps is chosen."""
-        return self._steps is not None
-
-    @property
-    def planned(self) -> int | None:
-        """Batches that the run is going to make, as it looks now; None if that is not known."""
-        return self._controller.plan.total_batches
-
-    @property
-    def finished(self) -> bool:
-        """Whether no further step is to be made (`steps="choose"`)."""
-        if self._steps is None or self.selection is None:
-            return False
-        return self._steps.ending(self.selection) is not None
-
-    @property
-    def rho_spent(self) -> float:
-        """Share of full fine-tuning that was spent: of the batches so far, or of all asked for."""
-        if self._steps is None:
-            return self.ledger.rho_spent
-        return self._steps.spent_share
-
-    @property
-    def ending(self) -> str | None:
-        """Why a run that chooses its steps has made its last; None while it has not."""
-        if self._steps is None or self.selection is None:
-            return None
-        return self._steps.ending(self.selection)
-
-    @property
-    def progress(self) -> float:
-        """How far the run has come, from 0 to 1: what a schedule of learning rates goes by."""
-        planned = self.planned
-        return min(1.0, self.ledger.batches / planned) if planned else 0.0
-
-    def after_step(self) -> None:
-        """After each optimizer step of a run that chooses its steps: plan for what is left."""
-        if self._steps is not None and self.selection is not None:
-            self._steps.replan(self.selection)
-
     def _course(self, chosen: Selection, bases: list[Basis]) -> float | None:
         """What to choose anew by, without a probe, or None while the run is on course."""
         basis = next(one for one in reversed(bases) if one.tail == chosen.tail)
@@ -488,18 +415,6 @@ class AdaptiveBackprop:
             if allowance is not None:
                 self._choose(bases, allowance, asked=False)
         self._freezer.silence()
-
-
-def _require_choice(
-    total: int | None, metric: str, selector: Selector, processes: Alone | None
-) -> None:
-    """Raise ValueError where the number of steps cannot be chosen."""
-    if total is None:
-        raise ValueError("steps are chosen in a run of known length: pass total_batches")
-    if metric != "first_order" or selector is not select:
-        raise ValueError("steps are chosen by first_order importance and the exact selector")
-    if processes is not None and processes.count > 1:
-        raise ValueError("steps are chosen in one process: with several pass steps='all'")
 
 
 _LIVE: WeakKeyDictionary[nn.Module, "ref[AdaptiveBackprop]"] = WeakKeyDictionary()

@@ -1,0 +1,130 @@
+"""How far a run has come and when it ends; and the choices of one that chooses its steps.
+
+What `AdaptiveBackprop` is asked for by loops and Trainers that let it end the run.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import asdict, replace
+from typing import Any, Literal
+
+from greentrainer.engine.chooser import Selector
+from greentrainer.engine.controller import Controller
+from greentrainer.engine.steps import Steps
+from greentrainer.engine.worth_probe import WorthProbe
+from greentrainer.model import Alone
+from greentrainer.records import Entry, Ledger
+from greentrainer.select import select, top_layers
+from greentrainer.types import Batch, CostGraph, Selection
+
+StepsAsked = Literal["all", "choose"]
+
+
+class Course(ABC):
+    """The part of an engine that knows how many steps are made.
+
+    _steps: None where every step is made.
+    """
+
+    _steps: Steps | None
+    _controller: Controller
+    _worth: WorthProbe
+    history: list[dict[str, Any]]
+
+    @property
+    @abstractmethod
+    def selection(self) -> Selection | None:
+        """What is trained now."""
+
+    @property
+    @abstractmethod
+    def ledger(self) -> Ledger:
+        """What has been spent so far."""
+
+    @abstractmethod
+    def _apply(self, chosen: Selection) -> None:
+        """From now on this is trained."""
+
+    def _choose_steps(self, given: list[Batch], steps: Steps) -> Selection:
+        """Measure what steps are worth where the budget pays for it; choose what they train."""
+        measured = self._worth.measure(given, steps)
+        if measured is not None:
+            steps.measured = measured
+        start = time.perf_counter()
+        chosen = steps.choose()
+        self._apply(chosen)
+        seconds = time.perf_counter() - start
+        self.ledger.add(Entry("select", seconds=seconds))
+        own = measured[0].get(chosen.tail, {}) if measured else {}
+        event = {
+            "batch": self.ledger.batches,
+            "asked": True,
+            "seconds": seconds,
+            "tail_saves_flops": self._controller.saved_by_tail(chosen),
+            "optimum_at_most": None,
+            "planned": self.planned,
+            "alternatives": steps.plain(),
+        }
+        self.history.append({**event, **asdict(chosen), "importances": dict(own)})
+        return chosen
+
+    def _fit(self, graph: CostGraph, chosen: Selection, steps: Steps) -> None:
+        """Train less in a step, the run's last, that is dearer than what is left."""
+        basis = self._controller.of_last(graph, chosen.tail)
+        budget = steps.fitting(chosen, basis)
+        if budget is not None:
+            self._apply(replace(top_layers(basis.graph, budget), tail=chosen.tail))
+
+    @property
+    def chooses_steps(self) -> bool:
+        """Whether the number of steps is chosen."""
+        return self._steps is not None
+
+    @property
+    def planned(self) -> int | None:
+        """Batches that the run is going to make, as it looks now; None if that is not known."""
+        return self._controller.plan.total_batches
+
+    @property
+    def finished(self) -> bool:
+        """Whether no further step is to be made (`steps="choose"`)."""
+        if self._steps is None or self.selection is None:
+            return False
+        return self._steps.ending(self.selection) is not None
+
+    @property
+    def rho_spent(self) -> float:
+        """Share of full fine-tuning that was spent: of the batches so far, or of all asked for."""
+        if self._steps is None:
+            return self.ledger.rho_spent
+        return self._steps.spent_share
+
+    @property
+    def ending(self) -> str | None:
+        """Why a run that chooses its steps has made its last; None while it has not."""
+        if self._steps is None or self.selection is None:
+            return None
+        return self._steps.ending(self.selection)
+
+    @property
+    def progress(self) -> float:
+        """How far the run has come, from 0 to 1: what a schedule of learning rates goes by."""
+        planned = self.planned
+        return min(1.0, self.ledger.batches / planned) if planned else 0.0
+
+    def after_step(self) -> None:
+        """After each optimizer step of a run that chooses its steps: plan for what is left."""
+        if self._steps is not None and self.selection is not None:
+            self._steps.replan(self.selection)
+
+
+def require_choice(
+    total: int | None, metric: str, selector: Selector, processes: Alone | None
+) -> None:
+    """Raise ValueError where the number of steps cannot be chosen."""
+    if total is None:
+        raise ValueError("steps are chosen in a run of known length: pass total_batches")
+    if metric != "first_order" or selector is not select:
+        raise ValueError("steps are chosen by first_order importance and the exact selector")
+    if processes is not None and processes.count > 1:
+        raise ValueError("steps are chosen in one process: with several pass steps='all'")
