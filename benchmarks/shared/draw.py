@@ -220,29 +220,12 @@ FRONTIERS = {
 
 def frontier_picture() -> None:
     """Held-out loss against FLOPs on each task: green, full fine-tuning, and that stopped early."""
-    from matplotlib.figure import Figure
-
-    rows = [row for row in rows_of("frontier") if "loss" in row]
-    parts = list(dict.fromkeys(row["part"] for row in rows))
     kinds = (
         ("green", "o-", "#1b7837"),
         ("full stopped early", "s--", "#6e6e6e"),
         ("full", "D", "#1b1b1b"),
     )
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
-    for axes, part in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
-        left = [row for row in rows if row["part"] == part]
-        for start, mark, colour in kinds:
-            mine = [row for row in left if row["label"].startswith(start)]
-            left = [row for row in left if row not in mine]
-            x, y = ([row[key] for row in mine] for key in ("flops / full", "loss"))
-            axes.plot(x, y, mark, color=colour, label=start, markeredgecolor="#1b1b1b")
-        axes.set(title=FRONTIERS[part], xlabel="FLOPs / full fine-tuning's", xlim=(0, 1.08))
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("held-out loss per token")
-    figure.axes[0].legend(frameon=False, fontsize=8)
-    (FIGURES / "frontier.svg").write_text(svg(figure, "frontier"), encoding="utf-8")
+    _losses("frontier", FRONTIERS, kinds, fontsize=8)
 
 
 TITLES = {
@@ -253,10 +236,6 @@ TITLES = {
 
 def quality_picture() -> None:
     """Held-out loss against FLOPs, a panel for each comparison of `quality.py`."""
-    from matplotlib.figure import Figure
-
-    rows = [row for row in rows_of("quality") if "loss" in row]
-    parts = list(dict.fromkeys(row["part"] for row in rows))
     kinds = (
         ("green, positions", "o", "#1b7837"),
         ("green, tensors only", "v", "#a6dba0"),
@@ -264,6 +243,19 @@ def quality_picture() -> None:
         ("full", "D", "#1b1b1b"),
         ("LoRA", "^", "#762a83"),
     )
+    _losses("quality", TITLES, kinds, fontsize=7)
+
+
+Kinds = tuple[tuple[str, str, str], ...]
+"""What a label starts with, its mark and its colour."""
+
+
+def _losses(name: str, titles: dict[str, str], kinds: "Kinds", fontsize: int) -> None:
+    """Held-out loss against FLOPs, a panel for each part of a comparison; kinds: label's start."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows_of(name) if "loss" in row]
+    parts = list(dict.fromkeys(row["part"] for row in rows))
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     for axes, part in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
         left = [row for row in rows if row["part"] == part]
@@ -273,12 +265,12 @@ def quality_picture() -> None:
             x, y = ([row[key] for row in mine] for key in ("flops / full", "loss"))
             if mine:
                 axes.plot(x, y, mark, color=colour, label=start, markeredgecolor="#1b1b1b")
-        axes.set(title=TITLES[part], xlabel="FLOPs / full fine-tuning's", xlim=(0, 1.08))
+        axes.set(title=titles[part], xlabel="FLOPs / full fine-tuning's", xlim=(0, 1.08))
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("held-out loss per token")
-    figure.axes[0].legend(frameon=False, fontsize=7)
-    (FIGURES / "quality.svg").write_text(svg(figure, "quality"), encoding="utf-8")
+    figure.axes[0].legend(frameon=False, fontsize=fontsize)
+    (FIGURES / f"{name}.svg").write_text(svg(figure, name), encoding="utf-8")
 
 
 def plan_table() -> str:
