@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_iter, tree_map_only
 
+from greentrainer.cost.draws import CertainDraws
 from greentrainer.model import attributes_preserved
 from greentrainer.types import Batch
 
@@ -36,6 +37,7 @@ def faked(
         stack.enter_context(attributes_preserved(model))
         stack.enter_context(holding(model, state))
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(CertainDraws())
         yield state, tree_map_only(torch.Tensor, partial(blank, home=home), batch)
 
 

@@ -44,6 +44,7 @@ from greentrainer.cost.blank import (
     uncollected,
     uncompiled,
 )
+from greentrainer.cost.draws import CertainDraws
 from greentrainer.cost.record import Recorder, Window
 from greentrainer.model import attributes_preserved, stages
 from greentrainer.types import Batch, CostGraph, LossFn, loss_of
@@ -179,6 +180,7 @@ class _Tracer:
             stack.enter_context(uncompiled())
             if self.mode is not None:
                 stack.enter_context(uncollected())
+                stack.enter_context(CertainDraws())
             stack.enter_context(attributes_preserved(self.model))
             stack.enter_context(holding(self.model, self.state))
             stack.enter_context(torch.enable_grad())

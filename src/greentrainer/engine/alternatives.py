@@ -39,6 +39,10 @@ MOST = 64
 """Selections tried for one tail."""
 
 
+Best = Callable[[float], tuple[Selection, float, float] | None]
+"""From the most that a step may cost to a set of tensors, its cost and its worth."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """Steps to come: so many in all, and first those on rows that were not seen before.
@@ -85,8 +89,7 @@ class Side:
     least: of one that trains the cheapest tensor.
     everything, whole: worth of a step that trains everything, and that selection.
     best: the set of the greatest worth whose step costs at most so much, its own cost and its own
-        worth; None where sets of tensors are not weighed.
-    most: worth of training everything to the rows that `best` goes by.
+        worth, or None if no such set is worth anything; None where sets are not weighed.
     judged: worth of a set to other rows than those: chosen and judged by the same rows, a set is
         rewarded for their noise.  None: its worth is that by which it was chosen.
     """
@@ -96,8 +99,7 @@ class Side:
     least: float
     everything: float
     whole: Selection | None = None
-    best: Callable[[float], tuple[Selection, float, float]] | None = None
-    most: float = 0.0
+    best: Best | None = None
     judged: Callable[[Selection], float] | None = None
 
 
@@ -126,6 +128,8 @@ def _of(side: Side, rows: Rows, budget: float) -> list[Alternative]:
     if side.best is None:
         return [all_of_it]
     best = _refined(side, rows, budget)
+    if best is None:
+        return [all_of_it]
     if side.judged is not None and best.selection is not None:
         value = side.judged(best.selection)
         best = replace(best, **_worth(best.cost, value, rows, budget))
@@ -143,30 +147,40 @@ def _alternative(
     return Alternative(tail, cost, selection=what, **_worth(cost, value, rows, budget))
 
 
-def _refined(side: Side, rows: Rows, budget: float) -> Alternative:
-    """The best of the sets of tensors, by the rows that they are chosen by."""
+def _refined(side: Side, rows: Rows, budget: float) -> Alternative | None:
+    """The best of the sets of tensors, by the rows that they are chosen by; None if there is none.
+
+    Of cost limits up to what a step may cost at all.
+    """
     choose = side.best
     assert choose is not None
+    high = min(side.full, budget / min(1.0, rows.steps))
+    found: list[Alternative] = []
 
-    def tried(limit: float) -> Alternative:
-        what, cost, value = choose(limit)
-        return _alternative(side.tail, cost, value, rows, budget, what)
+    def tried(limit: float) -> float:
+        """The worth of the set that is best within this limit."""
+        best = choose(limit)
+        if best is None:
+            return 0.0
+        what, cost, value = best
+        found.append(_alternative(side.tail, cost, value, rows, budget, what))
+        return value
 
-    low = max(side.least, min(side.full, budget / rows.useful))
-    best = max(tried(low), tried(side.full), key=lambda one: one.progress)
-    queue = [(-_bound(side.most, low, rows, budget), low, side.full, side.most)]
+    low = min(high, max(side.least, budget / rows.useful))
+    most = tried(high)
+    if low < high:
+        tried(low)
+    queue = [(-_bound(most, low, rows, budget), low, high, most)]
     for _ in range(MOST):
-        if not queue:
+        best = max((one.progress for one in found), default=0.0)
+        if not queue or -queue[0][0] <= best * (1 + CLOSE):
             break
-        bound, lower, upper, value = heapq.heappop(queue)
-        if -bound <= best.progress * (1 + CLOSE):
-            break
+        _, lower, upper, value = heapq.heappop(queue)
         middle = (lower * upper) ** 0.5
         half = tried(middle)
-        best = max(best, half, key=lambda one: one.progress)
-        for a, b, most in ((lower, middle, half.value), (middle, upper, value)):
+        for a, b, most in ((lower, middle, half), (middle, upper, value)):
             heapq.heappush(queue, (-_bound(most, a, rows, budget), a, b, most))
-    return best
+    return max(found, key=lambda one: one.progress, default=None)
 
 
 def _bound(value: float, cost: float, rows: Rows, budget: float) -> float:

@@ -161,8 +161,11 @@ class Steps:
             return Side(tail, full, float(basis.cheapest), everything, whole)
         chosen_by, judged_by, in_all = by, other, sum(other.values())
 
-        def best(limit: float) -> tuple[Selection, float, float]:
-            found = select(graph, chosen_by, limit - graph.forward_flops)
+        def best(limit: float) -> tuple[Selection, float, float] | None:
+            try:
+                found = select(graph, chosen_by, limit - graph.forward_flops)
+            except ValueError:  # nothing that is affordable is worth anything
+                return None
             cost = graph.forward_flops + graph.backward_flops(found.names)
             value = sum(chosen_by[name] for name in found.names)
             real = basis.real.backward_flops(found.names)
@@ -174,11 +177,7 @@ class Steps:
             share = sum(judged_by[name] for name in chosen.names) / in_all
             return everything * min(1.0, share)
 
-        return Side(
-            tail, full, float(basis.cheapest), everything, whole, best,
-            most=sum(max(0.0, value) for value in chosen_by.values()),
-            judged=judged,
-        )  # fmt: skip
+        return Side(tail, full, float(basis.cheapest), everything, whole, best, judged)
 
     def _halves(self, tail: Tail) -> tuple[Importance | None, Importance | None]:
         """Worth of each tensor by the pairs that sets are chosen by, and by those that judge."""

@@ -5,8 +5,13 @@ Compiled whole, a model would need a graph for every selection.  Blocks of one k
 one for blocks below the selection, one for those trained whole, and one for each other set of
 tensors that is trained in some block.  That may be one for each block, more than torch compiles
 before it gives up and runs the rest uncompiled, so its limit is raised here.
+
+Not every version of torch sees for itself that a parameter came to require a gradient (2.11 takes
+the graph made while it was frozen, and no gradient comes of it), so what is trained in a block is
+an argument of what is compiled.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch._dynamo
@@ -30,9 +35,29 @@ def compile_blocks(model: nn.Module, **options: Any) -> int:
     settings: Any = torch._dynamo.config
     settings.recompile_limit = max(settings.recompile_limit, limit)
     settings.accumulated_recompile_limit = max(settings.accumulated_recompile_limit, limit)
+    compiled = torch.compile(_called, **options)
     for block in found:
-        block.compile(**options)
+        block._compiled_call_impl = _calling(compiled, block)
     return len(found)
+
+
+def _called(block: nn.Module, trained: str, args: Any, kwargs: Any) -> Any:
+    """A block's forward pass.  trained: for each of its parameters whether it is, never empty.
+
+    Looked at, for a graph is made only for what was looked at.
+    """
+    assert trained
+    return block._call_impl(*args, **kwargs)
+
+
+def _calling(compiled: Callable[..., Any], block: nn.Module) -> Callable[..., Any]:
+    parameters = list(block.parameters())
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        trained = "".join("+" if p.requires_grad else "-" for p in parameters)
+        return compiled(block, trained or "none", args, kwargs)
+
+    return call
 
 
 def layout(model: nn.Module) -> dict[str, dict[str, Any]]:

@@ -24,18 +24,20 @@ def side_of(graph: CostGraph, importance: dict[str, float], tail: int | None = N
     """A side whose sets are judged by the rows that chose them."""
     forward = graph.forward_flops
 
-    def best(limit: float) -> tuple[Selection, float, float]:
-        found = select(graph, importance, limit - forward)
+    def best(limit: float) -> tuple[Selection, float, float] | None:
+        try:
+            found = select(graph, importance, limit - forward)
+        except ValueError:
+            return None
         return found, forward + found.backward_flops, value_of(importance, found.names)
 
     everything = sum(importance.values())
     return Side(
         tail,
         full=forward + graph.full_backward_flops,
-        least=forward + min(graph.closure_flops[n] for n in importance if importance[n] > 0),
+        least=forward + min(graph.closure_flops.values()),
         everything=everything,
         best=best,
-        most=sum(max(value, 0.0) for value in importance.values()),
     )
 
 
@@ -130,7 +132,7 @@ def test_never_worth_less_than_full_fine_tuning_stopped_early(
 def test_a_set_chosen_by_its_own_noise_is_judged_by_others() -> None:
     """By the rows that chose it the set is worth as much as everything, by others a tenth."""
     names = Selection(("a",), 1.0, 5, 5.0)
-    side = Side(None, WHOLE, 40.0, 1.0, best=lambda limit: (names, 50.0, 1.0), most=1.0,
+    side = Side(None, WHOLE, 40.0, 1.0, best=lambda limit: (names, 50.0, 1.0),
                 judged=lambda chosen: 0.1)  # fmt: skip
     first, *others = weighed([side], Rows(100, 100), 50 * WHOLE)
     assert first.selection is None
@@ -153,3 +155,17 @@ def test_progress_is_linear_in_what_is_worth_it() -> None:
         10.0, 20.0, 30.0, 40.0, 40.0,
     ]  # fmt: skip
     assert math.isclose(Rows(30, 10, 0.0).useful, 10)
+
+
+def test_a_set_that_costs_all_that_is_left_is_found() -> None:
+    """Nothing dearer is paid for, and no cheaper limit finds it."""
+
+    def best(limit: float) -> tuple[Selection, float, float] | None:
+        if limit < 11:
+            return None
+        cost, value = (11.0, 2.0) if limit < 11.001 else (11.001, 3.0)
+        return Selection((f"{cost}",), value, 5, 5.0), cost, value
+
+    side = Side(None, 22.0, 10.0, 1.5, best=best)
+    found = weighed([side], Rows(2, 1, 0.3), 11.0)[0]
+    assert (found.cost, found.steps, found.progress) == (11.0, 1.0, 2.0)

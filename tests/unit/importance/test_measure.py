@@ -54,7 +54,7 @@ def test_at_most_one_gradient_is_alive(metric: str) -> None:
 def peak_bytes(run: Callable[[], Any]) -> int:
     """The most that was allocated at any time beyond what there was, as the allocator tells it."""
     cpu = torch.profiler.ProfilerActivity.CPU
-    with torch.profiler.profile(activities=[cpu], profile_memory=True) as profile:
+    with torch.profiler.profile(activities=[cpu], profile_memory=True, acc_events=True) as profile:
         run()
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())
