@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 import time
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -62,11 +61,11 @@ def in_child(folder: Path, kill_after: float | None = None, checkpoints: int = 0
 
     Killed, if told, some seconds after it has written so many checkpoints.
     """
-    child = multiprocessing.get_context("fork").Process(target=train, args=(folder,))
+    server = multiprocessing.get_context("forkserver")  # this process has threads of autograd
+    server.set_forkserver_preload([__name__])
+    child = server.Process(target=train, args=(folder,))
     start = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside other threads
-        child.start()
+    child.start()
     while kill_after is not None and child.is_alive() and written(folder) < checkpoints:
         time.sleep(0.005)
     child.join(kill_after)
