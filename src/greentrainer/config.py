@@ -85,8 +85,8 @@ class RunConfig(BaseModel):
     prompt_column, completion_column, messages_column: of one's own file.
     test_path: one's own file to test on; some rows are held out when None.
     method: one of `greentrainer.methods`.
-    rho: share of full fine-tuning's FLOPs (methods green and full_at_budget); 0.5 if no budget is
-        given.
+    rho: share of full fine-tuning's FLOPs (of method green, and where a run stops early); 0.5 if
+        no budget is given.
     hours, kwh, co2_grams, flops: a budget in another unit, in place of rho; exactly one counts.
     cost: what rho is a share of, and tensors are weighed by: FLOPs, or seconds on this device.
     carbon_schedule: CSV file of times and grams of CO2 a kWh: more is then spent where less is
@@ -117,6 +117,8 @@ class RunConfig(BaseModel):
     passes: all: every epoch in full, so all steps are made; useful: `epochs` is an upper bound, and
         rows are seen again only where that is worth it.
     published: as in the paper: tensors alone are chosen, by their own rows, and all steps made.
+    stop_early: make only as many steps as `rho` pays for, the schedule of the learning rate
+        compressed; for methods that choose nothing by a budget (full_at_budget always does).
     labelled_head: compute logits and loss on labelled positions only; when None, for method green.
     keep_activations: start forward passes at activations kept from earlier epochs, in memory or on
         disk; when None, in memory for method green in more than one epoch.
@@ -185,6 +187,7 @@ class RunConfig(BaseModel):
     steps: Literal["all", "choose"] | None = None
     passes: Literal["all", "useful"] = "useful"
     published: bool = False
+    stop_early: bool = False
     labelled_head: bool | None = None
     keep_activations: Literal["nothing", "memory", "disk"] | None = None
     keep_bytes: Count | None = None

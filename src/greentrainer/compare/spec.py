@@ -192,7 +192,8 @@ def _label(entry: Entry, config: RunConfig, listed: list[str]) -> str:
     if entry.name is None:
         shown = {"green": ("metric", "rho"), "full_at_budget": ("rho",), "lora": ("lora_targets",)}
         defaults = RunConfig.model_fields
-        for key in shown.get(config.method, ()):
+        rho = ("rho",) if config.stop_early else ()
+        for key in (*shown.get(config.method, ()), *rho):
             unusual = getattr(config, key) != defaults[key].default
             if key not in special and (key == "rho" or unusual):
                 special.append(key)

@@ -41,8 +41,8 @@ class Method:
     name: in configurations and tables.
     says: what it trains, in a few words.
     budgeted: spends `rho` of full fine-tuning; all others are given a rho of 1.
-    shortened: full fine-tuning's steps are cut to those that `rho` pays for, their learning rate
-        schedule compressed.
+    shortened: makes only the steps that `rho` pays for, their learning rate schedule compressed;
+        others do where `stop_early` says so.
     trains: zero-shot does not.
     optional: its adapter is put in only where `lora_rank` is given.
     virtual: puts the run's `virtual_tokens` before each text.
@@ -61,6 +61,15 @@ class Method:
     virtual: bool = False
     optional: bool = False
     interval: Callable[[int], int] | None = None
+
+    def stops_early(self, config: RunConfig) -> bool:
+        """Whether it makes only the steps that the budget pays for.
+
+        Raises ValueError for one that chooses what it spends by its budget anyhow.
+        """
+        if config.stop_early and self.budgeted:
+            raise ValueError(f"{self.name} keeps to its budget by choosing: leave stop_early out")
+        return self.shortened or config.stop_early
 
     def adapts(self, config: RunConfig) -> bool:
         """Whether it trains another model than the one loaded."""

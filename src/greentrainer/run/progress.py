@@ -13,12 +13,12 @@ from greentrainer.run.training import Report
 @contextmanager
 def training_line(config: RunConfig, steps: int) -> Iterator[Report]:
     """A run of so many optimizer steps is shown in here; what it yields is told of each."""
-    shortened = METHODS[config.method].shortened
+    early = METHODS[config.method].stops_early(config)
     with working("training", steps, lasting=True) as work:
 
         def report(step: int, loss: float, engine: AdaptiveBackprop) -> None:
             planned = -(-(engine.planned or 0) // config.accumulate)
-            chosen = shortened or engine.chooses_steps
+            chosen = early or engine.chooses_steps
             work.to(step, _figures(loss, engine), planned if chosen else steps)
 
         yield report

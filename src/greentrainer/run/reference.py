@@ -4,8 +4,9 @@ The same batches in the same order, every tensor of the model as it was loaded t
 step: whatever adapters are put into it, and however early a run is to end.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
+from math import inf
 
 import torch
 from torch import nn
@@ -13,7 +14,10 @@ from torch.utils.data import Sampler
 
 from greentrainer.config import RunConfig
 from greentrainer.engine import GraphCache
+from greentrainer.methods import METHODS
+from greentrainer.select import Blind
 from greentrainer.tasks import Encoded, encode
+from greentrainer.types import CostGraph
 
 
 class EpochOrder(Sampler[int]):
@@ -51,10 +55,36 @@ def graphs_of(model: nn.Module) -> GraphCache:
     return GraphCache(model, model.parameters(), None)
 
 
-def step_flops(
-    config: RunConfig, graphs: GraphCache, train: Sequence[Encoded], collate: encode.Collator
+def method_flops(
+    config: RunConfig, model: nn.Module, train: Sequence[Encoded], collate: encode.Collator
 ) -> list[int]:
-    """Forward and full backward FLOPs of each optimizer step of the run."""
+    """FLOPs of each optimizer step that trains what the method says.  model: as it adapts it.
+
+    Blocks that are drawn by lot are those of the first draw.
+    """
+    selector = METHODS[config.method].selector(model, config)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.train()
+
+    def cost(graph: CostGraph) -> int:
+        if not isinstance(selector, Blind):
+            return graph.full_backward_flops + graph.forward_flops
+        return graph.forward_flops + selector.choose(graph, inf, 0).backward_flops
+
+    return step_flops(config, GraphCache(model, trained, None), train, collate, cost)
+
+
+def step_flops(
+    config: RunConfig,
+    graphs: GraphCache,
+    train: Sequence[Encoded],
+    collate: encode.Collator,
+    cost: Callable[[CostGraph], int] = lambda graph: graph.full_flops,
+) -> list[int]:
+    """Forward and full backward FLOPs of each optimizer step of the run.
+
+    cost: of a batch with this graph, in place of those.
+    """
     order = EpochOrder(train, config.batch_size, config.seed)
     home = next(graphs.model.parameters()).device
     if home.type == "meta":
@@ -63,7 +93,7 @@ def step_flops(
     for epoch in range(config.epochs):
         order.set_epoch(epoch)
         costs = [
-            graphs.of_batch(encode.placed(collate([train[i] for i in rows]), home)).full_flops
+            cost(graphs.of_batch(encode.placed(collate([train[i] for i in rows]), home)))
             for rows in order.groups()
         ]
         size = config.accumulate
@@ -71,13 +101,14 @@ def step_flops(
     return steps
 
 
-def affordable_steps(steps: Sequence[int], rho: float) -> int:
-    """How many of the first steps cost at most `rho` of all.
+def affordable_steps(steps: Sequence[int], rho: float, whole: int | None = None) -> int:
+    """How many of the first steps cost at most `rho` of the whole, by default of them all.
 
     Raises ValueError if that is none.
     """
     spent = list(accumulate(steps))
-    count = sum(flops <= rho * spent[-1] for flops in spent)
+    limit = rho * (spent[-1] if whole is None else whole)
+    count = sum(flops <= limit for flops in spent)
     if not count:
         raise ValueError(
             f"rho {rho:g} of {len(steps)} steps pays for none: train on more examples, or raise rho"

@@ -28,7 +28,13 @@ from greentrainer.methods import METHODS, Method
 from greentrainer.run.arguments import arguments_of, in_one_line, steps_of
 from greentrainer.run.interrupt import StopRequest
 from greentrainer.run.journal import Journal
-from greentrainer.run.reference import EpochOrder, affordable_steps, graphs_of, step_flops
+from greentrainer.run.reference import (
+    EpochOrder,
+    affordable_steps,
+    graphs_of,
+    method_flops,
+    step_flops,
+)
 from greentrainer.run.result import RunResult
 from greentrainer.tasks import Encoded, encode
 
@@ -124,7 +130,8 @@ def fit(
     method = METHODS[config.method]
     require_budget(config, method)
     collate = encode.Collator(encode.pad_id(tokenizer), config.pad_multiple, config.max_length)
-    own = method.adapts(config) or method.shortened or config.activation_checkpointing
+    early = method.stops_early(config)
+    own = method.adapts(config) or early or config.activation_checkpointing
     chooses = steps_asked(config, method) == "choose"
     own = own or config.rho is None or chooses
     plain = step_flops(config, graphs_of(model), train, collate) if own else []
@@ -134,8 +141,10 @@ def fit(
     adapted = method.adapt(model, config)
     if config.compile:
         compile_blocks(adapted)
-    if method.shortened and max_steps < 0:
-        max_steps = affordable_steps(plain, config.rho or config.budget[1] / sum(plain))
+    if early and max_steps < 0:
+        steps = plain if method.shortened else method_flops(config, adapted, train, collate)
+        rho = config.rho or config.budget[1] / sum(plain)
+        max_steps = affordable_steps(steps, rho, sum(plain))
     arguments = arguments_of(config, len(train), max_steps)
     if arguments.world_size > 1:
         raise ValueError(
@@ -211,9 +220,19 @@ def require_budget(config: RunConfig, method: Method) -> None:
         read_schedule(config.carbon_schedule)
     unit, _ = config.budget
     timed = unit in ("hours", "kwh", "co2_grams") or config.cost == "seconds"
-    if unit != "rho" and not (method.budgeted or method.shortened):
-        raise ValueError(f"{unit} is a budget, and {method.name} spends what it takes: use green")
-    if timed and method.shortened:
+    early = method.stops_early(config)
+    if unit != "rho" and not (method.budgeted or early):
+        raise ValueError(
+            f"{unit} is a budget, and {method.name} spends what it takes: use green"
+            + ("" if timed else ", or add stop_early")
+        )
+    spared = config.labelled_head or config.keep_activations not in (None, "nothing")
+    if config.stop_early and (spared or config.positions not in (None, "all")):
+        raise ValueError(
+            "steps that a budget pays for are counted for whole passes: with stop_early leave "
+            "labelled_head, positions and keep_activations out"
+        )
+    if timed and early:
         raise ValueError(f"{method.name} keeps to rho or flops: give one of these, or use green")
 
 

@@ -91,6 +91,32 @@ def test_a_shortened_run_makes_the_steps_that_rho_pays_for(rho: float, tmp_path:
     assert list(outcome.plain_steps) == steps
 
 
+@pytest.mark.parametrize("method", ["lora", "bitfit", "lisa", "prompt"])
+def test_any_method_stops_early(method: str, tmp_path: Path) -> None:
+    """At its own cost a step, within a share of plain full fine-tuning."""
+    changes = {"method": method, "rho": 0.4, "epochs": 3, "learning_rate": 1e-3}
+    whole, _ = trained(config_of(tmp_path / "whole", **changes), "llama")
+    early, _ = trained(config_of(tmp_path / "early", **changes, stop_early=True), "llama")
+    plain = sum(early.plain_steps)
+    assert early.plain_steps == whole.plain_steps
+    assert early.engine.ledger.spent_flops <= 0.4 * plain
+    assert 0 < early.steps == early.planned < whole.steps
+    booked = [e.flops for e in whole.engine.ledger if e.kind == "train"]
+    next_step = sum(booked[2 * early.steps : 2 * early.steps + 2])
+    assert early.engine.ledger.spent_flops + next_step > 0.4 * plain
+
+
+def test_what_stops_early_chooses_nothing_else(tmp_path: Path) -> None:
+    for changes, says in (
+        ({"method": "green"}, "leave stop_early out"),
+        ({"method": "lora", "positions": 8}, "leave labelled_head, positions"),
+        ({"method": "full", "labelled_head": True}, "leave labelled_head, positions"),
+        ({"method": "lora", "hours": 1.0}, "keeps to rho or flops"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            trained(config_of(tmp_path, stop_early=True, **changes), "llama")
+
+
 def test_the_order_is_that_of_the_trainer(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     _, seen = trained(config, "llama")
