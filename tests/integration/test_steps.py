@@ -59,6 +59,17 @@ def whole(engine: AdaptiveBackprop, batches: list[dict[str, Any]]) -> int:
         return sum(engine.graphs.of_batch(batch).full_flops for batch in batches)
 
 
+@pytest.mark.parametrize("tail", [0, 3, 4, 10_000])
+def test_where_positions_are_given_steps_are_chosen_all_the_same(tail: int) -> None:
+    batches = data(BATCHES)
+    engine = engine_of(batches, 0.4, positions=tail)
+    executed = run(engine, batches)
+    assert engine.ledger.spent_flops - engine.ledger.trace_flops == executed
+    assert 0.36 < engine.ledger.spent_flops / whole(engine, batches) <= 0.4
+    assert {event["tail"] for event in engine.history} == {tail}
+    assert all(event["alternatives"] for event in engine.history)
+
+
 @pytest.mark.parametrize("rho", [0.15, 0.3, 0.5, 0.8])
 @pytest.mark.parametrize("make", [everywhere, lambda n: data(n)], ids=["labels", "prompts"])
 def test_the_budget_holds_and_is_used_and_the_books_are_right(make: Any, rho: float) -> None:

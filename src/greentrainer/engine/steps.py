@@ -66,6 +66,11 @@ class Steps:
         """What a batch to come costs, of what the sample batch does."""
         return self.controller.mean_ahead(self.asked) / self.controller.full_cost
 
+    @property
+    def _furthest(self) -> Tail:
+        """The longest tail that may be trained through: all positions, if none was asked for."""
+        return list(self.controller.samples)[-1]
+
     def left(self) -> float:
         """What may still be spent, on batches like the sample."""
         return self.controller.left() / self.scale
@@ -77,8 +82,8 @@ class Steps:
         return Rows(float(left), float(max(0, min(left, fresh))), self.again)
 
     def pays_for_everything(self) -> bool:
-        """Whether whole steps can be made as long as steps are worth anything."""
-        whole = self.controller.expected_price(None)
+        """Whether the dearest steps can be made as long as steps are worth anything."""
+        whole = self.controller.expected_price(self._furthest)
         cost = whole.forward_flops + whole.full_backward_flops
         return self.left() >= cost * self.rows().useful
 
@@ -229,7 +234,6 @@ class Steps:
 
     def plain(self) -> list[dict[str, Any]]:
         """What was considered, as plain values: shares of the whole step's cost and worth."""
-        whole = next((one for one in self.considered if one.tail is None), None)
         full = self.controller.full_cost
         return [
             {
@@ -242,7 +246,6 @@ class Steps:
                 "chosen": one is self.considered[0],
             }
             for one in self.considered
-            if whole is not None
         ]
 
 

@@ -93,7 +93,7 @@ class WorthProbe:
         tails = [tail for tail in self.controller.samples if tail is None or _is_step(tail)]
         allowed = SHARE * self.controller.left()
         pairs = pairs_of(given)
-        wanted: list[Tail] = [None]
+        wanted: list[Tail] = [tails[-1] if tails else list(self.controller.samples)[-1]]
         if len(tails) > 1:
             wanted.append(min(tails[:-1], key=lambda tail: abs((tail or 0) - FIRST)))
         while pairs and self._cost(pairs, wanted, judging=True) > allowed:
