@@ -27,12 +27,14 @@ class Price:
 
     skipped_flops: of the forward pass, left out.
     tail_tokens: positions that gradient may pass; all when None.
+    unread_tokens: positions that are not read.
     """
 
     forward_flops: int
     backward_flops: int
     skipped_flops: int = 0
     tail_tokens: int | None = None
+    unread_tokens: int = 0
 
 
 class Bookkeeper:
@@ -127,6 +129,7 @@ class Bookkeeper:
                 tokens=tokens,
                 padded_tokens=padded,
                 tail_tokens=tokens if price.tail_tokens is None else price.tail_tokens,
+                unread_tokens=price.unread_tokens,
             )
         )
 

@@ -33,4 +33,5 @@ class Prices:
             self._backward[id(graph)] = graph, graph.backward_flops(self._names)
         forward, skipped = self.savings.enter(graph, kwargs)
         backward = self._backward[id(graph)][1]
-        return Price(forward, backward, skipped, self.savings.tail_tokens(kwargs))
+        return Price(forward, backward, skipped, self.savings.tail_tokens(kwargs),
+                     self.savings.unread_tokens(kwargs))  # fmt: skip

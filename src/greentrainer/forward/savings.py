@@ -7,7 +7,7 @@ sample batch first; one that changes its loss stays off.
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from greentrainer.forward.check import Losses, Shortened, compare
 from greentrainer.forward.head import LabelledHead
 from greentrainer.forward.kept import KeptActivations
 from greentrainer.forward.options import ForwardOptions, Positions
+from greentrainer.forward.parts import PARTS
 from greentrainer.forward.shapes import tensors, tokens_of
 from greentrainer.forward.split import SplitForward
 from greentrainer.forward.store import Store
@@ -187,19 +188,34 @@ class ForwardSavings:
                 found[tail] = graph_of(batch)
         return found
 
+    def samples_read(
+        self, batch: Batch, graph_of: Callable[[Batch], CostGraph], parts: Sequence[str]
+    ) -> dict[tuple[int, str], CostGraph]:
+        """The graph of a batch with each tail and each of these parts of its prompts."""
+        found = {}
+        for part in parts:
+            for tail in self.tails(batch):
+                if tail is not None:
+                    with self.at(tail, part):
+                        found[tail, part] = graph_of(batch)
+        return found
+
     @contextmanager
-    def at(self, tail: Tail) -> Iterator[None]:
-        """In here gradient passes through so many positions of each prompt."""
+    def at(self, tail: Tail, part: str | None = None) -> Iterator[None]:
+        """In here gradient passes through so many positions of each prompt.
+
+        part: what is read of the positions before; all when None.
+        """
         if self.split is None:
             yield
         else:
-            with self.split.at(tail):
+            with self.split.at(tail, PARTS[part] if part else None):
                 yield
 
-    def go_to(self, tail: Tail) -> None:
-        """From now on gradient passes through so many positions of each prompt."""
+    def go_to(self, tail: Tail, part: str | None = None) -> None:
+        """From now on it is so; see `at`."""
         if self.split is not None:
-            self.split.tail = tail
+            self.split.tail, self.split.part = tail, PARTS[part] if part else None
 
     def select(self, graph: CostGraph, names: Iterable[str]) -> None:
         """From now on these tensors are trained."""
@@ -211,6 +227,11 @@ class ForwardSavings:
         """Positions of a batch that gradient may pass; None if it is not cut."""
         where = self.split.cut(kwargs) if self.split else None
         return where.tail_tokens if where else None
+
+    def unread_tokens(self, kwargs: Mapping[str, Any]) -> int:
+        """Positions of a batch that are not read at all."""
+        where = self.split.cut(kwargs) if self.split else None
+        return where.unread if where else 0
 
     def enter(self, graph: CostGraph, kwargs: Mapping[str, Any]) -> tuple[int, int]:
         """Before a training batch's forward pass: its FLOPs, and those that are skipped."""

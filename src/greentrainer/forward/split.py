@@ -10,7 +10,8 @@ has no part in its gradient.
 A hook before the model runs the prefix and puts tail and cache in the batch's place.  So whoever
 calls the model need not know: trainers, losses of one's own, replicas, and tracing.  Prefixes are
 padded on the left and tails on the right, so that each row's tokens adjoin; a position keeps its
-number.  Of an encoder-decoder the encoder is the prefix.
+number.  Of an encoder-decoder the encoder is the prefix.  A part of a prefix may be read alone
+(`parts.py`).
 """
 
 import inspect
@@ -23,6 +24,7 @@ import torch
 from torch import nn
 
 from greentrainer.forward.check import Losses, Shortened, evaluating, piece
+from greentrainer.forward.parts import Part
 from greentrainer.model import encoder_of
 from greentrainer.types import IGNORED, Batch
 
@@ -45,6 +47,8 @@ class Cut:
 
     begin, start, end: (B,), the first and one after the last position of each row that counts, and
     between them the first of its tail.  prefix, tail: lengths of both parts, padding included.
+    read: (B, prefix), columns of the positions that are read of the prefix, -1 for padding; all of
+        them when None.
     """
 
     begin: torch.Tensor
@@ -52,6 +56,14 @@ class Cut:
     end: torch.Tensor
     prefix: int
     tail: int
+    read: torch.Tensor | None = None
+
+    @property
+    def unread(self) -> int:
+        """Positions that are not read, without padding."""
+        if self.read is None:
+            return 0
+        return int((self.start - self.begin).sum() - (self.read >= 0).sum())
 
     @property
     def tail_tokens(self) -> int:
@@ -73,11 +85,18 @@ class Places:
         return found.where(self.real.view_as(index), torch.full_like(found, blank))
 
 
-def cut(labels: torch.Tensor, mask: torch.Tensor, tail: int, coarse: bool = False) -> Cut:
+def cut(
+    labels: torch.Tensor,
+    mask: torch.Tensor,
+    tail: int,
+    coarse: bool = False,
+    part: Part | None = None,
+    ids: torch.Tensor | None = None,
+) -> Cut:
     """The cut with `tail` positions before the first that predicts a label.
 
-    labels, mask: (B, T).  coarse: pad to as few lengths as can be.  Raises ValueError for a mask
-    with gaps.
+    labels, mask, ids: (B, T).  coarse: pad to as few lengths as can be.  part: of the prefix that
+    is read.  Raises ValueError for a mask with gaps.
     """
     length = labels.shape[1]
     at = torch.arange(length, device=labels.device)
@@ -91,14 +110,21 @@ def cut(labels: torch.Tensor, mask: torch.Tensor, tail: int, coarse: bool = Fals
     last = torch.where(labelled, at[1:] + 1, 0).amax(1)  # a label may lie where the mask is 0
     begin, end = torch.minimum(begin, first - 1).clamp(min=0), torch.maximum(end, last)
     start = torch.maximum(torch.minimum(first - 1 - tail, end - 1), begin)
-    prefix, rest = int((start - begin).max()), int((end - start).max())
-    return Cut(
-        begin,
-        start,
-        end,
-        padded(prefix, COARSE if coarse else 1),
-        padded(rest, FINE if coarse else 1),
-    )
+    least, finest = (COARSE, FINE) if coarse else (1, 1)
+    rest = padded(int((end - start).max()), finest)
+    if part is None or ids is None:
+        return Cut(begin, start, end, padded(int((start - begin).max()), least), rest)
+    reads = part.reads(begin, start, ids, labels)
+    prefix = padded(int(reads.sum(1).max()), least)
+    return Cut(begin, start, end, prefix, rest, _columns(reads, prefix))
+
+
+def _columns(reads: torch.Tensor, width: int) -> torch.Tensor:
+    """Columns where `reads` (B, T) is true, (B, width), with -1 before them."""
+    at = torch.arange(reads.shape[1], device=reads.device).expand_as(reads)
+    place = reads.cumsum(1) - 1 + width - reads.sum(1, keepdim=True)
+    found = at.new_full((len(reads), width + 1), -1)
+    return found.scatter(1, place.where(reads, width), at.where(reads, -1))[:, :width]
 
 
 def padded(size: int, least: int = 1) -> int:
@@ -119,19 +145,37 @@ def parted(batch: Mapping[str, Any], where: Cut) -> tuple[Parts, Places, Places]
     given = {k: v for k, v in batch.items() if v is not None and k != "attention_mask"}
     at = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
     given.setdefault("position_ids", at)
-    before = _taken(at, where.start - where.prefix, where.prefix, where.begin, where.start)
+    if where.read is not None:
+        before = Places(where.read.clamp(min=0), where.read >= 0)
+    else:
+        before = _taken(at, where.start - where.prefix, where.prefix, where.begin, where.start)
     after = _taken(at, where.start, where.tail, where.start, where.end)
     mask = batch.get("attention_mask")
     given["attention_mask"] = torch.ones_like(labels) if mask is None else mask
     size = tuple(labels.shape)
+    numbers = _numbered(where, before, after)
     parts: Parts = {"prefix": {}, "tail": {}}
     for name, value in given.items():
         per_token = isinstance(value, torch.Tensor) and tuple(value.shape[:2]) == size
         blank = IGNORED if name == "labels" else 0
-        for part, places in (("prefix", before), ("tail", after)):
-            parts[part][name] = places.of(value, blank) if per_token else value
+        places = numbers if name == "position_ids" else (before, after)
+        for part, own in zip(parts, places, strict=True):
+            parts[part][name] = own.of(value, blank) if per_token else value
     del parts["prefix"]["labels"]
     return parts, before, after
+
+
+def _numbered(where: Cut, before: Places, after: Places) -> tuple[Places, Places]:
+    """Where the numbers of both parts' positions are taken: what is not read leaves no gap."""
+    if where.read is None:
+        return before, after
+    count = before.real.sum(1, keepdim=True)
+    rank = before.real.cumsum(1) - 1
+    unread = (where.start - where.begin)[:, None] - count
+    return (
+        Places((where.begin[:, None] + rank).clamp(min=0), before.real),
+        Places((after.columns - unread).clamp(min=0), after.real),
+    )
 
 
 def _taken(
@@ -145,12 +189,14 @@ def _taken(
 class Asked:
     """What a cut was told for.  It is asked for many times a batch, and on a GPU each one waits."""
 
-    def __init__(self, labels: torch.Tensor, mask: Any, tail: int) -> None:
-        self.given = labels, mask
-        self.state = tail, *(_version(one) for one in self.given)
+    def __init__(
+        self, labels: torch.Tensor, mask: Any, tail: int, part: Part | None, ids: Any
+    ) -> None:
+        self.given = labels, mask, ids
+        self.state = tail, part, *(_version(one) for one in self.given)
 
     def same_as(self, other: "Asked | None") -> bool:
-        """Whether they are the same tensors, not written to in between, and the same tail."""
+        """Whether they are the same tensors, not written to since, and tail and part too."""
         if other is None or self.state != other.state:
             return False
         return all(a is b for a, b in zip(self.given, other.given, strict=True))
@@ -167,7 +213,8 @@ class SplitForward:
     """Lets a model's training passes send gradients through the tails of their rows only.
 
     `tail` says how many positions of the prompt, before the first that predicts a label, belong to
-    the tail; None: all of them, as ever.  It works while gradients are enabled and the model is in
+    the tail; None: all of them, as ever.  `part` says what is read of what comes before a tail;
+    None: all of it.  It works while gradients are enabled and the model is in
     training mode, or within `on`.  `numbered` says whether positions are numbered by their columns;
     if not, the model does it itself, by the mask.
 
@@ -177,6 +224,7 @@ class SplitForward:
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
         self.tail: int | None = None
+        self.part: Part | None = None
         inner: Any = getattr(model, "get_base_model", lambda: model)()  # of PEFT's wrapper
         self.encodes = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
         accepted = inspect.signature(type(inner).forward).parameters
@@ -203,13 +251,14 @@ class SplitForward:
             handle.remove()
 
     @contextmanager
-    def at(self, tail: int | None) -> Iterator[None]:
-        """In here it works with this tail."""
-        before, self.tail = self.tail, tail
+    def at(self, tail: int | None, part: Part | None = None) -> Iterator[None]:
+        """In here it works with this tail, and this part is read."""
+        before = self.tail, self.part
+        self.tail, self.part = tail, part
         try:
             yield
         finally:
-            self.tail = before
+            self.tail, self.part = before
 
     @contextmanager
     def on(self, batch: Batch = None, where: Cut | None = None) -> Iterator[None]:
@@ -253,10 +302,12 @@ class SplitForward:
         if self._given is not None:
             return self._given[0]
         mask = batch.get("attention_mask")
-        asked = Asked(labels, mask, self.tail)
+        ids = batch.get("input_ids") if self.part else None
+        asked = Asked(labels, mask, self.tail, self.part, ids)
         if not asked.same_as(self._asked):
             usable = isinstance(mask, torch.Tensor) and mask.shape == labels.shape
-            where = cut(labels, mask if usable else torch.ones_like(labels), self.tail, self.coarse)
+            real = mask if usable else torch.ones_like(labels)
+            where = cut(labels, real, self.tail, self.coarse, self.part, ids)
             self._asked, self._answer = asked, where if where.prefix else None
         return self._answer
 

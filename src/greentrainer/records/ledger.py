@@ -18,7 +18,8 @@ class Entry:
     FLOPs are 2 per multiply-accumulate of matrix work.  `full_flops` is the cost of the same batch
     under full fine-tuning, 0 for what full fine-tuning would not do.  `skipped_flops` are those of
     the forward pass that kept activations spared, less what it took to learn them.  `tokens` are
-    real ones, `padded_tokens` count padding too, `tail_tokens` are those that gradient may pass.
+    real ones, `padded_tokens` count padding too, `tail_tokens` are those that gradient may pass,
+    `unread_tokens` those of prompts that are not read.
     """
 
     kind: Kind
@@ -29,6 +30,7 @@ class Entry:
     tokens: int = 0
     padded_tokens: int = 0
     tail_tokens: int = 0
+    unread_tokens: int = 0
     seconds: float = 0.0
 
     @property
@@ -141,6 +143,7 @@ class Ledger:
             "tokens": int(self.total("tokens")),
             "padded_tokens": int(self.total("padded_tokens")),
             "tail_tokens": int(self.total("tail_tokens")),
+            "unread_tokens": int(self.total("unread_tokens")),
             "train_seconds": self.total("seconds", "train"),
             "probe_seconds": self.total("seconds", "probe"),
             "select_seconds": self.total("seconds", "select"),

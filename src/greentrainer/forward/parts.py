@@ -1,0 +1,82 @@
+"""Which part of a prompt is read, where it is not read whole.
+
+What a step costs beside its tail is the forward pass of the prompt before it.  A part of that is
+read in its place: its beginning, its end, both, or the passages that share most with the completion
+(`grounds`), those words counting more that are rare in the batch.  Completions and tails are never
+cut.  Positions are numbered as if the part were all that the prompt says.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from greentrainer.types import IGNORED
+
+Which = Literal["last", "first", "ends", "grounds"]
+
+PASSAGE = 16
+"""Positions of a passage."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A share of each prompt's positions before its tail, and which."""
+
+    which: Which
+    share: float
+
+    def reads(
+        self,
+        begin: torch.Tensor,
+        start: torch.Tensor,
+        ids: torch.Tensor,
+        labels: torch.Tensor,
+    ) -> torch.Tensor:
+        """Which positions of a batch are read before its tails, (B, T).
+
+        begin, start: (B,), where prompts begin and where their tails do.  ids, labels: (B, T).
+        """
+        at = torch.arange(labels.shape[1], device=labels.device)
+        begin, start = begin[:, None], start[:, None]
+        count = ((start - begin) * self.share).ceil().long()
+        prompt = (at >= begin) & (at < start)
+        if self.which == "last":
+            return prompt & (at >= start - count)
+        if self.which == "first":
+            return prompt & (at < begin + count)
+        if self.which == "ends":
+            return prompt & ((at < begin + count // 2) | (at >= start - (count - count // 2)))
+        return _grounds(begin, count, prompt, ids, labels)
+
+
+def _grounds(
+    begin: torch.Tensor,
+    count: torch.Tensor,
+    prompt: torch.Tensor,
+    ids: torch.Tensor,
+    labels: torch.Tensor,
+) -> torch.Tensor:
+    """The passages that share most with the completion: so many whole ones as hold `count`."""
+    length = ids.shape[1]
+    said = torch.stack(
+        [torch.isin(row, own[own != IGNORED]) for row, own in zip(ids, labels, strict=True)]
+    )
+    seen = torch.bincount(ids.flatten(), weights=prompt.flatten().float())
+    worth = torch.where(said & prompt, 1.0 / seen[ids].clamp(min=1), 0.0)
+    at = torch.arange(length, device=ids.device)
+    passage = ((at - begin).clamp(min=0) // PASSAGE).expand_as(ids)
+    blank = worth.new_zeros(len(ids), -(-length // PASSAGE))
+    later = 1e-6 * torch.arange(1, blank.shape[1] + 1, device=ids.device)  # of equal ones
+    there = blank.scatter_add(1, passage, prompt.to(worth)) > 0
+    score = torch.where(there, blank.scatter_add(1, passage, worth) + later, -1.0)
+    rank = score.argsort(1, descending=True).argsort(1)
+    return prompt & (rank.gather(1, passage) < -(-count // PASSAGE))
+
+
+PARTS = {
+    f"{which} {name}": Part(which, share)
+    for which in ("last", "first", "ends", "grounds")
+    for name, share in (("half", 0.5), ("quarter", 0.25), ("tenth", 0.1))
+}
+"""What may be read of a prompt, by name."""
