@@ -6,10 +6,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from greentrainer.energy import WORLD_INTENSITY
-from greentrainer.types import Unit
+from greentrainer.types import Unit, parts_of
 
 Model = TypeVar("Model", bound=BaseModel)
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -75,6 +83,11 @@ def _positions(value: Any) -> Any:
     raise ValueError("give all, choose, or a number from 0 upwards")
 
 
+def _prompts(value: str) -> str:
+    parts_of(value)
+    return value
+
+
 class RunConfig(BaseModel):
     """A fine-tuning run.
 
@@ -114,6 +127,8 @@ class RunConfig(BaseModel):
     steps: choose, with tensors and positions, how many steps are made, where fewer are worth more
         for what they cost; or make all. When None, choose for method green by importance, unless
         rho is a share of seconds or a carbon schedule is followed.
+    prompts: how much of each prompt a training step reads, where steps are chosen: whole; a part
+        (last, first, ends or grounds, and half, quarter or tenth, as "last half"); or choose.
     passes: all: every epoch in full, so all steps are made; useful: `epochs` is an upper bound, and
         rows are seen again only where that is worth it.
     published: as in the paper: tensors alone are chosen, by their own rows, and all steps made.
@@ -185,6 +200,7 @@ class RunConfig(BaseModel):
     activation_checkpointing: bool = False
     positions: Annotated[Literal["all", "choose"] | int | None, BeforeValidator(_positions)] = None
     steps: Literal["all", "choose"] | None = None
+    prompts: Annotated[str, AfterValidator(_prompts)] = "whole"
     passes: Literal["all", "useful"] = "useful"
     published: bool = False
     stop_early: bool = False

@@ -8,8 +8,10 @@ import torch
 
 from greentrainer.cost import flop_counter
 from greentrainer.engine import GraphCache
-from greentrainer.forward import PARTS, LabelledHead, SplitForward
+from greentrainer.forward import LabelledHead, SplitForward
 from greentrainer.forward.check import compare
+from greentrainer.forward.parts import reads
+from greentrainer.types import PARTS, Part
 from tests.conformance.families import build
 from tests.conformance.test_split import DECODERS, LENGTH, PROMPTS, ragged, still
 
@@ -98,9 +100,9 @@ def test_of_several_passages_those_are_read_that_say_what_the_completion_says() 
     begin, start = torch.tensor([0]), torch.tensor([16 * 4])
 
     def read(share: float) -> list[int]:
-        reads = PARTS["grounds half"].__class__("grounds", share).reads(begin, start, ids, labels)
-        passages = reads[0, : 16 * 4].view(4, 16).all(1).nonzero().flatten().tolist()
-        assert int(reads.sum()) == 16 * len(passages)
+        found = reads(Part("grounds", share), begin, start, ids, labels)
+        passages = found[0, : 16 * 4].view(4, 16).all(1).nonzero().flatten().tolist()
+        assert int(found.sum()) == 16 * len(passages)
         return [int(n) for n in passages]
 
     assert read(0.5) == [1, 2]

@@ -11,6 +11,7 @@ from greentrainer import AdaptiveBackprop, Budget
 from greentrainer.cost import flop_counter
 from greentrainer.hf import GreenCallback, GreenConfig, GreenTrainer
 from greentrainer.select import random_selection
+from greentrainer.types import PARTS
 from tests.conformance.families import batch_for
 from tests.integration.test_forward_run import llama
 from tests.integration.test_positions import HEAD, data
@@ -223,3 +224,46 @@ def test_as_published_in_a_word() -> None:
     assert (green.rho, green.positions, green.steps) == (0.7, "all", "all")
     assert not green.forward.labelled_head
     assert GreenConfig.published(0.5, probe_batches=1).probe_batches == 1
+
+
+@pytest.mark.parametrize("prompts", ["last half", "grounds quarter", "choose"])
+def test_prompts_read_in_part_are_on_the_books(prompts: str) -> None:
+    batches = data(BATCHES)
+    engine = engine_of(batches, 0.15, prompts=prompts)
+    executed = run(engine, batches)
+    ledger = engine.ledger
+    assert ledger.spent_flops - ledger.trace_flops == executed
+    assert 0.135 < ledger.spent_flops / whole(engine, batches) <= 0.15
+    weighed = engine.history[0]["alternatives"]
+    assert {one["part"] for one in weighed} == (
+        {None, *PARTS} if prompts == "choose" else {prompts}
+    )
+    chosen = {event["part"] for event in engine.history}
+    assert chosen <= {one["part"] for one in weighed}
+    unread = ledger.total("unread_tokens", "train")
+    assert (unread > 0) == (chosen != {None})
+    assert unread + ledger.total("tail_tokens", "train") <= ledger.total("tokens", "train")
+
+
+def test_what_reading_a_part_is_worth_decides() -> None:
+    """Half of a prompt that is worth as much is taken; one that is worth half is not."""
+    batches = data(BATCHES)
+    for worth, part in ((1.0, "last half"), (0.4, None)):
+        engine = engine_of(batches, 0.3, prompts="choose")
+        assert engine._steps is not None
+        engine._steps.measured = [{None: {"w": 1.0}, 0: {"w": 0.9}, 4: {"w": 0.95}}] * 50
+        others = dict.fromkeys(PARTS, 0.1 * worth)
+        engine._steps.reading = [{**others, "whole": 1.0, "last half": worth}] * 50
+        assert engine.reselect(batches[:2]).part == part
+        engine.close()
+
+
+def test_what_is_no_part_and_where_none_can_be_read() -> None:
+    with pytest.raises(ValueError, match="prompts is 'second half': whole, choose, or one of"):
+        engine_of(data(BATCHES), 0.5, prompts="second half")
+    with pytest.raises(ValueError, match="pass steps='choose'"):
+        engine_of(data(BATCHES), 0.5, prompts="choose", steps="all")
+    with pytest.warns(UserWarning, match="prompts are read whole"):
+        engine = engine_of(everywhere(BATCHES), 0.5, prompts="last half")
+    run(engine, everywhere(BATCHES))
+    assert engine.ledger.total("unread_tokens") == 0

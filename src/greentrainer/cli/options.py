@@ -30,6 +30,9 @@ StepsAsked = Annotated[
 Passes = Annotated[
     str | None, typer.Option(help="all: every pass in full; useful: where it is worth its cost")
 ]
+Prompts = Annotated[
+    str | None, typer.Option(help='whole, or a part of each is read: "last half", ...; or choose')
+]
 Published = Annotated[
     bool | None, typer.Option("--published", help="tensors alone, at every step, as in the paper")
 ]

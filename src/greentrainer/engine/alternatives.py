@@ -69,7 +69,7 @@ class Rows:
 class Alternative:
     """A way to train a step.
 
-    selection: what is trained; None for one that is only weighed.
+    selection: what is trained; None for one that is only weighed.  part: what is read of prompts.
     cost: of a step, in the run's unit.  value: of a step.  steps: that would be made.
     """
 
@@ -79,6 +79,7 @@ class Alternative:
     steps: float
     progress: float
     selection: Selection | None = None
+    part: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class Side:
         worth, or None if no such set is worth anything; None where sets are not weighed.
     judged: worth of a set to other rows than those: chosen and judged by the same rows, a set is
         rewarded for their noise.  None: its worth is that by which it was chosen.
+    part: what is read of prompts; all when None.
     """
 
     tail: Tail
@@ -101,6 +103,7 @@ class Side:
     whole: Selection | None = None
     best: Best | None = None
     judged: Callable[[Selection], float] | None = None
+    part: str | None = None
 
 
 def progress(cost: float, value: float, rows: Rows, budget: float) -> tuple[float, float]:
@@ -124,7 +127,7 @@ def weighed(sides: Sequence[Side], rows: Rows, budget: float) -> list[Alternativ
 
 def _of(side: Side, rows: Rows, budget: float) -> list[Alternative]:
     """Training everything through the tail, and the best set of tensors."""
-    all_of_it = _alternative(side.tail, side.full, side.everything, rows, budget, side.whole)
+    all_of_it = _alternative(side, side.full, side.everything, rows, budget, side.whole)
     if side.best is None:
         return [all_of_it]
     best = _refined(side, rows, budget)
@@ -142,9 +145,10 @@ def _worth(cost: float, value: float, rows: Rows, budget: float) -> dict[str, An
 
 
 def _alternative(
-    tail: Tail, cost: float, value: float, rows: Rows, budget: float, what: Selection | None
+    side: Side, cost: float, value: float, rows: Rows, budget: float, what: Selection | None
 ) -> Alternative:
-    return Alternative(tail, cost, selection=what, **_worth(cost, value, rows, budget))
+    made = _worth(cost, value, rows, budget)
+    return Alternative(side.tail, cost, selection=what, part=side.part, **made)
 
 
 def _refined(side: Side, rows: Rows, budget: float) -> Alternative | None:
@@ -163,7 +167,7 @@ def _refined(side: Side, rows: Rows, budget: float) -> Alternative | None:
         if best is None:
             return 0.0
         what, cost, value = best
-        found.append(_alternative(side.tail, cost, value, rows, budget, what))
+        found.append(_alternative(side, cost, value, rows, budget, what))
         return value
 
     low = min(high, max(side.least, budget / rows.useful))

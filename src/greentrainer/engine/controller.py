@@ -31,6 +31,7 @@ Reached = Mapping[Tail, tuple[str, ...]]
 class Controller:
     """samples: for each tail, shortest first, the graph of the sample batch.
 
+    samples_read: the same for each tail and part of prompts that may be read alone.
     plan: of spending; its `rho` gives way to what the unit of cost has in all, if that is fixed.
     whole: its graph with gradient through all positions.
     consumption: of the run; where the grid's intensity is to change, it says when to spend more.
@@ -39,6 +40,7 @@ class Controller:
 
     plan: SpendingPlan
     samples: Mapping[Tail, CostGraph]
+    samples_read: Mapping[tuple[int, str], CostGraph]
     whole: CostGraph
     graphs: GraphCache
     ledger: Ledger
@@ -175,13 +177,19 @@ class Controller:
             return ahead / (asked - batches)
         return done / batches if batches else float(self.full_cost)
 
-    def expected_price(self, tail: Tail) -> CostGraph:
-        """What coming batches cost, as far as can be told from the sample with this tail."""
-        return self._expected(self.prices[tail], standing=True)
+    def sample_of(self, tail: Tail, part: str | None) -> CostGraph:
+        """The graph of the sample batch with this tail and so much of its prompts read."""
+        return self.samples[tail] if tail is None or not part else self.samples_read[tail, part]
+
+    def expected_price(self, tail: Tail, part: str | None = None) -> CostGraph:
+        """What coming batches cost, as far as can be told from the sample."""
+        if part is None:
+            return self._expected(self.prices[tail], standing=True)
+        return self.cost_unit.price(self.sample_of(tail, part))
 
     def saved_by_tail(self, chosen: Selection) -> int:
         """FLOPs of the sample batch that its tail saves, the same tensors trained."""
-        whole, own = self.whole, self.samples[chosen.tail]
+        whole, own = self.whole, self.sample_of(chosen.tail, chosen.part)
         spared = whole.forward_flops - own.forward_flops
         return spared + whole.backward_flops(chosen.names) - own.backward_flops(chosen.names)
 

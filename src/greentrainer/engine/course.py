@@ -73,7 +73,8 @@ class Course(ABC):
         basis = self._controller.of_last(graph, chosen.tail)
         budget = steps.fitting(chosen, basis)
         if budget is not None:
-            self._apply(replace(top_layers(basis.graph, budget), tail=chosen.tail))
+            top = top_layers(basis.graph, budget)
+            self._apply(replace(top, tail=chosen.tail, part=chosen.part))
 
     @property
     def chooses_steps(self) -> bool:

@@ -16,7 +16,8 @@ and `Bookkeeper` keeps the books.  This object only decides when each has its tu
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
 from typing import Any
@@ -50,7 +51,16 @@ from greentrainer.importance import metric_named
 from greentrainer.model import Alone, Freezer, OptimizerState
 from greentrainer.records import Entry, Ledger
 from greentrainer.select import select
-from greentrainer.types import Batch, CostGraph, Importance, LossFn, Selection, loss_of
+from greentrainer.types import (
+    Batch,
+    CostGraph,
+    Importance,
+    LossFn,
+    Prompts,
+    Selection,
+    loss_of,
+    parts_of,
+)
 
 __all__ = ["AdaptiveBackprop", "Selector", "StepsAsked", "release"]
 
@@ -80,6 +90,8 @@ class AdaptiveBackprop(Course):
     steps: "all", every batch planned is trained on; or "choose", with tensors and positions: fewer
         and better ones where the budget goes further so.  `rho` is then a share of plain full
         fine-tuning of all `total_batches`; `finished` says when no further step is to be made.
+    prompts: how much of each is read where steps are chosen: "whole", a part by its name
+        (`types.PARTS`), or "choose".
     fresh: the first batches, of rows not seen before: those of one pass over the data.
     processes: `Together` or `Replicas` where several processes train the model; then call `prepare`
         before each step, in all of them.
@@ -109,11 +121,15 @@ class AdaptiveBackprop(Course):
         forward: ForwardOptions | None = None,
         positions: Positions = "all",
         steps: StepsAsked = "all",
+        prompts: Prompts = "whole",
         fresh: int | None = None,
         processes: Alone | None = None,
     ) -> None:
         if steps == "choose":
             require_choice(total_batches, metric, selector, processes)
+        elif prompts != "whole":
+            raise ValueError("prompts are read in part where steps are chosen: pass steps='choose'")
+        parts = [part for part in parts_of(prompts) if part is not None]
         if positions == "choose" and metric != "first_order":
             raise ValueError(f"positions are chosen by first_order importance, not by {metric}")
         valued_by = metric_named(metric)
@@ -131,10 +147,17 @@ class AdaptiveBackprop(Course):
         try:
             coarse = steps == "all"
             self._set_up(
-                sample_batch, optimizer_state, one_call, hollow, forward, positions, coarse
+                sample_batch,
+                optimizer_state,
+                one_call,
+                hollow,
+                forward,
+                positions,
+                coarse,
+                parts,
             )
             self._steps: Steps | None = None
-            self._chooser = Chooser(selector, self._settle(sample_batch, steps, fresh))
+            self._chooser = Chooser(selector, self._settle(sample_batch, steps, fresh, prompts))
             self._prober = Prober(
                 model, optimizer, loss_fn, valued_by, self._bookkeeper, self._savings,
                 self._controller, self.processes,
@@ -158,6 +181,7 @@ class AdaptiveBackprop(Course):
         forward: ForwardOptions | None,
         positions: Positions,
         coarse: bool,
+        parts: Sequence[str],
     ) -> None:
         """Make what hangs on the model; `_undo` takes it off again."""
         model = self.model
@@ -189,10 +213,15 @@ class AdaptiveBackprop(Course):
         samples = short.samples(sample_batch, self.graphs.of_batch)
         with short.at(None):
             self._whole = self.graphs.of_batch(sample_batch)
+        self._samples_read = short.samples_read(sample_batch, self.graphs.of_batch, parts)
+        if parts and not self._samples_read:
+            warnings.warn("prompts are read whole: they cannot be split", stacklevel=3)
         self._samples, self.graph = samples, list(samples.values())[-1]
         short.go_to(list(samples)[-1])
 
-    def _settle(self, sample_batch: Batch, steps: StepsAsked, fresh: int | None) -> float:
+    def _settle(
+        self, sample_batch: Batch, steps: StepsAsked, fresh: int | None, prompts: Prompts
+    ) -> float:
         """Translate the budget; returns the share of full fine-tuning that it comes to.
 
         Raises ValueError for one that is too small.
@@ -208,13 +237,14 @@ class AdaptiveBackprop(Course):
         )
         self.spending = replace(self.spending, rho=min(1.0, terms.share))
         self._controller = Controller(
-            self.spending, self._samples, self._whole, self.graphs, self.ledger, self.processes,
-            self._savings, terms.cost_unit, self.consumption,
+            self.spending, self._samples, self._samples_read, self._whole, self.graphs,
+            self.ledger, self.processes, self._savings, terms.cost_unit, self.consumption,
         )  # fmt: skip
         smallest, greatest = self._controller.smallest_rho(), self._controller.greatest_rho()
         total = self.spending.total_batches
         if chooses and total is not None:
-            self._steps = Steps(self._controller, total, min(fresh or total, total))
+            fresh = min(fresh or total, total)
+            self._steps = Steps(self._controller, total, fresh, prompts=prompts)
             smallest *= self.spending.accumulate / total  # one step will do
         terms.require(smallest, greatest)
         return terms.rho
@@ -329,6 +359,7 @@ class AdaptiveBackprop(Course):
             self.history,
             self.ledger.state_dict(),
             self._steps.measured if self._steps else (),
+            self._steps.reading if self._steps else (),
         ).plain()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -348,7 +379,7 @@ class AdaptiveBackprop(Course):
                 raise ValueError("engine state was written with other positions")
             self._apply(saved.selection)
         if self._steps is not None:
-            self._steps.measured = saved.worth
+            self._steps.measured, self._steps.reading = saved.worth, saved.reading
             self.after_step()
 
     def close(self) -> None:
@@ -393,9 +424,9 @@ class AdaptiveBackprop(Course):
     def _apply(self, chosen: Selection) -> None:
         self._chooser.current = chosen
         self._prices.select(chosen.names)
-        sample = self._controller.samples[chosen.tail]
+        sample = self._controller.sample_of(chosen.tail, chosen.part)
         self._freezer.apply(chosen.names, sample.idle_modules(chosen.names))
-        self._savings.go_to(chosen.tail)
+        self._savings.go_to(chosen.tail, chosen.part)
         self._savings.select(sample, chosen.names)
 
     def _enter_trace(self, graph: CostGraph) -> None:

@@ -23,6 +23,7 @@ class State:
     trainable: names of all tensors that may be trained.
     importance: of each tensor, for each tail that it was measured for.
     worth: the same to other rows, by each pair of batches.
+    reading: by each pair what steps are worth that read parts of prompts.
     history, ledger: plain values already.
     """
 
@@ -35,6 +36,7 @@ class State:
     history: Sequence[dict[str, Any]]
     ledger: Sequence[dict[str, Any]]
     worth: Sequence[Mapping[Tail, Importance]] = ()
+    reading: Sequence[Mapping[str, float]] = ()
 
     def plain(self) -> dict[str, Any]:
         """Plain values, fit for JSON."""
@@ -47,6 +49,7 @@ class State:
             "selection": asdict(self.selection) if self.selection else None,
             "importance": _listed(self.importance),
             "worth": [_listed(one) for one in self.worth],
+            "reading": [dict(one) for one in self.reading],
             "history": list(self.history),
             "ledger": list(self.ledger),
         }
@@ -68,6 +71,7 @@ class State:
             selection=Selection(**{**chosen, "names": tuple(chosen["names"])}) if chosen else None,
             importance={tail: dict(own) for tail, own in plain["importance"]},
             worth=[{tail: dict(own) for tail, own in one} for one in plain["worth"]],
+            reading=[dict(one) for one in plain.get("reading", ())],
             history=list(plain["history"]),
             ledger=plain["ledger"],
         )

@@ -15,7 +15,7 @@ from greentrainer.engine.alternatives import Alternative, Rows, Side, weighed
 from greentrainer.engine.chooser import Basis
 from greentrainer.engine.controller import Controller
 from greentrainer.select import select
-from greentrainer.types import Importance, Selection, Tail
+from greentrainer.types import PARTS, Importance, Prompts, Selection, Tail, parts_of
 
 Values = Mapping[Tail, Importance]
 """Worth of each tensor, for each tail that was measured."""
@@ -33,6 +33,11 @@ UNMEASURED = {False: 0.9, True: 0.6}
 """Worth of a step with a tail, of what a whole step's is, where nothing was measured: from `SHORT`
 positions on and below (SciTLDR, DialogSum and WebQuestions with SmolLM2: .83 to .98, and .32 to .62
 without any position of the prompt)."""
+UNREAD = {0.5: 0.85, 0.25: 0.75, 0.1: 0.6}
+"""Worth of a step that reads such a share of each prompt, of what one that reads it whole is, where
+nothing was measured (SciTLDR and DialogSum: .93 to .95, .83 to .86, .63 to .68; WebQuestions .71
+for half; docs/positions.md)."""
+WHOLE = "whole"
 
 
 @dataclass
@@ -41,15 +46,20 @@ class Steps:
 
     asked: batches that it may have at most.  one_pass: the first of them, on rows not seen before.
     again: what a step on rows seen before is worth, of what one on fresh rows is.
+    prompts: how much of them is read: whole, a part, or choose.
     measured: by each of some pairs of batches; sets of tensors are chosen by the first half of
         them, and what they are worth is told by the others.
+    reading: by each pair what a step is worth that reads a part of each prompt, and one that reads
+        it whole (`WHOLE`), both through one tail.
     """
 
     controller: Controller
     asked: int
     one_pass: int
     again: float = AGAIN
+    prompts: Prompts = "whole"
     measured: Sequence[Values] = ()
+    reading: Sequence[Mapping[str, float]] = ()
     considered: list[Alternative] = field(default_factory=list)
 
     @property
@@ -138,20 +148,23 @@ class Steps:
 
     def cost_of(self, chosen: Selection) -> float:
         """Of the sample batch."""
-        graph = self.controller.expected_price(chosen.tail)
+        graph = self.controller.expected_price(chosen.tail, chosen.part)
         return float(graph.forward_flops + graph.backward_flops(chosen.names))
 
     # What the choice is among
 
     def sides(self) -> list[Side]:
-        """One for each tail; the longest, all positions, last."""
+        """One for each tail, the longest, all positions, last; and for each part of prompts."""
         found = {basis.tail: basis for basis in self.controller.bases() if basis.among is None}
-        return [self._side(basis) for basis in found.values()]
+        read = [self._side_read(tail, part) for tail, part in self.controller.samples_read]
+        whole = None in parts_of(self.prompts) or not read
+        return [*read, *(self._side(basis) for basis in found.values())] if whole else read
 
     def best_tail(self, measured: Sequence[Values]) -> Tail:
         """The tail of the greatest progress, everything trained, among those measured."""
         self.measured = measured
-        sides = [side for side in self.sides() if side.tail in measured[0]]
+        known = [side for side in self.sides() if side.tail in measured[0]]
+        sides = [side for side in known if side.part is None] or known
         plain = [replace(side, best=None) for side in sides]
         return weighed(plain, self.rows(), self.left())[0].tail
 
@@ -183,6 +196,25 @@ class Steps:
             return everything * min(1.0, share)
 
         return Side(tail, full, float(basis.cheapest), everything, whole, best, judged)
+
+    def _side_read(self, tail: int, part: str) -> Side:
+        """Training everything through a tail while prompts are read in part."""
+        sample = self.controller.sample_of(tail, part)
+        price = self.controller.expected_price(tail, part)
+        full = float(price.forward_flops + price.full_backward_flops)
+        worth, flops = self.worth(tail) * self._read(part), sample.full_backward_flops
+        whole = Selection(sample.tensors, worth, flops, flops, tail, part)
+        return Side(tail, full, full, worth, whole, part=part)
+
+    def _read(self, part: str) -> float:
+        """Worth of reading a part, of what reading all is: as `worth` tells that of a tail."""
+        rule = UNREAD[PARTS[part].share]
+        whole = sum(one[WHOLE] for one in self.reading)
+        known = [one[part] for one in self.reading if part in one]
+        if len(known) < len(self.reading) or whole <= 0:
+            return rule
+        pairs = len(known)
+        return (pairs * sum(known) / whole + BEFOREHAND * rule) / (pairs + BEFOREHAND)
 
     def _halves(self, tail: Tail) -> tuple[Importance | None, Importance | None]:
         """Worth of each tensor by the pairs that sets are chosen by, and by those that judge."""
@@ -238,6 +270,7 @@ class Steps:
         return [
             {
                 "tail": one.tail,
+                "part": one.part,
                 "tensors": len(one.selection.names) if one.selection else None,
                 "cost": one.cost / full,
                 "value": one.value,

@@ -3,12 +3,14 @@
 Batches are halved; the updates that one half's rows make are judged by the other's
 (`importance/worth.py`): neither is seen by the other.  A pass tells the gradient that judges,
 another what the whole step is worth, and one more, the cheaper the shorter, each tail.  Tails are
-measured from `FIRST` positions on, towards where the progress grows, as long as that pays.
+measured from `FIRST` positions on, towards where the progress grows, as long as that pays; and then
+with the best of them parts of prompts, if these may be read alone, halves first.
 """
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,11 +18,11 @@ from torch import nn
 
 from greentrainer.engine.bookkeeper import Bookkeeper
 from greentrainer.engine.controller import Controller
-from greentrainer.engine.steps import Steps, Values
+from greentrainer.engine.steps import WHOLE, Steps, Values
 from greentrainer.forward import ForwardSavings
 from greentrainer.importance import Judge, Pair, measure_worth
 from greentrainer.records import Entry
-from greentrainer.types import Batch, LossFn, Tail
+from greentrainer.types import PARTS, Batch, LossFn, Tail, parts_of
 
 FIRST = 8
 """Positions of the first tail that is measured."""
@@ -109,14 +111,54 @@ class WorthProbe:
                 for own, new in zip(found, self._measured(pairs, wanted, judges), strict=True):
                     own.update(new)
                 wanted = self._next(steps, found, tails)
-        self._book(pairs, list(found[0]), start)
+            read = self._measure_read(pairs, judges, steps, found, allowed - spent)
+        self._book(pairs, list(found[0]), read, start)
         return list(found)
 
+    def _measure_read(
+        self,
+        pairs: Sequence[Pair],
+        judges: list[Judge],
+        steps: Steps,
+        found: Sequence[Values],
+        allowed: float,
+    ) -> list[tuple[Tail, str]]:
+        """What reading parts of prompts is worth through the best tail; which were measured.
+
+        Halves first, then smaller parts of the best kind.  allowed: what it may cost.
+        """
+        able = [part for part in parts_of(steps.prompts) if part is not None]
+        tail = steps.best_tail(found)
+        if tail is None or not self.controller.samples_read:
+            return []
+        totals = [{WHOLE: sum(values[tail].values())} for values in found]
+        able.sort(key=lambda part: -PARTS[part].share)
+        measured: list[tuple[Tail, str]] = []
+        while able:
+            part = able.pop(0)
+            cost = self._cost(pairs, [tail], judging=False, part=part)
+            if cost > allowed:
+                continue
+            allowed -= cost
+            values = self._measured(pairs, [tail], judges, part)
+            for total, own in zip(totals, values, strict=True):
+                total[part] = sum(own[tail].values())
+            measured.append((tail, part))
+            if able and PARTS[able[0]].share < PARTS[part].share:  # all of this size are known
+                best = max((p for _, p in measured), key=lambda p: sum(one[p] for one in totals))
+                able = [p for p in able if PARTS[p].which == PARTS[best].which]
+        steps.reading = totals
+        return measured
+
     def _measured(
-        self, pairs: Sequence[Pair], tails: Sequence[Tail], judges: list[Judge]
+        self,
+        pairs: Sequence[Pair],
+        tails: Sequence[Tail],
+        judges: list[Judge],
+        part: str | None = None,
     ) -> list[dict[Tail, dict[str, float]]]:
         passes = dict.fromkeys(tails, self.names)
-        model, optimizer, at = self.model, self.optimizer, self.savings.at
+        model, optimizer, at = self.model, self.optimizer, partial(self.savings.at, part=part)
         return measure_worth(model, pairs, optimizer, self.loss_fn, passes, at, judges)
 
     def _next(self, steps: Steps, found: Sequence[Values], tails: Sequence[Tail]) -> list[Tail]:
@@ -130,13 +172,25 @@ class WorthProbe:
         near = [tails[n] for n in (at - 1, at + 1) if 0 <= n < len(tails)]
         return [tail for tail in near if tail not in known][:1]
 
-    def _cost(self, pairs: Sequence[Pair], tails: Sequence[Tail], judging: bool) -> float:
-        """Of measuring these tails, in the run's unit."""
-        passes = self._passes(pairs, tails, judging)
+    def _cost(
+        self,
+        pairs: Sequence[Pair],
+        tails: Sequence[Tail],
+        judging: bool,
+        part: str | None = None,
+    ) -> float:
+        """Of measuring these tails, in the run's unit.  part: of prompts that is read."""
+        passes = self._passes(pairs, tails, judging, part)
         prices = [self.controller.cost_unit.price(graph) for graph in passes]
         return float(sum(one.forward_flops + one.full_backward_flops for one in prices))
 
-    def _passes(self, pairs: Sequence[Pair], tails: Sequence[Tail], judging: bool) -> list[Any]:
+    def _passes(
+        self,
+        pairs: Sequence[Pair],
+        tails: Sequence[Tail],
+        judging: bool,
+        part: str | None = None,
+    ) -> list[Any]:
         """The graph of each pass."""
         of = self.controller.graphs.of_batch
         found = []
@@ -144,12 +198,20 @@ class WorthProbe:
             with self.savings.at(None):
                 found += [of(pair.judged_by) for pair in pairs]
         for tail in tails:
-            with self.savings.at(tail):
+            with self.savings.at(tail, part):
                 found += [of(pair.made_of) for pair in pairs]
         return found
 
-    def _book(self, pairs: Sequence[Pair], tails: Sequence[Tail], start: float) -> None:
+    def _book(
+        self,
+        pairs: Sequence[Pair],
+        tails: Sequence[Tail],
+        read: Sequence[tuple[Tail, str]],
+        start: float,
+    ) -> None:
         graphs = self._passes(pairs, tails, judging=True)
+        for tail, part in read:
+            graphs += self._passes(pairs, [tail], judging=False, part=part)
         forward = sum(graph.forward_flops for graph in graphs)
         backward = sum(graph.full_backward_flops for graph in graphs)
         seconds = time.perf_counter() - start

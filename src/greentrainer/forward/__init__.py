@@ -5,7 +5,6 @@ Start with `savings.py`, which the engine holds.  When which of it is worth its 
 
 from greentrainer.forward.head import LabelledHead
 from greentrainer.forward.options import ForwardOptions, Positions
-from greentrainer.forward.parts import PARTS
 from greentrainer.forward.savings import SHORT_TAILS, ForwardSavings
 from greentrainer.forward.shapes import (
     Alike,
@@ -21,7 +20,6 @@ from greentrainer.forward.split import SplitForward
 from greentrainer.forward.store import SIDE_BY_SIDE
 
 __all__ = [
-    "PARTS",
     "SHORT_TAILS",
     "SIDE_BY_SIDE",
     "Alike",

@@ -6,48 +6,36 @@ read in its place: its beginning, its end, both, or the passages that share most
 cut.  Positions are numbered as if the part were all that the prompt says.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 
-from greentrainer.types import IGNORED
-
-Which = Literal["last", "first", "ends", "grounds"]
+from greentrainer.types import IGNORED, Part
 
 PASSAGE = 16
 """Positions of a passage."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """A share of each prompt's positions before its tail, and which."""
+def reads(
+    part: Part,
+    begin: torch.Tensor,
+    start: torch.Tensor,
+    ids: torch.Tensor,
+    labels: torch.Tensor,
+) -> torch.Tensor:
+    """Which positions of a batch are read before its tails, (B, T).
 
-    which: Which
-    share: float
-
-    def reads(
-        self,
-        begin: torch.Tensor,
-        start: torch.Tensor,
-        ids: torch.Tensor,
-        labels: torch.Tensor,
-    ) -> torch.Tensor:
-        """Which positions of a batch are read before its tails, (B, T).
-
-        begin, start: (B,), where prompts begin and where their tails do.  ids, labels: (B, T).
-        """
-        at = torch.arange(labels.shape[1], device=labels.device)
-        begin, start = begin[:, None], start[:, None]
-        count = ((start - begin) * self.share).ceil().long()
-        prompt = (at >= begin) & (at < start)
-        if self.which == "last":
-            return prompt & (at >= start - count)
-        if self.which == "first":
-            return prompt & (at < begin + count)
-        if self.which == "ends":
-            return prompt & ((at < begin + count // 2) | (at >= start - (count - count // 2)))
-        return _grounds(begin, count, prompt, ids, labels)
+    begin, start: (B,), where prompts begin and where their tails do.  ids, labels: (B, T).
+    """
+    at = torch.arange(labels.shape[1], device=labels.device)
+    begin, start = begin[:, None], start[:, None]
+    count = ((start - begin) * part.share).ceil().long()
+    prompt = (at >= begin) & (at < start)
+    if part.which == "last":
+        return prompt & (at >= start - count)
+    if part.which == "first":
+        return prompt & (at < begin + count)
+    if part.which == "ends":
+        return prompt & ((at < begin + count // 2) | (at >= start - (count - count // 2)))
+    return _grounds(begin, count, prompt, ids, labels)
 
 
 def _grounds(
@@ -72,11 +60,3 @@ def _grounds(
     score = torch.where(there, blank.scatter_add(1, passage, worth) + later, -1.0)
     rank = score.argsort(1, descending=True).argsort(1)
     return prompt & (rank.gather(1, passage) < -(-count // PASSAGE))
-
-
-PARTS = {
-    f"{which} {name}": Part(which, share)
-    for which in ("last", "first", "ends", "grounds")
-    for name, share in (("half", 0.5), ("quarter", 0.25), ("tenth", 0.1))
-}
-"""What may be read of a prompt, by name."""

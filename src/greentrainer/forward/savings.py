@@ -21,12 +21,11 @@ from greentrainer.forward.check import Losses, Shortened, compare
 from greentrainer.forward.head import LabelledHead
 from greentrainer.forward.kept import KeptActivations
 from greentrainer.forward.options import ForwardOptions, Positions
-from greentrainer.forward.parts import PARTS
 from greentrainer.forward.shapes import tensors, tokens_of
 from greentrainer.forward.split import SplitForward
 from greentrainer.forward.store import Store
 from greentrainer.model import Alone, is_sharded
-from greentrainer.types import Batch, CostGraph, LossFn, Tail
+from greentrainer.types import PARTS, Batch, CostGraph, LossFn, Tail
 
 T = TypeVar("T")
 

@@ -24,9 +24,9 @@ import torch
 from torch import nn
 
 from greentrainer.forward.check import Losses, Shortened, evaluating, piece
-from greentrainer.forward.parts import Part
+from greentrainer.forward.parts import reads
 from greentrainer.model import encoder_of
-from greentrainer.types import IGNORED, Batch
+from greentrainer.types import IGNORED, Batch, Part
 
 COARSE, FINE = 32, 8
 """Multiples that prefixes and tails are padded to where lengths are coarse: then what is kept of an
@@ -114,17 +114,17 @@ def cut(
     rest = padded(int((end - start).max()), finest)
     if part is None or ids is None:
         return Cut(begin, start, end, padded(int((start - begin).max()), least), rest)
-    reads = part.reads(begin, start, ids, labels)
-    prefix = padded(int(reads.sum(1).max()), least)
-    return Cut(begin, start, end, prefix, rest, _columns(reads, prefix))
+    read = reads(part, begin, start, ids, labels)
+    prefix = padded(int(read.sum(1).max()), least)
+    return Cut(begin, start, end, prefix, rest, _columns(read, prefix))
 
 
-def _columns(reads: torch.Tensor, width: int) -> torch.Tensor:
-    """Columns where `reads` (B, T) is true, (B, width), with -1 before them."""
-    at = torch.arange(reads.shape[1], device=reads.device).expand_as(reads)
-    place = reads.cumsum(1) - 1 + width - reads.sum(1, keepdim=True)
-    found = at.new_full((len(reads), width + 1), -1)
-    return found.scatter(1, place.where(reads, width), at.where(reads, -1))[:, :width]
+def _columns(read: torch.Tensor, width: int) -> torch.Tensor:
+    """Columns where `read` (B, T) is true, (B, width), with -1 before them."""
+    at = torch.arange(read.shape[1], device=read.device).expand_as(read)
+    place = read.cumsum(1) - 1 + width - read.sum(1, keepdim=True)
+    found = at.new_full((len(read), width + 1), -1)
+    return found.scatter(1, place.where(read, width), at.where(read, -1))[:, :width]
 
 
 def padded(size: int, least: int = 1) -> int:

@@ -24,7 +24,7 @@ from greentrainer.forward import ForwardOptions, Positions
 from greentrainer.hf import checkpoint
 from greentrainer.hf.config import GreenConfig
 from greentrainer.model import Alone, is_sharded
-from greentrainer.types import Batch, LossFn
+from greentrainer.types import PARTS, Batch, LossFn
 
 
 def loss_of_call(model: Any, batch: Batch) -> Any:
@@ -97,6 +97,7 @@ class GreenCallback(TrainerCallback):
             forward=self._forward(loader),
             positions=self._positions(),
             steps=self._steps(),
+            prompts="whole" if self.one_call else self.green.prompts,
             fresh=len(loader),
         )
         if self.engine.chooses_steps:
@@ -133,8 +134,8 @@ class GreenCallback(TrainerCallback):
 
     def _steps(self) -> StepsAsked:
         if self.green.steps == "choose" and self.one_call:
-            warnings.warn("every step is made: a callback cannot choose; use GreenTrainer",
-                          stacklevel=2)  # fmt: skip
+            warnings.warn("every step is made, and prompts are read whole: a callback cannot "
+                          "choose; use GreenTrainer", stacklevel=2)  # fmt: skip
             return "all"
         return self.green.steps
 
@@ -220,6 +221,8 @@ class GreenCallback(TrainerCallback):
         }
         if selection.tail is not None:
             found["tail"] = selection.tail
+        if selection.part is not None:
+            found["share_read"] = PARTS[selection.part].share
         if self.meter is not None:
             name = "energy_wh" if self.meter.measured else "energy_wh_estimate"
             found[name] = self.meter.energy().kwh * 1000

@@ -8,6 +8,7 @@ from greentrainer.engine import Selector, StepsAsked
 from greentrainer.forward import ForwardOptions, Positions
 from greentrainer.model import OptimizerState
 from greentrainer.select import select
+from greentrainer.types import Prompts, parts_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class GreenConfig:
         "choose".
     steps: "all" that the Trainer plans; or "choose", fewer where they are worth more, with learning
         rates that come to their end when the run does (`GreenTrainer`, one process).
+    prompts: how much of each is read where steps are chosen: "whole", a part by its name, or
+        "choose" (docs/positions.md says what that does to what a model writes).
     seed: of the examples that probes are made on; the Trainer's own data order is left alone.
 
     Raises ValueError for values that cannot work.
@@ -43,6 +46,7 @@ class GreenConfig:
     forward: ForwardOptions = field(default_factory=ForwardOptions)
     positions: Positions = "all"
     steps: StepsAsked = "all"
+    prompts: Prompts = "whole"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -55,6 +59,8 @@ class GreenConfig:
             raise ValueError(f"positions is {self.positions!r}: all, choose, or at least 0")
         if self.steps not in ("all", "choose"):
             raise ValueError(f"steps is {self.steps!r}: all, or choose")
+        if parts_of(self.prompts) != (None,) and self.steps != "choose":
+            raise ValueError("prompts are read in part where steps are chosen: give steps='choose'")
         if self.probe_batches < 1:
             raise ValueError(f"probe_batches is {self.probe_batches}: it must be at least 1")
 

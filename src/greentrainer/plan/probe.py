@@ -13,6 +13,7 @@ from greentrainer.engine import AdaptiveBackprop
 from greentrainer.forward import ForwardOptions
 from greentrainer.run import EpochOrder, prepare
 from greentrainer.tasks import encode
+from greentrainer.types import way_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Probed:
             shown.add_column(name, justify="right")
         for one in self.alternatives:
             shown.add_row(
-                "all" if one["tail"] is None else str(one["tail"]),
+                way_of(one),
                 str(one["tensors"]),
                 f"{one['cost']:.2f}",
                 f"{one['value']:.2f}",
@@ -80,6 +81,7 @@ def probe(config: RunConfig, console: Console) -> Probed:
             forward=ForwardOptions(labelled_head=config.labelled_head is not False),
             positions="choose",
             steps="choose",
+            prompts=config.prompts,
         ) as engine,
     ):
         engine.reselect(batches)

@@ -33,6 +33,7 @@ class Account:
     spent_flops, full_flops: of training.  seconds: of batches, probes, selections and tracing.
     full_seconds: of full fine-tuning; measured: on some batches, not taken over from this run.
     peak_bytes, full_peak_bytes: 0 where not measured.
+    tokens, unread_tokens: of training batches, and those of them that are not read.
     bill: as in `metrics.json`, empty before the end.
     """
 
@@ -45,6 +46,8 @@ class Account:
     full_seconds_from: str
     peak_bytes: int
     full_peak_bytes: int
+    tokens: int
+    unread_tokens: int
     bill: Mapping[str, Any]
 
     @property
@@ -73,6 +76,8 @@ def account_of(record: RunRecord) -> Account:
         full_seconds=told,
         full_seconds_from=source,
         peak_bytes=bill.get("peak_memory_bytes", 0),
+        tokens=int(record.total("tokens", "train")),
+        unread_tokens=int(record.total("unread_tokens", "train")),
         full_peak_bytes=full.get("peak_memory_bytes", 0),
         bill=bill,
     )
@@ -105,6 +110,10 @@ def lines_of(account: Account) -> list[Line]:
         found.append(Line("  of them for probes", flops(account.probe_flops)))
     if account.skipped_flops:
         found.append(Line("  spared by kept activations", flops(account.skipped_flops)))
+    if account.unread_tokens:
+        tokens = account.tokens
+        found.append(Line("tokens read", str(tokens - account.unread_tokens), str(tokens),
+                          f"{account.unread_tokens / tokens:.1%}"))  # fmt: skip
     found.append(_seconds(account))
     found += _energy(account)
     peak, other = account.peak_bytes, account.full_peak_bytes

@@ -35,6 +35,9 @@ def bill_table(summary: dict[str, Any]) -> Table:
     if bill["skipped_flops"]:
         spared = bill["skipped_flops"]
         table.add_row("  spared: kept activations", _tera(spared), "-", f"{spared / reference:.1%}")
+    if bill.get("unread_tokens"):
+        read = bill["tokens"] - bill["unread_tokens"]
+        table.add_row("tokens read", str(read), str(bill["tokens"]), f"{read / bill['tokens']:.1%}")
     if bill.get("ending"):
         made, asked = bill["steps"], bill["steps_asked"]
         table.add_row("steps", str(made), str(asked), f"{made / asked:.1%}")

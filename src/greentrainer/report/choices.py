@@ -9,6 +9,7 @@ from typing import Any
 from greentrainer.report.account import flops, thinned
 from greentrainer.report.masks import frequency, grid
 from greentrainer.report.record import RunRecord
+from greentrainer.types import way_of
 
 Row = dict[str, Any]
 PANELS = 6
@@ -88,7 +89,7 @@ def selection_lines(record: RunRecord, events: Sequence[Row]) -> list[list[str]]
             _of_budget(event),
             "all tensors" if len(event["names"]) == len(record.tensors) else _of_optimum(event),
             f"{event['seconds']:.3f}",
-            "all" if event["tail"] is None else str(event["tail"]),
+            way_of(event),
             flops(event["tail_saves_flops"] * event["in_force"]),
         ]
         for event, step in zip(events, before, strict=True)

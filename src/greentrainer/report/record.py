@@ -55,9 +55,14 @@ class RunRecord:
         return sum(entry["kind"] == "train" for entry in self.ledger)
 
     def total(self, figure: str, *kinds: str) -> float:
-        """Sum of a figure of the books over entries of the given kinds, or of all."""
+        """Sum of a figure of the books over entries of the given kinds, or of all.
+
+        Books of an older release may lack it.
+        """
         return sum(
-            float(entry[figure]) for entry in self.ledger if not kinds or entry["kind"] in kinds
+            float(entry.get(figure, 0))
+            for entry in self.ledger
+            if not kinds or entry["kind"] in kinds
         )
 
     def shown(self, text: str) -> str:

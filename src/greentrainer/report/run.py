@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from greentrainer.records import write_text
 from greentrainer.report import account, choices, run_plots, theme
 from greentrainer.report.record import RunRecord, read
+from greentrainer.types import way_of
 
 MOST_LINES = 200
 """Of a table of steps or selections."""
@@ -194,7 +195,7 @@ def _chosen(record: RunRecord, events: list[dict[str, Any]]) -> Iterator[Picture
 
 def _weighed(events: Sequence[Mapping[str, Any]]) -> Picture:
     lines = [
-        [str(event["number"]), "all" if one["tail"] is None else str(one["tail"]),
+        [str(event["number"]), way_of(one),
          str(one["tensors"]), f"{one['cost']:.3f}", f"{one['value']:.3f}", f"{one['steps']:.0f}",
          f"{one['progress']:.1f}", "taken" if one["chosen"] else ""]
         for event in events
@@ -236,7 +237,7 @@ def _tails(record: RunRecord, tails: Sequence[Mapping[str, Any]]) -> Picture:
         else [event["tail"] for event in tails]
     )
     lines = [
-        [str(event["number"]), "all" if event["tail"] is None else str(event["tail"]),
+        [str(event["number"]), way_of(event),
          account.flops(event["tail_saves_flops"]), f"{event['saves']:.1%}"]
         for event in tails
     ]  # fmt: skip

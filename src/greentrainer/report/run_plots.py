@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from greentrainer.report.account import flops, thinned
 from greentrainer.report.masks import grid
 from greentrainer.report.theme import FIRST, INK, SECOND, THIRD, drawing, plain
+from greentrainer.types import way_of
 
 Row = Mapping[str, Any]
 MOST_POINTS = 1500
@@ -125,7 +126,7 @@ def tails(events: Sequence[Row], longest: int) -> Figure:
     left.bar(numbers, heights, color=FIRST, width=0.7)
     for row, height in zip(events, heights, strict=True):
         if len(events) <= 20:
-            text = "all" if row["tail"] is None else str(row["tail"])
+            text = way_of(row)
             left.annotate(text, (row["number"], height), ha="center", va="bottom", fontsize=8)
     left.set(ylabel="prompt positions", ylim=(0, 1.15 * max([1, *heights])))
     right.bar(numbers, [row["saves"] for row in events], color=SECOND, width=0.7, hatch="///",
@@ -151,7 +152,7 @@ def alternatives(events: Sequence[Row]) -> Figure:
                 one["cost"], one["value"], s=30 + 120 * one["steps"] / most, marker="o",
                 facecolor=FIRST if one["chosen"] else "none", edgecolor=INK, lw=0.8, zorder=3,
             )  # fmt: skip
-            tail = "all" if one["tail"] is None else str(one["tail"])
+            tail = way_of(one)
             ax.annotate(tail, (one["cost"], one["value"]), (0, 8), textcoords="offset points",
                         ha="center", fontsize=7)  # fmt: skip
         ax.set(xlabel="cost of a step", xlim=(0, 1.08))

@@ -28,6 +28,8 @@ def _figures(loss: float, engine: AdaptiveBackprop) -> str:
     trained = len(engine.selection.names) if engine.selection else 0
     tail = engine.selection.tail if engine.selection else None
     through = "" if tail is None else f"  tail {tail}"
+    part = engine.selection.part if engine.selection else None
+    through += f"  {part} read" if part else ""
     return (
         f"loss {loss:.3f}  rho {engine.rho_spent:.3f}  "
         f"{trained}/{len(engine.graph.tensors)} tensors{through}"

@@ -273,6 +273,7 @@ def green_of(
         forward=forward_of(config, method, examples),
         positions=positions_of(config, method),
         steps=steps_asked(config, method),
+        prompts=config.prompts,
         seed=config.seed,
     )
 
@@ -303,9 +304,17 @@ def steps_asked(config: RunConfig, method: Method) -> StepsAsked:
             "steps are chosen by method green with first_order importance and a budget at the cost "
             "of flops, without a carbon schedule: leave steps out, or choose these"
         )
+    found: StepsAsked = "all"
     if config.steps is not None:
-        return config.steps
-    return "choose" if chooses and config.passes != "all" and not config.published else "all"
+        found = config.steps
+    elif chooses and config.passes != "all" and not config.published:
+        found = "choose"
+    if config.prompts != "whole" and found != "choose":
+        raise ValueError(
+            f"prompts is {config.prompts!r}, which is for runs that choose their steps: leave it "
+            "out, or use method green without steps, passes and published"
+        )
+    return found
 
 
 def positions_of(config: RunConfig, method: Method) -> Positions:

@@ -5,6 +5,7 @@ Here belongs what several packages must agree on, without torch; what computes a
 
 from greentrainer.types.cost_graph import CostGraph, Stage
 from greentrainer.types.dag import Parents, ancestors, contract, descendants, dominators, meet
+from greentrainer.types.parts import PARTS, Part, Prompts, parts_of, way_of
 from greentrainer.types.values import (
     IGNORED,
     Batch,
@@ -19,11 +20,14 @@ from greentrainer.types.values import (
 
 __all__ = [
     "IGNORED",
+    "PARTS",
     "Batch",
     "CostGraph",
     "Importance",
     "LossFn",
     "Parents",
+    "Part",
+    "Prompts",
     "Selection",
     "Stage",
     "Tail",
@@ -35,4 +39,6 @@ __all__ = [
     "dominators",
     "loss_of",
     "meet",
+    "parts_of",
+    "way_of",
 ]

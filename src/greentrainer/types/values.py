@@ -40,7 +40,7 @@ class Selection:
     backward_flops: exact cost on the graph it was chosen for, at most `backward_budget`.
     tail: positions of each prompt that gradient passes through, counted back from the completion;
         all when None.
-    part: what is read of the positions before these, one of `forward.PARTS`; all when None.
+    part: what is read of the positions before these, one of `PARTS`; all when None.
     """
 
     names: tuple[str, ...]
