@@ -12,6 +12,7 @@ SCORES = {
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L",
+    "grounded": "grounded words",
     "exact_match": "exact match",
     "f1": "F1",
     "accuracy_likelihood": "accuracy, by likelihood",

@@ -25,7 +25,7 @@ from greentrainer.tasks.encode import (
 from greentrainer.tasks.generation import GREEDY, PAPER, Decoding, Prompt, generate, virtual_config
 from greentrainer.tasks.modes import evaluating
 from greentrainer.tasks.positions import limit
-from greentrainer.tasks.scores import ROUGE, accuracy, exact_match, rouge, token_f1
+from greentrainer.tasks.scores import ROUGE, accuracy, exact_match, grounded, rouge, token_f1
 
 __all__ = [
     "GREEDY",
@@ -38,6 +38,7 @@ __all__ = [
     "evaluating",
     "exact_match",
     "generate",
+    "grounded",
     "loss_per_token",
     "rouge",
     "token_f1",
@@ -166,8 +167,8 @@ def evaluate_answers(
 ) -> dict[str, Any]:
     """The scores, x 100, of a model's answers, and under `predictions` its texts.
 
-    scores: names of `base.SCORES`: rouge gives rouge1, rouge2 and rougeL; exact gives exact_match
-        and f1; choice gives accuracy_likelihood and accuracy_generation.
+    scores: names of `base.SCORES`: rouge gives rouge1, rouge2, rougeL and grounded; exact gives
+        exact_match and f1; choice gives accuracy_likelihood and accuracy_generation.
     generated: of how many examples, from the first, an answer is written (all if None); accuracy by
         likelihood is over all.  With 0 the scores of texts, and the texts, are left out.
     max_length: window of prompt and answer together, or of an encoder.
@@ -226,6 +227,7 @@ def _text_scores(
     result: dict[str, float] = {}
     if "rouge" in scores:
         result |= rouge(texts, answers)
+        result["grounded"] = grounded(texts, [example.prompt for example in examples])
     if "exact" in scores:
         result |= {"exact_match": exact_match(texts, answers), "f1": token_f1(texts, answers)}
     if "choice" in scores:

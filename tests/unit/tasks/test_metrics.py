@@ -17,6 +17,7 @@ from greentrainer.tasks.metrics import (
     evaluate_answers,
     generate,
     loss_per_token,
+    grounded,
     rouge,
     token_f1,
 )
@@ -231,6 +232,7 @@ def test_an_evaluation_is_the_scores_of_what_is_written(family: str) -> None:
     assert found.pop("exact_match") == pytest.approx(200 / 3)
     assert found.pop("accuracy_generation") == pytest.approx(200 / 3)
     assert found.pop("f1") == token_f1(lines, [e.answers for e in asked[:3]])
+    assert found.pop("grounded") == grounded(lines, [e.prompt for e in asked[:3]])
     assert found == rouge(lines, [e.answers for e in asked[:3]])
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from nltk.stem.porter import PorterStemmer
 
-from greentrainer.tasks.scores import accuracy, exact_match, normalised, rouge, token_f1
+from greentrainer.tasks.scores import accuracy, exact_match, grounded, normalised, rouge, token_f1
 from tests.tiny import refusal
 
 F1 = {
@@ -27,6 +27,24 @@ F1 = {
 @pytest.mark.parametrize("pair", F1)
 def test_rouge_of_one_pair_is_as_by_hand(pair: tuple[str, str]) -> None:
     assert list(rouge([pair[0]], [pair[1]]).values()) == pytest.approx(F1[pair])
+
+
+@pytest.mark.parametrize(
+    ("said", "source", "share"),
+    [
+        ("The model was trained on 12,5 hours.", "Training models took 12,5 hours", 100),
+        ("The model was trained on 13 hours.", "Training models took 12,5 hours", 75),
+        ("a cat and dogs", "nothing of it", 0),
+        ("", "anything", 100),
+        ("it is so", "anything", 100),  # no content word
+    ],
+)
+def test_what_is_said_is_looked_for_in_the_source(said: str, source: str, share: float) -> None:
+    assert grounded([said], [source]) == pytest.approx(share)
+
+
+def test_grounded_words_are_counted_over_all_texts() -> None:
+    assert grounded(["four words said here", "lost"], ["four words said here", "found"]) == 80
 
 
 def test_rouge_is_the_mean_over_pairs() -> None:
