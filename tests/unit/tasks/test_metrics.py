@@ -16,8 +16,8 @@ from greentrainer.tasks.metrics import (
     choice_accuracy,
     evaluate_answers,
     generate,
-    loss_per_token,
     grounded,
+    loss_per_token,
     rouge,
     token_f1,
 )
