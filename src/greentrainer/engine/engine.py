@@ -16,8 +16,7 @@ and `Bookkeeper` keeps the books.  This object only decides when each has its tu
 """
 
 import time
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
 from typing import Any
@@ -32,23 +31,19 @@ from greentrainer.budget import (
     Budget,
     Clock,
     SpendingPlan,
-    set_clock,
-    trials_of,
 )
 from greentrainer.energy import Consumption
-from greentrainer.engine.bookkeeper import Bookkeeper
 from greentrainer.engine.chooser import Basis, Chooser, Selector
 from greentrainer.engine.controller import Controller
 from greentrainer.engine.course import Course, StepsAsked, require_choice
-from greentrainer.engine.graph_cache import GraphCache
-from greentrainer.engine.prices import Prices
+from greentrainer.engine.instruments import Instruments
 from greentrainer.engine.prober import Prober
 from greentrainer.engine.state import State
 from greentrainer.engine.steps import Steps
 from greentrainer.engine.worth_probe import WorthProbe
-from greentrainer.forward import SHORT_TAILS, ForwardOptions, ForwardSavings, Positions, tokens_of
+from greentrainer.forward import ForwardOptions, Positions, tokens_of
 from greentrainer.importance import metric_named
-from greentrainer.model import Alone, Freezer, OptimizerState
+from greentrainer.model import Alone, OptimizerState
 from greentrainer.records import Entry, Ledger
 from greentrainer.select import select
 from greentrainer.types import (
@@ -145,18 +140,16 @@ class AdaptiveBackprop(Course):
         self.trainable = frozenset(n for n, p in model.named_parameters() if p.requires_grad)
         self._undo = ExitStack()
         try:
-            coarse = steps == "all"
-            self._set_up(
-                sample_batch,
-                optimizer_state,
-                one_call,
-                hollow,
-                forward,
-                positions,
-                coarse,
-                parts,
-            )
             self._steps: Steps | None = None
+            made = Instruments(
+                model, optimizer, loss_fn, sample_batch, self._undo, trainable=self.trainable,
+                optimizer_state=optimizer_state, processes=self.processes, one_call=one_call,
+                hollow=hollow, forward=forward, positions=positions, coarse=steps == "all",
+                parts=parts, before_batch=self._before_batch,
+            )  # fmt: skip
+            self._made, self._freezer, self._savings = made, made.freezer, made.savings
+            self._prices, self._bookkeeper, self.graphs = made.prices, made.bookkeeper, made.graphs
+            self.graph = list(made.samples.values())[-1]
             self._chooser = Chooser(selector, self._settle(sample_batch, steps, fresh, prompts))
             self._prober = Prober(
                 model, optimizer, loss_fn, valued_by, self._bookkeeper, self._savings,
@@ -172,53 +165,6 @@ class AdaptiveBackprop(Course):
         self.history: list[dict[str, Any]] = []
         _LIVE[model] = ref(self)
 
-    def _set_up(
-        self,
-        sample_batch: Batch,
-        optimizer_state: OptimizerState,
-        one_call: bool,
-        hollow: nn.Module | None,
-        forward: ForwardOptions | None,
-        positions: Positions,
-        coarse: bool,
-        parts: Sequence[str],
-    ) -> None:
-        """Make what hangs on the model; `_undo` takes it off again."""
-        model = self.model
-        self._freezer = Freezer(model, self.optimizer, self.trainable, optimizer_state)
-        self._undo.callback(self._freezer.release)
-        traced = hollow or model
-        state = dict(traced.named_parameters())
-        candidates = [state[name] for name in self._freezer.parameters]
-        options = forward or ForwardOptions()
-        self._savings = short = ForwardSavings(
-            model, traced, options, positions, sample_batch, self.loss_fn, self.processes
-        )
-        self._undo.callback(short.close)
-        if not coarse:
-            short.all_tails = SHORT_TAILS
-        if short.split is not None and short.kept is None:
-            short.split.coarse = coarse
-        self.graphs = GraphCache(
-            traced, candidates, self.loss_fn, one_call, self._enter_trace, short.traced_head,
-            short.split,
-        )  # fmt: skip
-        self._prices = Prices(short)
-        self._bookkeeper = Bookkeeper(
-            model, self.optimizer, self.graphs, self._before_batch, self._prices.of, short.leave
-        )
-        self._undo.callback(self._bookkeeper.close)
-        if short.tried_flops:
-            self.ledger.add(Entry("trace", short.tried_flops))
-        samples = short.samples(sample_batch, self.graphs.of_batch)
-        with short.at(None):
-            self._whole = self.graphs.of_batch(sample_batch)
-        self._samples_read = short.samples_read(sample_batch, self.graphs.of_batch, parts)
-        if parts and not self._samples_read:
-            warnings.warn("prompts are read whole: they cannot be split", stacklevel=3)
-        self._samples, self.graph = samples, list(samples.values())[-1]
-        short.go_to(list(samples)[-1])
-
     def _settle(
         self, sample_batch: Batch, steps: StepsAsked, fresh: int | None, prompts: Prompts
     ) -> float:
@@ -229,15 +175,17 @@ class AdaptiveBackprop(Course):
         budget = self.budget
         budget.require_course(self.spending.total_batches, self.processes.count)
         if budget.timed:
-            given, tokens = budget.clock, tokens_of(sample_batch)[1]
-            self.clock = given if given and given.suits(tokens) else self._set_clock(sample_batch)
+            given = budget.clock
+            suits = given is not None and given.suits(tokens_of(sample_batch)[1])
+            self.clock = given if suits else self._made.set_clock(sample_batch, self.consumption)
         chooses = steps == "choose"
+        made = self._made
         terms = budget.terms(
-            self.clock, self._whole, self.spending, self.consumption, self.ledger, fixed=chooses
+            self.clock, made.whole, self.spending, self.consumption, self.ledger, fixed=chooses
         )
         self.spending = replace(self.spending, rho=min(1.0, terms.share))
         self._controller = Controller(
-            self.spending, self._samples, self._samples_read, self._whole, self.graphs,
+            self.spending, made.samples, made.samples_read, made.whole, self.graphs,
             self.ledger, self.processes, self._savings, terms.cost_unit, self.consumption,
         )  # fmt: skip
         smallest, greatest = self._controller.smallest_rho(), self._controller.greatest_rho()
@@ -248,18 +196,6 @@ class AdaptiveBackprop(Course):
             smallest *= self.spending.accumulate / total  # one step will do
         terms.require(smallest, greatest)
         return terms.rho
-
-    def _set_clock(self, batch: Batch) -> Clock:
-        """Time a few passes of the sample batch."""
-        trials = trials_of(self._samples, self._savings.at)
-        with self._bookkeeper.unobserved(), self._savings.probing():
-            clock, spent = set_clock(
-                self.model, self.optimizer, batch, self.loss_fn, trials, self._whole,
-                self.consumption,
-            )  # fmt: skip
-        for entry in spent:
-            self.ledger.add(entry)
-        return clock
 
     @property
     def rho(self) -> float:
@@ -428,11 +364,6 @@ class AdaptiveBackprop(Course):
         self._freezer.apply(chosen.names, sample.idle_modules(chosen.names))
         self._savings.go_to(chosen.tail, chosen.part)
         self._savings.select(sample, chosen.names)
-
-    def _enter_trace(self, graph: CostGraph) -> None:
-        """Tracing took real passes, with everything trainable and for each variant: all spent."""
-        for passed in (graph, *(variant for _, variant in graph.variants)):
-            self.ledger.add(Entry("trace", passed.forward_flops, passed.full_backward_flops))
 
     def _before_batch(self, graph: CostGraph) -> None:
         alone = self.processes.count == 1 and self._bookkeeper.between_steps
