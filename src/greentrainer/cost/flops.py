@@ -5,9 +5,10 @@ attention).  Elementwise work, normalisation, softmax and the optimizer's update
 Fused attention is charged as `torch.utils.flop_counter` charges it: two products forward, five
 backward (the scores are recomputed), no discount for a causal mask.
 
-Formulas are torch's own but for fused attention: torch counts it as 0 on the CPU, and before 2.12
-not at all where several heads of queries share one of keys.  An operation that does matrix work and
-has no formula is reported by `has_uncounted_work`, never passed over.
+Formulas are torch's own but for products with vectors, which it has none for, and fused attention:
+torch counts it as 0 on the CPU, and before 2.12 not at all where several heads of queries share one
+of keys.  An operation that does matrix work and has no formula is reported by `has_uncounted_work`,
+never passed over.
 """
 
 from collections.abc import Callable, Sequence
@@ -63,14 +64,23 @@ ATTENTION: dict[Any, Callable[..., int]] = {
 }
 """Formulas for the kernels of fused attention, in the form `FlopCounterMode` takes them."""
 
-FORMULAS: dict[Any, Callable[..., int]] = {**flop_registry, **ATTENTION}
+VECTORS: dict[Any, Callable[..., int]] = {
+    aten.mv: _on_shapes(lambda matrix, *_, **__: 2 * matrix[0] * matrix[1]),
+    aten.addmv: _on_shapes(lambda _, matrix, *__, **___: 2 * matrix[0] * matrix[1]),
+    aten.dot: _on_shapes(lambda vector, *_, **__: 2 * vector[0]),
+    aten.vdot: _on_shapes(lambda vector, *_, **__: 2 * vector[0]),
+    aten.addr: _on_shapes(lambda _, column, row, *__, **___: 2 * column[0] * row[0]),
+}
+"""Formulas for products with vectors, which torch has none for."""
+
+FORMULAS: dict[Any, Callable[..., int]] = {**flop_registry, **ATTENTION, **VECTORS}
 """Operation -> formula, called as `formula(*args, **kwargs, out_val=result)`."""
 
 _UNCOUNTED = frozenset(
     {
-        "addbmm", "addmv", "addr", "cdist", "_cdist_forward", "_cdist_backward", "dot",
+        "addbmm", "cdist", "_cdist_forward", "_cdist_backward",
         "_int_mm", "linear", "_fused_sdp_choice_math", "linear_backward", "lstm", "gru",
-        "mkldnn_linear", "mkldnn_rnn_layer", "mkldnn_rnn_layer_backward", "mv", "vdot",
+        "mkldnn_linear", "mkldnn_rnn_layer", "mkldnn_rnn_layer_backward", 
         "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell", "_trilinear", "_weight_int4pack_mm",
         "_weight_int8pack_mm", "_sparse_mm", "_sparse_addmm",
         "_scaled_dot_product_attention_math_for_mps", "_fft_c2c", "_fft_r2c", "_fft_c2r",
@@ -81,7 +91,7 @@ _OWN_NAMESPACES = frozenset({"aten", "prim", "prims", "profiler"})
 
 def flop_counter() -> FlopCounterMode:
     """A silent `FlopCounterMode` that follows this module's convention on every device."""
-    return FlopCounterMode(display=False, custom_mapping=ATTENTION)
+    return FlopCounterMode(display=False, custom_mapping={**ATTENTION, **VECTORS})
 
 
 def count_flops(packet: Any, args: Any, kwargs: Any, out: Any) -> int:

@@ -1,9 +1,12 @@
-"""FLOPs of fused attention where several heads of queries share one of keys."""
+"""FLOPs of fused attention where heads of queries share one of keys, and of vectors."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 
-from greentrainer.cost import ATTENTION, count_flops
+from greentrainer.cost import ATTENTION, count_flops, flop_counter, trace
 
 QUERY, SHARED, SPREAD = ((2, 8, 5, 16), (2, 2, 7, 16), (2, 8, 7, 16))
 PRODUCT = 2 * 2 * 8 * 5 * 7 * 16
@@ -17,3 +20,40 @@ def test_shared_keys_cost_what_keys_of_each_head_do(packet: object, keys: tuple[
     backward = str(packet).endswith("backward")
     given = (query, query, key, key) if backward else (query, key, key)
     assert count_flops(packet, given, {}, None) == (5 if backward else 2) * PRODUCT
+
+
+@pytest.mark.parametrize(
+    ("product", "flops"),
+    [
+        (lambda: torch.mv(torch.ones(3, 5), torch.ones(5)), 30),
+        (lambda: torch.addmv(torch.ones(3), torch.ones(3, 5), torch.ones(5)), 30),
+        (lambda: torch.dot(torch.ones(5), torch.ones(5)), 10),
+        (lambda: torch.vdot(torch.ones(5), torch.ones(5)), 10),
+        (lambda: torch.addr(torch.ones(3, 5), torch.ones(3), torch.ones(5)), 30),
+    ],
+)
+def test_products_with_vectors(product: Callable[[], torch.Tensor], flops: int) -> None:
+    with flop_counter() as count:
+        product()
+    assert count.get_total_flops() == flops
+
+
+class Vector(nn.Module):
+    """A matrix on one vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.weight @ x).sum()
+
+
+def test_a_step_with_vectors_is_counted() -> None:
+    model, batch = Vector(), {"x": torch.ones(5)}
+    graph = trace(model, batch, lambda model, batch: model(**batch))
+    with flop_counter() as count:
+        model(**batch).backward()
+    assert graph.uncounted_ops == ()
+    assert graph.forward_flops == 30
+    assert count.get_total_flops() == graph.forward_flops + graph.full_backward_flops
