@@ -14,21 +14,11 @@ from typing import Any
 
 import torch
 import transformers as tf
+from paper.paper_models import opt
 
 from greentrainer import CostGraph, trace
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
-
-
-def opt(hidden: int, layers: int, heads: int) -> tf.OPTConfig:
-    """An OPT configuration of the given width and depth."""
-    return tf.OPTConfig(
-        hidden_size=hidden,
-        ffn_dim=4 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        word_embed_proj_dim=hidden,
-    )
 
 
 CONFIGS = {
