@@ -24,6 +24,7 @@ PARTS = {
     "frontier_scitldr": "scitldr",
     "frontier_dialogsum": "dialogsum",
     "frontier_passes": "scitldr",
+    "frontier_prompts": "scitldr",
 }
 """Comparison -> the published data set it is on."""
 NEAR = 1.003
@@ -31,7 +32,7 @@ NEAR = 1.003
 THIRD = ("frontier_scitldr", "frontier_dialogsum")
 """Where green is to lie below the early stop by a third of that one's distance to full's."""
 COLUMNS = ("part", "label", "learning_rate", "seeds", "loss", "loss / full", "flops / full",
-           "steps / asked", "tail")  # fmt: skip
+           "steps / asked", "tail", "rougeL", "grounded")  # fmt: skip
 
 
 def rows_of(part: str, results: Row) -> list[Row]:
@@ -80,6 +81,11 @@ def checks(rows: list[Row]) -> list[Row]:
         if part in THIRD:
             target = early["loss"] - (early["loss"] - full["loss"]) / 3
             found.append(check(f"{part}, {label}: a third of the way to full", row["loss"], target))
+        if part == "frontier_prompts" and "parts" in label:
+            found.append(check(f"{part}, {label}: loss / full's", row["loss / full"], 1.01))
+            for score in ("rougeL", "grounded"):
+                name = f"{part}, {label}: {score} less full's"
+                found.append(check(name, row[score] - full[score], -1.0, at_most=False))
         if part == "frontier_passes":
             found.append(check(f"{part}, {label}: below full's", row["loss"], full["loss"]))
         if part == "frontier_webquestions" and row["rho"] == 0.45:
