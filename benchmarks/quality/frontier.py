@@ -131,7 +131,8 @@ def recall(spec: Spec, part: str) -> None:
     """Write the runs of a part that are on record in the file of results where a study looks."""
     if not (RESULTS / "frontier.json").exists():
         return
-    known = {one["key"]: one for one in load("frontier")["records"] if one["part"] == part}
+    old = load("frontier")["records"]
+    known = {one["key"]: one for one in old if one["part"] == part and one["status"] == "done"}
     for variant in spec.variants():
         for trial in (
             variant.trial(rate, seed) for rate in variant.rates for seed in variant.seeds
