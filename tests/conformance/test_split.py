@@ -67,6 +67,25 @@ def test_the_loss_is_that_of_the_whole_batch(family: str, tail: int, left: bool)
 
 
 @pytest.mark.parametrize("family", DECODERS)
+def test_rows_that_fill_both_parts_need_no_mask(family: str) -> None:
+    """Prefixes of 8 and tails of 16 are what they are padded to."""
+    model, seen = still(family), []
+    batch = batch_for("", ROWS, 24)
+    batch["labels"][:, :12] = -100
+    split = SplitForward(model)
+    assert split.settle(ragged(), lambda small, on: compare(model, small, None, on)) is None
+    split.coarse = False
+    model.register_forward_pre_hook(
+        lambda _model, _args, kwargs: seen.append(kwargs.get("attention_mask")), with_kwargs=True
+    )
+    whole = model(**batch).loss
+    with split.at(3), split.on():
+        parted = model(**batch).loss
+    torch.testing.assert_close(parted, whole, rtol=1e-5, atol=1e-6)
+    assert [mask is None for mask in seen] == [False, True]
+
+
+@pytest.mark.parametrize("family", DECODERS)
 def test_a_tail_of_everything_has_the_whole_gradient(family: str) -> None:
     model, batch = still(family), ragged()
     whole = gradients(model, model(**batch).loss)

@@ -4,6 +4,7 @@ Start with `savings.py`, which the engine holds.  When which of it is worth its 
 """
 
 from greentrainer.forward.head import LabelledHead
+from greentrainer.forward.host import moved
 from greentrainer.forward.options import ForwardOptions, Positions
 from greentrainer.forward.savings import SHORT_TAILS, ForwardSavings
 from greentrainer.forward.shapes import (
@@ -31,6 +32,7 @@ __all__ = [
     "SplitForward",
     "labelled",
     "matched",
+    "moved",
     "signature",
     "template_of",
     "tensors",

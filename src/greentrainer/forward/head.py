@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from greentrainer.forward.host import on_host, to_device
 from greentrainer.types import IGNORED, Batch
 
 
@@ -66,7 +67,7 @@ class LabelledHead:
         labels = batch.get("labels") if isinstance(batch, Mapping) else None
         if not isinstance(labels, torch.Tensor):
             return None
-        return int((labels[:, self.moves :] != IGNORED).sum()) + self.moves
+        return int((on_host(labels)[:, self.moves :] != IGNORED).sum()) + self.moves
 
     @contextmanager
     def on(self, batch: Batch = None, more: int = 0, count: int | None = None) -> Iterator[None]:
@@ -124,9 +125,12 @@ def pick(labels: torch.Tensor, moves: int, more: int = 0) -> Picked:
     moves: steps that the model moves them by.
     more: unlabelled positions besides (copies of the first).
     """
-    rows, columns = (labels[:, moves:] != IGNORED).nonzero(as_tuple=True)
+    here = on_host(labels)
+    rows, columns = (here[:, moves:] != IGNORED).nonzero(as_tuple=True)
     positions = rows * labels.shape[1] + columns
-    wanted = labels[rows, columns + moves]
+    wanted = here[rows, columns + moves].to(positions)
     spare = positions.new_zeros(moves + more)
     blank = wanted.new_full((moves,), IGNORED), wanted.new_full((more,), IGNORED)
-    return Picked(torch.cat([positions, spare]), torch.cat([blank[0], wanted, blank[1]])[None])
+    both = torch.stack([torch.cat([positions, spare]), torch.cat([blank[0], wanted, blank[1]])])
+    there = to_device(both, labels.device)
+    return Picked(there[0], there[1:].to(labels.dtype))

@@ -9,6 +9,7 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from greentrainer.cost import ROOM, SMALLEST
+from greentrainer.forward.host import on_host
 from greentrainer.forward.split import Cut, SplitForward
 from greentrainer.types import IGNORED, Batch
 
@@ -110,7 +111,7 @@ def signature(value: Any) -> Signature:
 def labelled(value: Any) -> int:
     """How many positions have a label, the first of each row left out: nothing comes before it."""
     counts = [
-        int((tensor[..., 1:] != IGNORED).sum())
+        int((on_host(tensor)[..., 1:] != IGNORED).sum())
         for path, tensor in tensors(value)
         if path.endswith(".labels")
     ]
@@ -139,7 +140,7 @@ def tokens_of(batch: Batch) -> tuple[int, int]:
     if isinstance(batch, Mapping):
         mask, ids = batch.get("attention_mask"), batch.get("input_ids")
         if isinstance(mask, torch.Tensor):
-            return int(mask.sum()), mask.numel()
+            return int(on_host(mask).sum()), mask.numel()
         if isinstance(ids, torch.Tensor):
             return ids.numel(), ids.numel()
     return 0, 0

@@ -17,13 +17,15 @@ number.  Of an encoder-decoder the encoder is the prefix.  A part of a prefix ma
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 
 from greentrainer.forward.check import Losses, Shortened, evaluating, piece
+from greentrainer.forward.host import on_host, remember, to_device
 from greentrainer.forward.parts import reads
 from greentrainer.model import encoder_of
 from greentrainer.types import IGNORED, Batch, Part
@@ -43,7 +45,7 @@ Compare = Callable[[Batch, Shortened], Losses]
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a batch is cut.
+    """Where a batch is cut.  Its tensors are on the host.
 
     begin, start, end: (B,), the first and one after the last position of each row that counts, and
     between them the first of its tail.  prefix, tail: lengths of both parts, padding included.
@@ -59,6 +61,11 @@ class Cut:
     read: torch.Tensor | None = None
 
     @property
+    def padded(self) -> bool:
+        """Whether there is padding in either part."""
+        return bool((self.columns[0] < 0).any())
+
+    @property
     def unread(self) -> int:
         """Positions that are not read, without padding."""
         if self.read is None:
@@ -69,6 +76,33 @@ class Cut:
     def tail_tokens(self) -> int:
         """Positions in the tails, without padding."""
         return int((self.end - self.start).sum())
+
+    @cached_property
+    def columns(self) -> torch.Tensor:
+        """(2, B, prefix + tail): columns of both parts, and those that their numbers are taken of.
+
+        -1 for padding.  Of what is not read no gap is left in the numbers.
+        """
+        after = _between(self.start, self.end, self.tail, self.start)
+        if self.read is None:
+            before = _between(self.begin, self.start, self.prefix, self.start - self.prefix)
+            found = torch.cat([before, after], 1)
+            return torch.stack([found, found])
+        real = self.read >= 0
+        rank = self.begin[:, None] + real.cumsum(1) - 1
+        unread = (self.start - self.begin)[:, None] - real.sum(1, keepdim=True)
+        shifted = torch.where(after >= 0, after - unread, -1)
+        return torch.stack(
+            [torch.cat([self.read, after], 1), torch.cat([rank.where(real, -1), shifted], 1)]
+        )
+
+
+def _between(
+    begin: torch.Tensor, end: torch.Tensor, count: int, first: torch.Tensor
+) -> torch.Tensor:
+    """(B, count): columns from `first` on, -1 where they do not lie between the others."""
+    columns = first[:, None] + torch.arange(count, device=first.device)
+    return columns.where((columns >= begin[:, None]) & (columns < end[:, None]), -1)
 
 
 @dataclass(frozen=True)
@@ -82,7 +116,13 @@ class Places:
         """(B, N, ...) of a value (B, T, ...)."""
         index = self.columns.view(*self.columns.shape, *[1] * (value.dim() - 2))
         found = value.gather(1, index.expand(*self.columns.shape, *value.shape[2:]))
-        return found.where(self.real.view_as(index), torch.full_like(found, blank))
+        return found.masked_fill(~self.real.view_as(index), blank)
+
+    def halves(self, first: int) -> "tuple[Places, Places]":
+        """The first so many columns, and the others."""
+        columns, real = self.columns, self.real
+        before = Places(columns[:, :first], real[:, :first])
+        return before, Places(columns[:, first:], real[:, first:])
 
 
 def cut(
@@ -136,54 +176,54 @@ def padded(size: int, least: int = 1) -> int:
     return -(-size // multiple) * multiple
 
 
-def parted(batch: Mapping[str, Any], where: Cut) -> tuple[Parts, Places, Places]:
+@dataclass(frozen=True)
+class Parted:
     """A batch as `{"prefix": ..., "tail": ...}`, and where the positions of both lie in it.
 
-    The tail's mask is that of the tail alone.
+    The tail's mask is that of the tail alone.  mask: of both, with which the tail reads the
+    prefix's keys and values.
     """
-    labels = batch["labels"]
-    given = {k: v for k, v in batch.items() if v is not None and k != "attention_mask"}
-    at = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
-    given.setdefault("position_ids", at)
-    if where.read is not None:
-        before = Places(where.read.clamp(min=0), where.read >= 0)
-    else:
-        before = _taken(at, where.start - where.prefix, where.prefix, where.begin, where.start)
-    after = _taken(at, where.start, where.tail, where.start, where.end)
-    mask = batch.get("attention_mask")
-    given["attention_mask"] = torch.ones_like(labels) if mask is None else mask
-    size = tuple(labels.shape)
-    numbers = _numbered(where, before, after)
+
+    parts: Parts
+    before: Places
+    after: Places
+    mask: torch.Tensor
+
+
+def parted(batch: Mapping[str, Any], where: Cut) -> Parted:
+    """The batch in two."""
+    labels, first = batch["labels"], where.prefix
+    columns, numbers = _placed(where.columns, labels.device)
+    size, mask = tuple(labels.shape), batch.get("attention_mask")
+    usable = isinstance(mask, torch.Tensor) and tuple(mask.shape) == size
+    given = {name: value for name, value in batch.items() if value is not None}
+    given.setdefault("position_ids", None)
+    given["attention_mask"] = mask if usable else None
     parts: Parts = {"prefix": {}, "tail": {}}
+    masked = columns.real
     for name, value in given.items():
-        per_token = isinstance(value, torch.Tensor) and tuple(value.shape[:2]) == size
-        blank = IGNORED if name == "labels" else 0
-        places = numbers if name == "position_ids" else (before, after)
-        for part, own in zip(parts, places, strict=True):
-            parts[part][name] = own.of(value, blank) if per_token else value
+        if name == "position_ids" and value is None:
+            both = numbers.columns
+        elif name == "attention_mask" and value is None:
+            both = columns.real.to(labels.dtype)
+        elif isinstance(value, torch.Tensor) and tuple(value.shape[:2]) == size:
+            own = numbers if name == "position_ids" else columns
+            both = own.of(value, IGNORED if name == "labels" else 0)
+        else:
+            parts["prefix"][name] = parts["tail"][name] = value
+            continue
+        parts["prefix"][name] = both[:, :first]
+        parts["tail"][name] = both[:, first:]
+        masked = both if name == "attention_mask" else masked
     del parts["prefix"]["labels"]
-    return parts, before, after
+    return Parted(parts, *columns.halves(first), masked)
 
 
-def _numbered(where: Cut, before: Places, after: Places) -> tuple[Places, Places]:
-    """Where the numbers of both parts' positions are taken: what is not read leaves no gap."""
-    if where.read is None:
-        return before, after
-    count = before.real.sum(1, keepdim=True)
-    rank = before.real.cumsum(1) - 1
-    unread = (where.start - where.begin)[:, None] - count
-    return (
-        Places((where.begin[:, None] + rank).clamp(min=0), before.real),
-        Places((after.columns - unread).clamp(min=0), after.real),
-    )
-
-
-def _taken(
-    at: torch.Tensor, first: torch.Tensor, count: int, begin: torch.Tensor, end: torch.Tensor
-) -> Places:
-    columns = first[:, None] + torch.arange(count, device=at.device)
-    real = (columns >= begin[:, None]) & (columns < end[:, None])
-    return Places(columns.clamp(0, at.shape[1] - 1), real)
+def _placed(columns: torch.Tensor, device: torch.device) -> tuple[Places, Places]:
+    """Columns on the device, and those of numbers."""
+    there = to_device(columns, device)
+    real, found = there >= 0, there.clamp(min=0)
+    return Places(found[0], real[0]), Places(found[1], real[1])
 
 
 class Asked:
@@ -200,6 +240,11 @@ class Asked:
         if other is None or self.state != other.state:
             return False
         return all(a is b for a, b in zip(self.given, other.given, strict=True))
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two batches hold the very same values."""
+    return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
 
 
 def _version(tensor: torch.Tensor | None) -> object:
@@ -240,6 +285,7 @@ class SplitForward:
         self._seen: Places | None = None
         self._asked: Asked | None = None
         self._answer: Cut | None = None
+        self._known: tuple[Cut, dict[str, Any], list[object], Parted] | None = None
         self._handles = [
             model.register_forward_pre_hook(self._before_model, with_kwargs=True),
             model.register_forward_hook(self._after_model, always_call=True),
@@ -306,8 +352,10 @@ class SplitForward:
         asked = Asked(labels, mask, self.tail, self.part, ids)
         if not asked.same_as(self._asked):
             usable = isinstance(mask, torch.Tensor) and mask.shape == labels.shape
-            real = mask if usable else torch.ones_like(labels)
-            where = cut(labels, real, self.tail, self.coarse, self.part, ids)
+            here = on_host(labels)
+            real = on_host(mask) if usable else torch.ones_like(here)
+            read = None if ids is None else on_host(ids)
+            where = cut(here, real, self.tail, self.coarse, self.part, read)
             self._asked, self._answer = asked, where if where.prefix else None
         return self._answer
 
@@ -316,12 +364,25 @@ class SplitForward:
         if self.encodes:
             return {"encoded": batch} if self._encodes(batch) else batch
         where = self.cut(batch)
-        return batch if where is None else parted(batch, where)[0]
+        return batch if where is None else self._parts(batch, where).parts
 
     def last(self, batch: Batch) -> Batch:
         """What the model's labels are compared in: the tail of a batch, or all of it."""
         where = self.cut(batch)
-        return batch if where is None else parted(batch, where)[0]["tail"]
+        return batch if where is None else self._parts(batch, where).parts["tail"]
+
+    def _parts(self, batch: Batch, where: Cut) -> Parted:
+        """The batch in two, made once however often it is asked for."""
+        versions = [_version(v) for v in batch.values() if isinstance(v, torch.Tensor)]
+        known = self._known
+        if known is None or known[0] is not where or known[2] != versions:
+            known = None
+        if known is None or not _same(known[1], batch):
+            made = parted(batch, where)
+            _tell_labels(made.parts["tail"]["labels"], batch["labels"], where)
+            self._known = known = where, dict(batch), versions, made
+        found = known[3]
+        return replace(found, parts={name: dict(part) for name, part in found.parts.items()})
 
     def view(self, value: torch.Tensor) -> torch.Tensor:
         """What the part that is running now has of a value of all positions.  (B, T, ...)."""
@@ -353,24 +414,34 @@ class SplitForward:
 
     def _tail(self, model: Any, kwargs: dict[str, Any], where: Cut) -> dict[str, Any]:
         """Run the prefix; what the model is to be called with in place of the batch."""
-        parts, before, after = parted(kwargs, where)
-        prefix, tail = parts["prefix"], parts["tail"]
-        tail["attention_mask"] = torch.cat([prefix["attention_mask"], tail["attention_mask"]], 1)
+        made = self._parts(kwargs, where)
+        prefix, tail = made.parts["prefix"], made.parts["tail"]
+        tail["attention_mask"] = made.mask
+        if not where.padded:  # no mask is a faster kernel, and nobody looks whether it hides any
+            del prefix["attention_mask"], tail["attention_mask"]
         if not self.numbered:
             prefix.pop("position_ids")
             tail.pop("position_ids")
-        self._seen = before
+        self._seen = made.before
         with torch.no_grad(), evaluating(model), _headless(model):
             out = model.forward(**{**prefix, "use_cache": True})
         known = out.get(self._cache)
         if known is None:
             raise ValueError(f"{type(model).__name__} hands on no cache: it cannot be split")
         _bridge(known)
-        self._seen = after
+        self._seen = made.after
         return {**tail, str(self._cache): known, "use_cache": True}
 
     def _after_model(self, *_: Any) -> None:
-        self._seen = None
+        self._seen = self._known = None
+
+
+def _tell_labels(tail: torch.Tensor, labels: torch.Tensor, where: Cut) -> None:
+    """What the tail's labels are on the host too, where they lie on a device."""
+    here = on_host(labels)
+    if here is not labels:
+        after = _between(where.start, where.end, where.tail, where.start)
+        remember(tail, Places(after.clamp(min=0), after >= 0).of(here, IGNORED))
 
 
 def _bridge(cache: Any) -> None:

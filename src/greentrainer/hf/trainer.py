@@ -20,12 +20,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import send_to_device
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Seq2SeqTrainer, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from greentrainer.engine import AdaptiveBackprop, hollow, release
+from greentrainer.forward import moved
 from greentrainer.hf import checkpoint
 from greentrainer.hf.callback import GreenCallback
 from greentrainer.hf.config import GreenConfig
@@ -111,9 +113,21 @@ class Green(Trainer):
             self.green_callback.processes = Together(self.args.device)
         return prepared
 
+    def get_train_dataloader(self) -> Any:
+        """As `Trainer.get_train_dataloader`; batches lie on the host until a step takes them.
+
+        So what their labels and masks say is known without waiting for a GPU.
+        """
+        loader: Any = super().get_train_dataloader()
+        if getattr(loader, "device", None) is not None:
+            loader.device = None
+        return loader
+
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.training_step`, with the batch made known to the engine."""
-        inputs = self._prepare_inputs(inputs)
+        there = send_to_device(inputs, self.args.device, non_blocking=True)
+        moved(there, inputs)
+        inputs = self._prepare_inputs(there)
         with self.engine.batch(inputs):
             return super().training_step(model, inputs, *args, **kwargs)
 
