@@ -67,20 +67,18 @@ ATTENTION: dict[Any, Callable[..., int]] = {
 VECTORS: dict[Any, Callable[..., int]] = {
     aten.mv: _on_shapes(lambda matrix, *_, **__: 2 * matrix[0] * matrix[1]),
     aten.addmv: _on_shapes(lambda _, matrix, *__, **___: 2 * matrix[0] * matrix[1]),
-    aten.dot: _on_shapes(lambda vector, *_, **__: 2 * vector[0]),
-    aten.vdot: _on_shapes(lambda vector, *_, **__: 2 * vector[0]),
     aten.addr: _on_shapes(lambda _, column, row, *__, **___: 2 * column[0] * row[0]),
 }
-"""Formulas for products with vectors, which torch has none for."""
+"""Formulas for products of a matrix with a vector, which torch has none for."""
 
 FORMULAS: dict[Any, Callable[..., int]] = {**flop_registry, **ATTENTION, **VECTORS}
 """Operation -> formula, called as `formula(*args, **kwargs, out_val=result)`."""
 
 _UNCOUNTED = frozenset(
     {
-        "addbmm", "cdist", "_cdist_forward", "_cdist_backward",
+        "addbmm", "cdist", "_cdist_forward", "_cdist_backward", "dot",
         "_int_mm", "linear", "_fused_sdp_choice_math", "linear_backward", "lstm", "gru",
-        "mkldnn_linear", "mkldnn_rnn_layer", "mkldnn_rnn_layer_backward", 
+        "mkldnn_linear", "mkldnn_rnn_layer", "mkldnn_rnn_layer_backward", "vdot", 
         "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell", "_trilinear", "_weight_int4pack_mm",
         "_weight_int8pack_mm", "_sparse_mm", "_sparse_addmm",
         "_scaled_dot_product_attention_math_for_mps", "_fft_c2c", "_fft_r2c", "_fft_c2r",

@@ -18,7 +18,6 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -50,7 +49,7 @@ class Cut:
     begin, start, end: (B,), the first and one after the last position of each row that counts, and
     between them the first of its tail.  prefix, tail: lengths of both parts, padding included.
     read: (B, prefix), columns of the positions that are read of the prefix, -1 for padding; all of
-        them when None.
+        them when None.  padded: whether there is padding in either part.
     """
 
     begin: torch.Tensor
@@ -59,11 +58,7 @@ class Cut:
     prefix: int
     tail: int
     read: torch.Tensor | None = None
-
-    @property
-    def padded(self) -> bool:
-        """Whether there is padding in either part."""
-        return bool((self.columns[0] < 0).any())
+    padded: bool = True
 
     @property
     def unread(self) -> int:
@@ -77,7 +72,6 @@ class Cut:
         """Positions in the tails, without padding."""
         return int((self.end - self.start).sum())
 
-    @cached_property
     def columns(self) -> torch.Tensor:
         """(2, B, prefix + tail): columns of both parts, and those that their numbers are taken of.
 
@@ -153,10 +147,12 @@ def cut(
     least, finest = (COARSE, FINE) if coarse else (1, 1)
     rest = padded(int((end - start).max()), finest)
     if part is None or ids is None:
-        return Cut(begin, start, end, padded(int((start - begin).max()), least), rest)
-    read = reads(part, begin, start, ids, labels)
-    prefix = padded(int(read.sum(1).max()), least)
-    return Cut(begin, start, end, prefix, rest, _columns(read, prefix))
+        made = Cut(begin, start, end, padded(int((start - begin).max()), least), rest)
+    else:
+        read = reads(part, begin, start, ids, labels)
+        prefix = padded(int(read.sum(1).max()), least)
+        made = Cut(begin, start, end, prefix, rest, _columns(read, prefix))
+    return replace(made, padded=bool((made.columns()[0] < 0).any()))
 
 
 def _columns(read: torch.Tensor, width: int) -> torch.Tensor:
@@ -193,7 +189,7 @@ class Parted:
 def parted(batch: Mapping[str, Any], where: Cut) -> Parted:
     """The batch in two."""
     labels, first = batch["labels"], where.prefix
-    columns, numbers = _placed(where.columns, labels.device)
+    columns, numbers = _placed(where.columns(), labels.device)
     size, mask = tuple(labels.shape), batch.get("attention_mask")
     usable = isinstance(mask, torch.Tensor) and tuple(mask.shape) == size
     given = {name: value for name, value in batch.items() if value is not None}

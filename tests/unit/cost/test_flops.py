@@ -27,8 +27,6 @@ def test_shared_keys_cost_what_keys_of_each_head_do(packet: object, keys: tuple[
     [
         (lambda: torch.mv(torch.ones(3, 5), torch.ones(5)), 30),
         (lambda: torch.addmv(torch.ones(3), torch.ones(3, 5), torch.ones(5)), 30),
-        (lambda: torch.dot(torch.ones(5), torch.ones(5)), 10),
-        (lambda: torch.vdot(torch.ones(5), torch.ones(5)), 10),
         (lambda: torch.addr(torch.ones(3, 5), torch.ones(3), torch.ones(5)), 30),
     ],
 )
