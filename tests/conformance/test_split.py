@@ -11,6 +11,7 @@ from greentrainer.cost import flop_counter
 from greentrainer.engine import GraphCache
 from greentrainer.forward import LabelledHead, SplitForward
 from greentrainer.forward.check import compare
+from greentrainer.forward.room import RoomyLayer
 from greentrainer.forward.split import cut
 from tests.conformance.families import FAMILIES, batch_for, build
 
@@ -215,3 +216,34 @@ def test_a_batch_with_labels_everywhere_is_left_whole() -> None:
     with split.at(0):
         assert split.cut(batch) is None
         assert split.parts(batch) is batch
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_keys_and_values_are_written_where_they_are_to_stay(family: str) -> None:
+    """Growing layers get room; the model's own cache gives the same loss and gradient."""
+    model, batch = still(family), ragged()
+    split = SplitForward(model)
+    assert split.settle(batch, lambda small, on: compare(model, small, None, on)) is None
+    assert split.roomy
+    found = {}
+    for roomy in (True, False):
+        split.roomy = roomy
+        with split.at(2), split.on():
+            loss = model(**batch).loss
+        found[roomy] = {"loss": loss.detach(), **gradients(model, loss)}
+    for name, value in found[True].items():
+        torch.testing.assert_close(value, found[False][name], rtol=1e-5, atol=1e-7)
+
+
+def test_more_than_one_tail_grows_the_cache() -> None:
+    layer = RoomyLayer(2)
+    parts = [torch.randn(1, 2, n, 4, requires_grad=n < 3) for n in (3, 2, 1)]
+    for part in parts:
+        keys, values = layer.update(part.detach() if part is parts[0] else part, 2 * part.detach())
+    assert layer.get_seq_length() == 6
+    assert torch.equal(keys, torch.cat(parts, 2))
+    assert torch.equal(values, 2 * torch.cat(parts, 2).detach())
+    keys.sum().backward()
+    for part in parts[1:]:
+        assert part.grad is not None
+        assert torch.equal(part.grad, torch.ones_like(part))

@@ -78,7 +78,7 @@ _UNCOUNTED = frozenset(
     {
         "addbmm", "cdist", "_cdist_forward", "_cdist_backward", "dot",
         "_int_mm", "linear", "_fused_sdp_choice_math", "linear_backward", "lstm", "gru",
-        "mkldnn_linear", "mkldnn_rnn_layer", "mkldnn_rnn_layer_backward", "vdot", 
+        "mkldnn_linear", "mkldnn_rnn_layer", "mkldnn_rnn_layer_backward", "vdot",
         "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell", "_trilinear", "_weight_int4pack_mm",
         "_weight_int8pack_mm", "_sparse_mm", "_sparse_addmm",
         "_scaled_dot_product_attention_math_for_mps", "_fft_c2c", "_fft_r2c", "_fft_c2r",

@@ -26,6 +26,7 @@ from torch import nn
 from greentrainer.forward.check import Losses, Shortened, evaluating, piece
 from greentrainer.forward.host import on_host, remember, to_device
 from greentrainer.forward.parts import reads
+from greentrainer.forward.room import roomy_cache
 from greentrainer.model import encoder_of
 from greentrainer.types import IGNORED, Batch, Part
 
@@ -257,7 +258,8 @@ class SplitForward:
     the tail; None: all of them, as ever.  `part` says what is read of what comes before a tail;
     None: all of it.  It works while gradients are enabled and the model is in
     training mode, or within `on`.  `numbered` says whether positions are numbered by their columns;
-    if not, the model does it itself, by the mask.
+    if not, the model does it itself, by the mask.  `roomy`: whether it takes a cache with room for
+    the tail; if not, it makes its own.
 
     Raises ValueError for a model that hands on no cache.
     """
@@ -275,7 +277,7 @@ class SplitForward:
             raise ValueError(f"{type(inner).__name__} takes no cache")
         if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
             raise ValueError("activation checkpointing drops the cache in training")
-        self.coarse = True
+        self.coarse = self.roomy = True
         self._always = False
         self._given: tuple[Cut | None] | None = None
         self._seen: Places | None = None
@@ -320,7 +322,7 @@ class SplitForward:
             self._always, self._given = before
 
     def settle(self, batch: Batch, compare: Compare) -> str | None:
-        """Find out how positions are numbered; or why the model cannot be split."""
+        """Find out how positions are numbered, and which cache; or why it cannot be split."""
 
         @contextmanager
         def shortened(_batch: Batch) -> Iterator[None]:
@@ -329,12 +331,15 @@ class SplitForward:
 
         if self.encodes or not isinstance(batch, Mapping) or "labels" not in batch:
             return compare(batch, shortened).reason
-        found = {}
-        for numbered in sorted({False, self.numbered}):
-            self.numbered = numbered
-            found[numbered] = compare(_hard(piece(batch)), shortened)
-        self.numbered = min(found, key=lambda numbered: found[numbered].gap)
-        return found[self.numbered].reason
+        ways = [(n, roomy) for roomy in (True, False) for n in sorted({False, self.numbered})]
+        found: dict[tuple[bool, bool], Losses] = {}
+        for way in ways:
+            self.numbered, self.roomy = way
+            found[way] = compare(_hard(piece(batch)), shortened)
+            if len(found) == len(ways) // 2 and any(one.reason is None for one in found.values()):
+                break  # a cache with room will do
+        self.numbered, self.roomy = best = min(found, key=lambda way: found[way].gap)
+        return found[best].reason
 
     def cut(self, batch: Batch) -> Cut | None:
         """Where a batch is cut; None where it is not."""
@@ -420,6 +425,8 @@ class SplitForward:
             tail.pop("position_ids")
         self._seen = made.before
         with torch.no_grad(), evaluating(model), _headless(model):
+            if self.roomy:
+                prefix[str(self._cache)] = roomy_cache(model.config, where.tail)
             out = model.forward(**{**prefix, "use_cache": True})
         known = out.get(self._cache)
         if known is None:
