@@ -152,6 +152,18 @@ def test_hours_that_cannot_be_are_refused_with_those_that_can() -> None:
     assert used < 1.25 * offered
 
 
+@pytest.mark.parametrize("times", [1.2, 5])
+@pytest.mark.filterwarnings("ignore:hours .*training everything takes about")
+def test_where_full_fine_tuning_fits_it_is_full_fine_tuning_from_the_first_step(
+    times: float,
+) -> None:
+    """Nothing is spent on choosing: no probe, and all tensors at every step."""
+    engine = trained(Budget("hours", times * FULL_SECONDS / 3600))
+    assert engine.ledger.probe_flops == 0
+    assert {len(event["names"]) for event in engine.history} == {LAYERS}
+    assert engine.ledger.batches == BATCHES
+
+
 def test_more_than_full_fine_tuning_takes_is_told() -> None:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

@@ -315,3 +315,16 @@ def test_method_green_chooses_positions_and_others_do_not() -> None:
     assert asked(method="lora", positions=3) == 3
     assert asked(metric="random") == "all"
     assert asked(activation_checkpointing=True) == "all"
+
+
+def test_where_whole_steps_are_paid_for_nothing_is_measured() -> None:
+    """With logits where there are labels a whole step costs less than rho: nothing to choose."""
+    model, batches = llama(), data(8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    with AdaptiveBackprop(
+        model, optimizer, batches[0], rho=0.995, total_batches=99, positions="choose", forward=HEAD
+    ) as engine:
+        chosen = engine.reselect(batches[:2])
+        assert engine.ledger.probe_flops == 0
+        assert chosen.tail is None
+        assert len(chosen.names) == len(engine.graph.tensors)

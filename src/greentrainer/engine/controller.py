@@ -210,9 +210,12 @@ class Controller:
         """Tensors worth probing: those that an affordable selection may hold.
 
         Tails are weighed at the first selection, if that takes no more than `PROBE_SHARE` of the
-        budget; later ones keep to the tail in force.  None, where every tensor can be trained.
+        budget; later ones keep to the tail in force.  None, where every tensor can be trained
+        through the longest: there is nothing to choose then, and nothing is spent on choosing.
         """
         bases = self.bases()
+        if self.processes.first(bases[-1].allows_everything(self.rate() * self.full_cost)):
+            return {}
         names = self._settled(probe, self._weighed(bases, current))
         total = self.plan.total_batches
         if total is not None and self.processes.first(len(names) > 1):
