@@ -13,14 +13,16 @@ from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 from torch.fx.node import map_arg
 
-from greentrainer import CostGraph, Selection, select
+from greentrainer import AdaptiveBackprop, CostGraph, Selection, select
 from greentrainer.cost import count_flops
 from greentrainer.cost.trace import trace
 from greentrainer.engine import Selector
+from greentrainer.forward import ForwardOptions
 from greentrainer.hf import GreenConfig, GreenTrainer, compile_blocks
 from greentrainer.model import blocks
 from greentrainer.run.arguments import checkpointing_argument
 from tests.conformance.families import batch_for, build
+from tests.conformance.test_split import ragged
 from tests.trainer import Counted, Witness, arguments, rows, witnessed
 
 FAMILIES = ["opt", "bloom", "t5", "bart", "gpt2", "llama", "qwen3", "gemma3"]
@@ -171,3 +173,32 @@ def test_a_run_with_compiled_blocks(family: str, tmp_path: Path) -> None:
     booked = [entry.flops for entry in trainer.ledger if entry.kind == "train"]
     assert min(Compiled.executed) > 0
     assert len({a - b for a, b in zip(booked, Compiled.executed, strict=True)}) == 1
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_compiled_blocks_stay_compiled_with_positions(family: str) -> None:
+    """Trying, tracing and counting go around the compiler; the gradient is the uncompiled one's."""
+    found = {}
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        backend, model = CountingBackend(), build(family).train()
+        if compiled:
+            compile_blocks(model, backend=backend)
+        batches = [ragged(left) for left in (False, True, False, True, False)]
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        with AdaptiveBackprop(
+            model, optimizer, batches[0], rho=0.9, total_batches=5, positions=2, steps="choose",
+            forward=ForwardOptions(labelled_head=True),
+        ) as engine:  # fmt: skip
+            engine.reselect(batches[:2])
+            made = []
+            for batch in batches:
+                engine.loss(batch).backward()
+                made.append(backend.graphs)
+        found[compiled] = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        assert (made[0] > 0) == compiled
+        assert made[-1] == made[1]  # none is made for a batch of a kind met before
+    assert found[True].keys() == found[False].keys()
+    for name, gradient in found[True].items():
+        torch.testing.assert_close(gradient, found[False][name], rtol=1e-4, atol=1e-6)

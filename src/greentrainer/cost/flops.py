@@ -12,6 +12,7 @@ never passed over.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from torch.utils.flop_counter import (
     sdpa_backward_flop_count,
     sdpa_flop_count,
 )
+
+from greentrainer.cost.blank import uncompiled
 
 aten = torch.ops.aten
 
@@ -87,9 +90,23 @@ _UNCOUNTED = frozenset(
 _OWN_NAMESPACES = frozenset({"aten", "prim", "prims", "profiler"})
 
 
+class _Counter(FlopCounterMode):
+    """Goes around `torch.compile`: a frame met under a mode would stay uncompiled for good."""
+
+    def __enter__(self) -> "_Counter":
+        self._around = ExitStack()
+        self._around.enter_context(uncompiled())
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: Any) -> Any:
+        with self._around:
+            return super().__exit__(*raised)  # type: ignore[no-untyped-call]
+
+
 def flop_counter() -> FlopCounterMode:
     """A silent `FlopCounterMode` that follows this module's convention on every device."""
-    return FlopCounterMode(display=False, custom_mapping={**ATTENTION, **VECTORS})
+    return _Counter(display=False, custom_mapping={**ATTENTION, **VECTORS})
 
 
 def count_flops(packet: Any, args: Any, kwargs: Any, out: Any) -> int:
