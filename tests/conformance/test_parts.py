@@ -126,3 +126,16 @@ def test_rows_without_a_prompt_and_without_a_label_are_whole() -> None:
         assert where.tail >= LENGTH
         with split.at(0, PARTS[part]), split.on():
             assert torch.isfinite(model(**batch).loss)
+
+
+def test_words_are_told_by_ids_whatever_they_are() -> None:
+    """A placeholder may be negative; without ids there are no words, and the other parts do."""
+    labels = torch.full((1, 8), -100)
+    labels[0, -2:] = 7
+    ids = torch.tensor([[-200, 7, 3, 3, 3, 3, 7, 7]])
+    begin, start = torch.tensor([0]), torch.tensor([5])
+    assert reads(Part("grounds", 0.5), begin, start, ids, labels).sum() == 5  # one passage
+    last = reads(Part("last", 0.4), begin, start, None, labels)
+    assert last[0].nonzero().flatten().tolist() == [3, 4]
+    with pytest.raises(ValueError, match="found by token ids"):
+        reads(Part("grounds", 0.5), begin, start, None, labels)

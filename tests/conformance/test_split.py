@@ -247,3 +247,28 @@ def test_more_than_one_tail_grows_the_cache() -> None:
     for part in parts[1:]:
         assert part.grad is not None
         assert torch.equal(part.grad, torch.ones_like(part))
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_a_mask_that_hides_labelled_positions_is_kept(family: str) -> None:
+    """As where the padding token ends completions too: labels lie where the mask is 0."""
+    model, batch = still(family), batch_for("", ROWS, 24)
+    batch["labels"][:, :12] = -100
+    batch["attention_mask"][:, -4:] = 0
+    split = SplitForward(model)
+    assert split.settle(ragged(), lambda small, on: compare(model, small, None, on)) is None
+    split.coarse = False
+    whole = model(**batch).loss
+    with split.at(3), split.on():
+        torch.testing.assert_close(model(**batch).loss, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_a_mask_between_positions_cannot_be_split() -> None:
+    model, batch = still("llama"), batch_for("", ROWS, 24)
+    batch["labels"][:, :12] = -100
+    batch["attention_mask"] = torch.ones(ROWS, 1, 24, 24, dtype=torch.bool).tril()
+    split = SplitForward(model)
+    reason = split.settle(batch, lambda small, on: compare(model, small, None, on))
+    assert reason == "a mask of its own between positions"
+    with split.at(3):
+        assert split.cut(batch) is None

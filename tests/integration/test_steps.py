@@ -9,10 +9,11 @@ from transformers import TrainerCallback
 
 from greentrainer import AdaptiveBackprop, Budget
 from greentrainer.cost import flop_counter
+from greentrainer.forward import ForwardOptions
 from greentrainer.hf import GreenCallback, GreenConfig, GreenTrainer
 from greentrainer.select import random_selection
 from greentrainer.types import PARTS
-from tests.conformance.families import batch_for
+from tests.conformance.families import batch_for, build
 from tests.integration.test_forward_run import llama
 from tests.integration.test_positions import HEAD, data
 from tests.trainer import arguments, mixed
@@ -267,3 +268,48 @@ def test_what_is_no_part_and_where_none_can_be_read() -> None:
         engine = engine_of(everywhere(BATCHES), 0.5, prompts="last half")
     run(engine, everywhere(BATCHES))
     assert engine.ledger.total("unread_tokens") == 0
+
+
+@pytest.mark.parametrize("tail", [3, 12])
+def test_given_positions_are_probed_whatever_their_number(tail: int) -> None:
+    engine = engine_of(data(BATCHES) * 20, 0.3, positions=tail)
+    chosen = engine.reselect(data(4))
+    assert engine.ledger.probe_flops > 0
+    assert chosen.tail == tail
+
+
+def test_a_part_that_was_not_measured_is_no_better_than_a_larger_one_that_was() -> None:
+    engine = engine_of(data(BATCHES), 0.3, prompts="choose")
+    steps = engine._steps
+    assert steps is not None
+    halves = {"first half": 0.2, "last half": 0.9, "ends half": 0.9, "grounds half": 0.7}
+    steps.reading = [{"whole": 1.0, **halves, "last quarter": 0.3}] * 3
+    for which in ("first", "last", "ends", "grounds"):
+        sizes = [steps._read(f"{which} {size}") for size in ("half", "quarter", "tenth")]
+        assert sizes == sorted(sizes, reverse=True)
+    assert steps._read("first quarter") < 0.4
+
+
+def test_what_cannot_go_with_parts_of_prompts_says_so() -> None:
+    batches = data(BATCHES)
+    with pytest.raises(ValueError, match="read them whole, or keep none"):
+        engine_of(batches, 0.5, prompts="last half",
+                  forward=ForwardOptions(keep="memory", keep_bytes=10**8))  # fmt: skip
+    engine = engine_of(batches, 0.3, prompts="last half", positions=8)
+    run(engine, batches[:4])
+    state = engine.state_dict()
+    engine.close()
+    other = engine_of(batches, 0.3, positions=8)
+    with pytest.raises(ValueError, match="other positions or prompts"):
+        other.load_state_dict(state)
+
+
+def test_an_encoder_reads_prompts_whole() -> None:
+    model, batch = build("t5").train(), batch_for("t5", 4, 24)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    with pytest.warns(UserWarning, match="prompts are read whole"):
+        engine = AdaptiveBackprop(
+            model, optimizer, batch, rho=0.5, total_batches=20, positions="choose",
+            steps="choose", prompts="last half",
+        )  # fmt: skip
+    assert engine.reselect([batch, batch]).part is None

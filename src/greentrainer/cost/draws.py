@@ -60,7 +60,7 @@ class CertainDraws(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._drawn: dict[int, tuple[torch.Tensor, Bounds]] = {}
+        self._drawn: dict[int, tuple[torch.Tensor, int, Bounds]] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -68,12 +68,13 @@ class CertainDraws(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if name in _ANSWERS and len(args) == 2 and not kwargs:
-            _, bounds = self._drawn.get(id(args[0]), (None, None))
-            if bounds is not None and isinstance(args[1], int | float):
+            drawn, version, bounds = self._drawn.get(id(args[0]), (None, None, None))
+            same = drawn is not None and drawn._version == version  # not written to since
+            if bounds is not None and same and isinstance(args[1], int | float):
                 answer = _ANSWERS[name](bounds, args[1])
                 if answer is not None:
                     return torch.tensor(answer)
         out = func(*args, **kwargs)
         if name in ("rand", "uniform_") and out.numel() == 1:
-            self._drawn[id(out)] = out, _bounds(name, args, kwargs)
+            self._drawn[id(out)] = out, out._version, _bounds(name, args, kwargs)
         return out

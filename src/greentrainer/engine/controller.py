@@ -181,6 +181,11 @@ class Controller:
         """The graph of the sample batch with this tail and so much of its prompts read."""
         return self.samples[tail] if tail is None or not part else self.samples_read[tail, part]
 
+    def knows(self, chosen: Selection) -> bool:
+        """Whether there is a sample for its tail and its part."""
+        way = chosen.tail, chosen.part
+        return chosen.tail in self.samples if way[1] is None else way in self.samples_read
+
     def expected_price(self, tail: Tail, part: str | None = None) -> CostGraph:
         """What coming batches cost, as far as can be told from the sample."""
         if part is None:

@@ -125,6 +125,8 @@ class AdaptiveBackprop(Course):
         elif prompts != "whole":
             raise ValueError("prompts are read in part where steps are chosen: pass steps='choose'")
         parts = [part for part in parts_of(prompts) if part is not None]
+        if parts and forward is not None and forward.keep != "nothing":
+            raise ValueError("activations are kept of whole prompts: read them whole, or keep none")
         if positions == "choose" and metric != "first_order":
             raise ValueError(f"positions are chosen by first_order importance, not by {metric}")
         valued_by = metric_named(metric)
@@ -311,8 +313,8 @@ class AdaptiveBackprop(Course):
         self.history = list(saved.history)
         self._chooser.turn = sum(event["asked"] for event in self.history) - 1
         if saved.selection is not None:
-            if saved.selection.tail not in self._controller.samples:
-                raise ValueError("engine state was written with other positions")
+            if not self._controller.knows(saved.selection):
+                raise ValueError("engine state was written with other positions or prompts")
             self._apply(saved.selection)
         if self._steps is not None:
             self._steps.measured, self._steps.reading = saved.worth, saved.reading

@@ -11,7 +11,7 @@ from greentrainer.budget import Budget, Clock
 from greentrainer.energy import Used
 from greentrainer.types import Importance, Selection, Tail
 
-STATE_VERSION = 4
+STATE_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class State:
             selection=Selection(**{**chosen, "names": tuple(chosen["names"])}) if chosen else None,
             importance={tail: dict(own) for tail, own in plain["importance"]},
             worth=[{tail: dict(own) for tail, own in one} for one in plain["worth"]],
-            reading=[dict(one) for one in plain.get("reading", ())],
+            reading=[dict(one) for one in plain["reading"]],
             history=list(plain["history"]),
             ledger=plain["ledger"],
         )

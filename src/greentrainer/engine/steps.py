@@ -208,13 +208,27 @@ class Steps:
 
     def _read(self, part: str) -> float:
         """Worth of reading a part, of what reading all is: as `worth` tells that of a tail."""
-        rule = UNREAD[PARTS[part].share]
+        rule = UNREAD[PARTS[part].share] * self._larger(part)
         whole = sum(one[WHOLE] for one in self.reading)
         known = [one[part] for one in self.reading if part in one]
         if len(known) < len(self.reading) or whole <= 0:
             return rule
         pairs = len(known)
         return (pairs * sum(known) / whole + BEFOREHAND * rule) / (pairs + BEFOREHAND)
+
+    def _larger(self, part: str) -> float:
+        """By how much a larger part of its kind is worth less than was known beforehand, if so."""
+        own = PARTS[part]
+        known = [
+            name
+            for name, one in PARTS.items()
+            if one.which == own.which and one.share > own.share and self.reading
+            and name in self.reading[0]
+        ]  # fmt: skip
+        if not known:
+            return 1.0
+        nearest = min(known, key=lambda name: PARTS[name].share)
+        return min(1.0, self._read(nearest) / UNREAD[PARTS[nearest].share])
 
     def _halves(self, tail: Tail) -> tuple[Importance | None, Importance | None]:
         """Worth of each tensor by the pairs that sets are chosen by, and by those that judge."""

@@ -95,7 +95,8 @@ class WorthProbe:
         tails = [tail for tail in self.controller.samples if tail is None or _is_step(tail)]
         allowed = SHARE * self.controller.left()
         pairs = pairs_of(given)
-        wanted: list[Tail] = [tails[-1] if tails else list(self.controller.samples)[-1]]
+        tails = tails or list(self.controller.samples)[-1:]
+        wanted: list[Tail] = [tails[-1]]
         if len(tails) > 1:
             wanted.append(min(tails[:-1], key=lambda tail: abs((tail or 0) - FIRST)))
         while pairs and self._cost(pairs, wanted, judging=True) > allowed:
@@ -136,6 +137,11 @@ class WorthProbe:
         measured: list[tuple[Tail, str]] = []
         while able:
             part = able.pop(0)
+            if measured and PARTS[part].share < PARTS[measured[-1][1]].share:
+                best = max((p for _, p in measured), key=lambda p: sum(one[p] for one in totals))
+                able = [p for p in able if PARTS[p].which == PARTS[best].which]
+                if PARTS[part].which != PARTS[best].which:
+                    continue
             cost = self._cost(pairs, [tail], judging=False, part=part)
             if cost > allowed:
                 continue
@@ -144,9 +150,6 @@ class WorthProbe:
             for total, own in zip(totals, values, strict=True):
                 total[part] = sum(own[tail].values())
             measured.append((tail, part))
-            if able and PARTS[able[0]].share < PARTS[part].share:  # all of this size are known
-                best = max((p for _, p in measured), key=lambda p: sum(one[p] for one in totals))
-                able = [p for p in able if PARTS[p].which == PARTS[best].which]
         steps.reading = totals
         return measured
 

@@ -18,12 +18,13 @@ def reads(
     part: Part,
     begin: torch.Tensor,
     start: torch.Tensor,
-    ids: torch.Tensor,
+    ids: torch.Tensor | None,
     labels: torch.Tensor,
 ) -> torch.Tensor:
     """Which positions of a batch are read before its tails, (B, T).
 
-    begin, start: (B,), where prompts begin and where their tails do.  ids, labels: (B, T).
+    begin, start: (B,), where prompts begin and where their tails do.  ids, labels: (B, T).  Raises
+    ValueError where passages are to be found by their words and there are no ids.
     """
     at = torch.arange(labels.shape[1], device=labels.device)
     begin, start = begin[:, None], start[:, None]
@@ -35,6 +36,8 @@ def reads(
         return prompt & (at < begin + count)
     if part.which == "ends":
         return prompt & ((at < begin + count // 2) | (at >= start - (count - count // 2)))
+    if ids is None:
+        raise ValueError("parts by grounds are found by token ids, and the batch has none")
     return _grounds(begin, count, prompt, ids, labels)
 
 
@@ -50,8 +53,9 @@ def _grounds(
     said = torch.stack(
         [torch.isin(row, own[own != IGNORED]) for row, own in zip(ids, labels, strict=True)]
     )
-    seen = torch.bincount(ids.flatten(), weights=prompt.flatten().float())
-    worth = torch.where(said & prompt, 1.0 / seen[ids].clamp(min=1), 0.0)
+    words = ids.unique(return_inverse=True)[1]
+    seen = torch.bincount(words.flatten(), weights=prompt.flatten().float())
+    worth = torch.where(said & prompt, 1.0 / seen[words].clamp(min=1), 0.0)
     at = torch.arange(length, device=ids.device)
     passage = ((at - begin).clamp(min=0) // PASSAGE).expand_as(ids)
     blank = worth.new_zeros(len(ids), -(-length // PASSAGE))

@@ -190,8 +190,13 @@ class ForwardSavings:
     def samples_read(
         self, batch: Batch, graph_of: Callable[[Batch], CostGraph], parts: Sequence[str]
     ) -> dict[tuple[int, str], CostGraph]:
-        """The graph of a batch with each tail and each of these parts of its prompts."""
-        found = {}
+        """The graph of a batch with each tail and each of these parts of its prompts.
+
+        None where prompts cannot be read in part: an encoder reads them whole.
+        """
+        found: dict[tuple[int, str], CostGraph] = {}
+        if self.split is None or self.split.encodes:
+            return found
         for part in parts:
             for tail in self.tails(batch):
                 if tail is not None:

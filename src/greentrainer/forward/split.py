@@ -50,7 +50,7 @@ class Cut:
     begin, start, end: (B,), the first and one after the last position of each row that counts, and
     between them the first of its tail.  prefix, tail: lengths of both parts, padding included.
     read: (B, prefix), columns of the positions that are read of the prefix, -1 for padding; all of
-        them when None.  padded: whether there is padding in either part.
+        them when None.  padded: whether there is padding in either part, or anything is masked.
     """
 
     begin: torch.Tensor
@@ -147,13 +147,15 @@ def cut(
     start = torch.maximum(torch.minimum(first - 1 - tail, end - 1), begin)
     least, finest = (COARSE, FINE) if coarse else (1, 1)
     rest = padded(int((end - start).max()), finest)
-    if part is None or ids is None:
+    hidden = (at >= begin[:, None]) & (at < end[:, None]) & ~real
+    if part is None:
         made = Cut(begin, start, end, padded(int((start - begin).max()), least), rest)
     else:
         read = reads(part, begin, start, ids, labels)
         prefix = padded(int(read.sum(1).max()), least)
         made = Cut(begin, start, end, prefix, rest, _columns(read, prefix))
-    return replace(made, padded=bool((made.columns()[0] < 0).any()))
+    blank = bool((made.columns()[0] < 0).any())
+    return replace(made, padded=blank or bool(hidden.any()))
 
 
 def _columns(read: torch.Tensor, width: int) -> torch.Tensor:
@@ -237,6 +239,11 @@ class Asked:
         if other is None or self.state != other.state:
             return False
         return all(a is b for a, b in zip(self.given, other.given, strict=True))
+
+
+def _plain_mask(mask: Any, labels: torch.Tensor) -> bool:
+    """Whether a mask says of each position that it counts or does not, or there is none."""
+    return mask is None or (isinstance(mask, torch.Tensor) and mask.shape == labels.shape)
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -331,6 +338,8 @@ class SplitForward:
 
         if self.encodes or not isinstance(batch, Mapping) or "labels" not in batch:
             return compare(batch, shortened).reason
+        if not _plain_mask(batch.get("attention_mask"), batch["labels"]):
+            return "a mask of its own between positions"
         ways = [(n, roomy) for roomy in (True, False) for n in sorted({False, self.numbered})]
         found: dict[tuple[bool, bool], Losses] = {}
         for way in ways:
@@ -345,6 +354,8 @@ class SplitForward:
         """Where a batch is cut; None where it is not."""
         labels = batch.get("labels") if isinstance(batch, Mapping) else None
         if self.tail is None or self.encodes or not isinstance(labels, torch.Tensor):
+            return None
+        if not _plain_mask(batch.get("attention_mask"), labels):
             return None
         if self._given is not None:
             return self._given[0]

@@ -51,10 +51,8 @@ def _called(block: nn.Module, trained: str, args: Any, kwargs: Any) -> Any:
 
 
 def _calling(compiled: Callable[..., Any], block: nn.Module) -> Callable[..., Any]:
-    parameters = list(block.parameters())
-
     def call(*args: Any, **kwargs: Any) -> Any:
-        trained = "".join("+" if p.requires_grad else "-" for p in parameters)
+        trained = "".join("+" if p.requires_grad else "-" for p in block.parameters())
         return compiled(block, trained or "none", args, kwargs)
 
     return call

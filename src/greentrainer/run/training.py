@@ -232,6 +232,11 @@ def require_budget(config: RunConfig, method: Method) -> None:
             "steps that a budget pays for are counted for whole passes: with stop_early leave "
             "labelled_head, positions and keep_activations out"
         )
+    if early and config.activation_checkpointing:
+        raise ValueError(
+            "steps that a budget pays for are counted without recomputing: leave "
+            "activation_checkpointing out, or use green"
+        )
     if timed and early:
         raise ValueError(f"{method.name} keeps to rho or flops: give one of these, or use green")
 

@@ -62,6 +62,7 @@ def test_a_draw_that_is_certain_needs_no_values(
         lambda: torch.rand([]) <= 0.0,  # a draw may be 0
         lambda: torch.rand([]) * 2 < 0.0,  # another number than the one drawn
         lambda: torch.empty([]).uniform_(0, 1) < 0.2,
+        lambda: torch.rand([]).mul_(2) < 1.0,  # written to since
     ],
 )
 def test_a_draw_that_is_not_certain_does(leaves_out: Callable[[], object]) -> None:

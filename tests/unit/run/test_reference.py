@@ -111,6 +111,7 @@ def test_what_stops_early_chooses_nothing_else(tmp_path: Path) -> None:
         ({"method": "green"}, "leave stop_early out"),
         ({"method": "lora", "positions": 8}, "leave labelled_head, positions"),
         ({"method": "full", "labelled_head": True}, "leave labelled_head, positions"),
+        ({"method": "full", "activation_checkpointing": True}, "without recomputing"),
         ({"method": "lora", "hours": 1.0}, "keeps to rho or flops"),
     ):
         with pytest.raises(ValueError, match=says):
