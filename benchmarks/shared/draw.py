@@ -192,17 +192,18 @@ def quality_table(part: str) -> str:
 def frontier_table() -> str:
     """What each budget bought, and what was chosen for it."""
     head = ["", "", "learning rate", "held-out loss", "loss / full's", "FLOPs / full",
-            "steps made", "tail"]  # fmt: skip
+            "steps made", "tail", "seeds"]  # fmt: skip
     body = [
         [
             FRONTIERS[row["part"]],
             row["label"],
             f"{row['learning_rate']:g}",
-            f"{row['loss']:.3f}",
+            spread(row, "loss", 3),
             f"{row['loss / full']:.4f}",
             f"{row['flops / full']:.1%}",
             f"{row['steps / asked']:.0%}",
             "all" if row["tail"] is None else str(row["tail"]),
+            str(len(row["seeds"])),
         ]
         for row in rows_of("frontier")
         if "loss" in row
@@ -215,7 +216,27 @@ FRONTIERS = {
     "frontier_scitldr": "SciTLDR",
     "frontier_dialogsum": "DialogSum",
     "frontier_passes": "SciTLDR, three passes",
+    "frontier_prompts": "SciTLDR, prompts in part",
 }
+
+
+def ranking_table() -> str:
+    """Ways to train a step: what they were said to come to, and what they came to."""
+    names = {"ranking_webquestions": "WebQuestions", "ranking_dialogsum": "DialogSum"}
+    head = ["", "positions", "cost", "worth", "progress", "steps made", "held-out loss"]
+    body = [
+        [
+            names[row["part"]],
+            row["label"],
+            f"{row['cost']:.2f}",
+            f"{row['worth']:.2f}",
+            f"{row['progress']:.1f}",
+            f"{row['steps / asked']:.0%}",
+            f"{row['loss']:.3f}",
+        ]
+        for row in sorted(rows_of("ranking"), key=lambda row: (row["part"], row["loss"]))
+    ]
+    return markdown(head, body)
 
 
 def frontier_picture() -> None:
@@ -332,6 +353,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "quality": partial(quality_table, "quality"),
     "quality_dialogsum": partial(quality_table, "quality_dialogsum"),
     "frontier": frontier_table,
+    "ranking": ranking_table,
     "positions_memory": partial(
         small_table, "positions_memory", "what", "bytes / full", "positions / full"
     ),
