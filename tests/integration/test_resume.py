@@ -95,6 +95,7 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
 
 @pytest.mark.parametrize("kills", [2, pytest.param(KILLS, marks=pytest.mark.thorough)])
 def test_killed_at_any_moment_and_resumed(kills: int, tmp_path: Path) -> None:
+    in_child(tmp_path / "first")  # the process that others are forked from begins
     seconds = in_child(tmp_path / "whole")
     whole = torch.load(tmp_path / "whole" / "outcome.pt", weights_only=True)
     chance, landed = Random(0), set()
