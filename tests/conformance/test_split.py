@@ -11,8 +11,8 @@ from greentrainer.cost import flop_counter
 from greentrainer.engine import GraphCache
 from greentrainer.forward import LabelledHead, SplitForward
 from greentrainer.forward.check import compare
+from greentrainer.forward.cut import cut
 from greentrainer.forward.room import RoomyLayer
-from greentrainer.forward.split import cut
 from tests.conformance.families import FAMILIES, batch_for, build
 
 DECODERS = [n for n in FAMILIES if "t5" not in n and "bart" not in n and "checkpointed" not in n]

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from greentrainer import AdaptiveBackprop
-from greentrainer.forward import head, shapes, split
+from greentrainer.forward import cut, head, shapes, split
 from greentrainer.forward.host import moved, on_host
 from tests.conformance.families import build
 from tests.conformance.test_split import ragged
@@ -66,7 +66,7 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (split, head, shapes):
         monkeypatch.setattr(module, "on_host", fetched)
-    for module in (split, head):
+    for module in (cut, head):
         monkeypatch.setattr(module, "to_device", sent)
 
 

@@ -9,8 +9,9 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from greentrainer.cost import ROOM, SMALLEST
+from greentrainer.forward.cut import Cut
 from greentrainer.forward.host import on_host
-from greentrainer.forward.split import Cut, SplitForward
+from greentrainer.forward.split import SplitForward
 from greentrainer.types import IGNORED, Batch
 
 Signature = tuple[tuple[str, tuple[int, ...]], ...]
