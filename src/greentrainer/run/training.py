@@ -218,6 +218,7 @@ def require_budget(config: RunConfig, method: Method) -> None:
     """Raise ValueError for a budget that the method cannot keep to, or a schedule that is none."""
     if config.carbon_schedule is not None:
         read_schedule(config.carbon_schedule)
+    steps_asked(config, method)  # or raise what it refuses before anything is loaded
     unit, _ = config.budget
     timed = unit in ("hours", "kwh", "co2_grams") or config.cost == "seconds"
     early = method.stops_early(config)
