@@ -1,13 +1,15 @@
 """Whether worth per cost ranks ways to train a step as training does: `python benchmarks ranking`.
 
-Each way (positions that gradient passes through, part of the prompt that is read) is trained under
-one budget.  Before that its worth to other rows is measured on `PAIRS` pairs of batches of the
-model as it is, without what the product knows beforehand, and its cost is told from the graphs:
-progress = worth * min(N, B / cost).  Runs that have a record in `runs/NAME` are not made again.
+Each way (positions that gradient passes through, part of the prompt that is read, or a fixed set of
+tensors) is trained under one budget, with as many steps as that pays for.  Before that its worth to
+other rows is measured on `PAIRS` pairs of batches of the model as it is, without what the product
+knows beforehand, and its cost is told from the graphs: progress = worth * min(N, B / cost).  Runs
+that have a record in `runs/NAME` are not made again.
 """
 
 import argparse
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,19 @@ from shared.results import check, write
 
 from greentrainer.compare import Study, read
 from greentrainer.compare.spec import Spec
+from greentrainer.config import RunConfig
 from greentrainer.engine import GraphCache
 from greentrainer.forward import LabelledHead, SplitForward
 from greentrainer.importance import Judge, Pair, measure_worth
+from greentrainer.methods import METHODS
 from greentrainer.run import EpochOrder, prepare
+from greentrainer.select import Blind
 from greentrainer.tasks import encode
-from greentrainer.types import PARTS
+from greentrainer.types import PARTS, CostGraph
 
 Row = dict[str, Any]
 Way = tuple[int | None, str | None]
+"""Positions of a prompt that gradient passes through, and what is read of those before."""
 
 SPECS = {"ranking_webquestions": "webquestions", "ranking_dialogsum": "dialogsum"}
 """Comparison -> the published data set it is on."""
@@ -37,18 +43,15 @@ LEAST = 0.8
 COLUMNS = ("part", "label", "cost", "worth", "progress", "loss", "flops / full", "steps / asked")
 
 
-def ways_of(spec: Spec) -> dict[str, Way]:
-    """What each row of a comparison trains, by its label."""
-    found: dict[str, Way] = {}
-    for variant in spec.variants():
-        config = variant.config
-        tail = None if config.positions in ("all", None) else int(config.positions)
-        found[variant.label] = tail, None if config.prompts == "whole" else config.prompts
-    return found
+def way_of(config: RunConfig) -> Way:
+    """How a run's steps go through their prompts."""
+    tail = None if config.positions in ("all", None) else int(config.positions)
+    return tail, None if config.prompts == "whole" else config.prompts
 
 
-def predicted(spec: Spec, ways: dict[str, Way]) -> dict[str, Row]:
-    """Cost and worth of a step, as shares of a whole step's, and progress, of each way."""
+def predicted(spec: Spec) -> dict[str, Row]:
+    """Cost and worth of a step, as shares of a whole step's, and progress, of each row."""
+    configs = {variant.label: variant.config for variant in spec.variants()}
     config = spec.variants()[0].config
     inputs = prepare(config, Console(quiet=True))
     model = inputs.model.train()
@@ -68,24 +71,37 @@ def predicted(spec: Spec, ways: dict[str, Way]) -> dict[str, Row]:
     names = [name for name, _ in model.named_parameters()]
     graphs = GraphCache(model, model.parameters(), None, head=head, split=split)
     judges: list[Judge] = []
-    measured: dict[Way, float] = {}
-    costs: dict[Way, float] = {}
+    measured: dict[Way, dict[str, float]] = {}
+    graphs_of: dict[Way, list[CostGraph]] = {}
     with head.on():
-        for tail, part in dict.fromkeys([(None, None), *ways.values()]):
+        for tail, part in dict.fromkeys([(None, None), *map(way_of, configs.values())]):
             at = partial(split.at, part=PARTS[part] if part else None)
             found = measure_worth(model, pairs, optimizer, None, {tail: names}, at, judges)
-            measured[tail, part] = sum(sum(values[tail].values()) for values in found)
+            measured[tail, part] = {
+                name: sum(values[tail].get(name, 0.0) for values in found) for name in names
+            }
             with at(tail):
-                told = [graphs.of_batch(batch) for batch in batches]
-            spent = sum(graph.forward_flops + graph.full_backward_flops for graph in told)
-            costs[tail, part] = spent / sum(graph.full_flops for graph in told)
+                graphs_of[tail, part] = [graphs.of_batch(batch) for batch in batches]
     steps, (_, rho) = len(groups), config.budget
     rows = {}
-    for label, way in ways.items():
-        worth = measured[way] / measured[None, None]
-        made = min(steps, rho * steps / costs[way])
-        rows[label] = {"cost": costs[way], "worth": worth, "progress": worth * made}
+    for label, own in configs.items():
+        told = graphs_of[way_of(own)]
+        trained = trained_by(own, model, told[0])
+        spent = sum(graph.forward_flops + graph.backward_flops(trained) for graph in told)
+        cost = spent / sum(graph.full_flops for graph in told)
+        values = measured[way_of(own)]
+        worth = sum(values[name] for name in trained) / sum(measured[None, None].values())
+        progress = worth * min(steps, rho * steps / cost)
+        rows[label] = {"cost": cost, "worth": worth, "progress": progress}
     return rows
+
+
+def trained_by(config: RunConfig, model: Any, graph: CostGraph) -> tuple[str, ...]:
+    """Names of the tensors that a method's rule trains; all of them for one without a rule."""
+    selector = METHODS[config.method].selector(model, config)
+    if isinstance(selector, Blind):
+        return selector.choose(graph, inf, 0).names
+    return tuple(graph.tensors)
 
 
 def main() -> None:
@@ -98,12 +114,14 @@ def main() -> None:
     rows: list[Row] = []
     checks: list[Row] = []
     notes = []
+    seeds: set[int] = set()
     for part, task in SPECS.items():
         if asked.only and part not in asked.only:
             continue
         where = {"data_dir": str(asked.data_dir / task)} if asked.data_dir else {}
         spec = read(Path(__file__).parent / f"{part}.yaml", {"run": where})
-        told = predicted(spec, ways_of(spec))
+        told = predicted(spec)
+        seeds |= set(spec.seeds)
         results = Study(spec, Console(), jobs=asked.jobs).execute()
         bills = {record["label"]: record.get("bill", {}) for record in results["records"]}
         own = [
@@ -121,7 +139,7 @@ def main() -> None:
     shown = Table(*COLUMNS)
     for row in rows:
         shown.add_row(*(_told(row.get(column)) for column in COLUMNS))
-    write("ranking", rows, checks, [0], " ".join(notes), shown)
+    write("ranking", rows, checks, sorted(seeds), " ".join(notes), shown)
 
 
 def _told(value: Any) -> str:
