@@ -4,9 +4,12 @@
 suites, of which some stand for all.  `make test-all` runs everything.
 """
 
+import os
+
 import pytest
 import torch
 
+os.environ["GREENTRAINER_TRACES"] = "off"  # a model is traced wherever a test means it to be
 torch.set_num_threads(1)
 
 QUICK_FAMILIES = {"opt", "bloom", "llama", "t5"}

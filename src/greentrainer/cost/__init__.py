@@ -5,6 +5,7 @@ Start with `trace.py`.  The graph itself is a value (`types.CostGraph`); choosin
 
 from greentrainer.cost.blank import faked
 from greentrainer.cost.flops import ATTENTION, FORMULAS, count_flops, flop_counter
+from greentrainer.cost.plain import foretold_of, graph_of, plain_foretold, plain_graph
 from greentrainer.cost.sizes import ROOM, SMALLEST, Foretold, added, form_of, symbols
 from greentrainer.cost.trace import trace
 
@@ -18,7 +19,11 @@ __all__ = [
     "count_flops",
     "faked",
     "flop_counter",
+    "foretold_of",
     "form_of",
+    "graph_of",
+    "plain_foretold",
+    "plain_graph",
     "symbols",
     "trace",
 ]

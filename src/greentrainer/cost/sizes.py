@@ -40,7 +40,7 @@ class Work(int):
 
     def __add__(self, other: int) -> "Work":
         terms = dict(self.terms)
-        for powers, flops in _terms(other).items():
+        for powers, flops in terms_of(other).items():
             terms[powers] = terms.get(powers, 0) + flops
         return Work.of(int(self) + int(other), terms)
 
@@ -67,7 +67,8 @@ class Work(int):
         return total
 
 
-def _terms(work: int) -> Mapping[Powers, int]:
+def terms_of(work: int) -> Mapping[Powers, int]:
+    """The polynomial of FLOPs; a constant for a plain number."""
     if isinstance(work, Work):
         return work.terms
     return {(): int(work)} if work else {}

@@ -8,6 +8,7 @@ from greentrainer.engine.controller import PROBE_SHARE
 from greentrainer.engine.engine import AdaptiveBackprop, StepsAsked, release
 from greentrainer.engine.graph_cache import GraphCache, hollow
 from greentrainer.engine.state import STATE_VERSION
+from greentrainer.engine.traces import Traces
 
 __all__ = [
     "PROBE_SHARE",
@@ -16,6 +17,7 @@ __all__ = [
     "GraphCache",
     "Selector",
     "StepsAsked",
+    "Traces",
     "hollow",
     "release",
 ]

@@ -40,6 +40,7 @@ from greentrainer.engine.instruments import Instruments
 from greentrainer.engine.prober import Prober
 from greentrainer.engine.state import State
 from greentrainer.engine.steps import Steps
+from greentrainer.engine.traces import Traces
 from greentrainer.engine.worth_probe import WorthProbe
 from greentrainer.forward import ForwardOptions, Positions, tokens_of
 from greentrainer.importance import metric_named
@@ -90,6 +91,7 @@ class AdaptiveBackprop(Course):
     fresh: the first batches, of rows not seen before: those of one pass over the data.
     processes: `Together` or `Replicas` where several processes train the model; then call `prepare`
         before each step, in all of them.
+    traces: a folder where what was traced of a model is kept from run to run.
 
     Its `graphs` are the cost graphs of the shapes met so far.
 
@@ -119,6 +121,7 @@ class AdaptiveBackprop(Course):
         prompts: Prompts = "whole",
         fresh: int | None = None,
         processes: Alone | None = None,
+        traces: Traces | None = None,
     ) -> None:
         if steps == "choose":
             require_choice(total_batches, metric, selector, processes)
@@ -147,7 +150,7 @@ class AdaptiveBackprop(Course):
                 model, optimizer, loss_fn, sample_batch, self._undo, trainable=self.trainable,
                 optimizer_state=optimizer_state, processes=self.processes, one_call=one_call,
                 hollow=hollow, forward=forward, positions=positions, coarse=steps == "all",
-                parts=parts, before_batch=self._before_batch,
+                parts=parts, traces=traces, before_batch=self._before_batch,
             )  # fmt: skip
             self._made, self._freezer, self._savings = made, made.freezer, made.savings
             self._prices, self._bookkeeper, self.graphs = made.prices, made.bookkeeper, made.graphs

@@ -1,4 +1,4 @@
-"""Cost graphs by shape: each shape of batch is traced once."""
+"""Cost graphs by shape: each shape of batch is traced once, and what that tells may be kept."""
 
 import copy
 import logging
@@ -7,12 +7,24 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from greentrainer.cost import ROOM, Foretold, added, form_of, symbols, trace
+from greentrainer.cost import (
+    ROOM,
+    Foretold,
+    added,
+    faked,
+    flop_counter,
+    form_of,
+    symbols,
+    trace,
+)
+from greentrainer.engine.traces import Learned, Traces
 from greentrainer.forward import (
     Alike,
     LabelledHead,
@@ -20,16 +32,19 @@ from greentrainer.forward import (
     SplitForward,
     labelled,
     matched,
+    piece,
     signature,
     template_of,
 )
-from greentrainer.types import Batch, CostGraph, LossFn
+from greentrainer.types import Batch, CostGraph, LossFn, loss_of
 
 LABELLED = "number of labelled positions"
 MANY, FEW = 50, 2
 """Labelled positions of batches that are traced for their sizes."""
 LATEST = 256
 """Graphs kept that differ in the number of labelled positions only."""
+_NOT_READ = Path()
+"""In place of the file of what was traced, before it was looked for."""
 
 
 class GraphCache:
@@ -45,6 +60,7 @@ class GraphCache:
         known by the sizes of its two parts.
     one_call: whether a batch is what `loss_fn` calls the model with, as keywords, and that once.
     on_real_pass: called with the graph where it took a real pass to learn a batch's cost.
+    traces: where it is kept from run to run what was traced.
 
     `seconds` is the time that tracing took so far.
     """
@@ -58,6 +74,7 @@ class GraphCache:
         on_real_pass: Callable[[CostGraph], None] = lambda _graph: None,
         head: LabelledHead | None = None,
         split: SplitForward | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self.model, self.loss_fn = model, loss_fn
         self.one_call = one_call or loss_fn is None
@@ -66,10 +83,10 @@ class GraphCache:
         self.tracing = False
         self.seconds = 0.0
         self._known: dict[Signature, CostGraph] = {}
-        self._foretold: list[tuple[Signature, Foretold]] = []
+        self._learned = Learned()
+        self._traces, self._file = traces, _NOT_READ
         self._singular: set[Signature] = set()
         self._by_data = False
-        self._per_position: list[tuple[CostGraph, CostGraph]] = []
         self._latest: OrderedDict[tuple[int, ...], tuple[CostGraph, Any]] = OrderedDict()
 
     def of_batch(self, batch: Batch) -> CostGraph:
@@ -118,7 +135,8 @@ class GraphCache:
             return base
 
         def make() -> CostGraph:
-            share = next(share for form, share in self._per_position if form == form_of(base))
+            share = self._learned.share_of(form_of(base))
+            assert share is not None
             everywhere = batch["labels"].numel()
             graph = added(base, share, positions)
             return replace(graph, plain_flops=base.full_flops + everywhere * share.full_flops)
@@ -134,7 +152,7 @@ class GraphCache:
     def _find(self, wanted: Signature) -> CostGraph | None:
         """A graph known, or foretold."""
         if wanted not in self._known:
-            for template, foretold in self._foretold:
+            for template, foretold in self._learned.foretold:
                 sizes = matched(template, wanted)
                 if sizes is not None and foretold.covers(sizes):
                     self._known[wanted] = foretold.at((*sizes, 0))
@@ -146,25 +164,72 @@ class GraphCache:
     def _learn(self, batch: Batch) -> CostGraph | None:
         """The graph of a batch, foretold with that of all others alike; None if that cannot be."""
         wanted = self._signature(batch)
+        self._recall(batch)
+        known = self._find(wanted)
+        if known is not None:
+            return known
         form = tuple((path, tuple(min(size, 2) for size in shape)) for path, shape in wanted)
         if self._by_data or form in self._singular:
             return None
         alike = Alike(batch, self.split)
-        before = [one for template, one in self._foretold if matched(template, wanted)]
+        before = [one for template, one in self._learned.foretold if matched(template, wanted)]
         for room in ROOM:
             sizes = alike.room(room)
             for one in before:
                 sizes = [max(pair) for pair in zip(sizes, one.symbols.values, strict=False)]
             try:
                 with _quietly():
-                    self._foretold = [*self._told(alike, sizes), *self._foretold]
+                    self._learned.foretold = [*self._told(alike, sizes), *self._learned.foretold]
             except Exception:  # whatever a model makes of sizes that nobody gave it
                 continue
             found = self._find(wanted)
             if found is not None:
+                if self._traces and self._file:
+                    self._traces.write(self._file, self._learned)
                 return found
         self._singular.add(form)
         return None
+
+    def _recall(self, batch: Batch) -> None:
+        """Take what an earlier run traced of such a model, if it is what a pass costs now."""
+        if self._traces is None or self._file is not _NOT_READ:
+            return
+        if any(parameter.is_meta for parameter in self.model.parameters()):
+            self._traces = None
+            return
+        self._file = self._traces.path(self.model, self.parameters, self.head, self.split)
+        found = self._traces.read(self._file)
+        if found is None:
+            return
+        self._learned = found
+        if not self._agrees(piece(batch)):
+            self._learned = Learned()
+            self._known.clear()
+            self._traces.drop(self._file)
+
+    def _agrees(self, batch: Batch) -> bool:
+        """Whether a whole pass forward over it, counted under fake tensors, costs what is told.
+
+        Nothing is executed, so a run spends the same whether anything was kept or not.
+        """
+        with self._noting([]), ExitStack() as stack:
+            if self.split:
+                stack.enter_context(self.split.at(None))
+            found = self._find(self._signature(batch))
+            if found is None:
+                return False
+            told = self._headed(found, batch).forward_flops
+            if self.head and self.head.positions(batch) is not None:
+                stack.enter_context(self.head.on(batch))
+            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            _, blank = stack.enter_context(faked(self.model, batch, ()))
+            count = stack.enter_context(flop_counter())
+            try:
+                with torch.no_grad():
+                    loss_of(self.model, blank, self.loss_fn)
+            except Exception:  # a model that was traced can be; this is another one
+                return False
+        return int(count.get_total_flops()) == told
 
     def _told(self, alike: Alike, sizes: Sequence[int]) -> list[tuple[Signature, Foretold]]:
         """What two traces tell of batches alike.  Raises ValueError if they contradict."""
@@ -179,8 +244,8 @@ class GraphCache:
             raise ValueError("the costs of this model are no polynomial in its sizes")
         none, one = foretold.at((*least, 0)), foretold.at((*least, 1))
         form = form_of(none)
-        if self.head and none != one and not any(form == known for known, _ in self._per_position):
-            self._per_position.append((form, added(one, none, -1)))
+        if self.head and none != one and self._learned.share_of(form) is None:
+            self._learned.per_position.append((form, added(one, none, -1)))
         primes = dict(zip(chosen.values[:count], range(count), strict=True))
         return [(template_of(shapes, primes), foretold) for shapes in seen]
 
@@ -243,10 +308,11 @@ class GraphCache:
         with self.head.on(seen):
             graph = self._pass(batch)
         form = form_of(graph)
-        if not any(form == known for known, _ in self._per_position):
+        share = self._learned.share_of(form)
+        if share is None:
             with self.head.on(seen, more=1):
-                self._per_position.append((form, added(self._pass(batch), graph, -1)))
-        share = next(share for known, share in self._per_position if known == form)
+                share = added(self._pass(batch), graph, -1)
+            self._learned.per_position.append((form, share))
         return added(graph, share, -positions)
 
     def _pass(self, batch: Batch, work: Callable[[int], int] | None = None) -> CostGraph:

@@ -15,6 +15,7 @@ from greentrainer.energy import Consumption
 from greentrainer.engine.bookkeeper import Bookkeeper
 from greentrainer.engine.graph_cache import GraphCache
 from greentrainer.engine.prices import Prices
+from greentrainer.engine.traces import Traces
 from greentrainer.forward import SHORT_TAILS, ForwardOptions, ForwardSavings, Positions
 from greentrainer.model import Alone, Freezer, OptimizerState
 from greentrainer.records import Entry
@@ -25,7 +26,8 @@ class Instruments:
     """Freezer, savings, graphs, prices and books of a model in training.
 
     undo: gets what takes them off again.  trainable: names.  sample: a batch as in training.
-    coarse: lengths are padded to few.  parts: of prompts that may be read alone.
+    traces: where what is traced is kept.  coarse: lengths are padded to few.
+    parts: of prompts that may be read alone.
     before_batch: called with the graph of each training batch, before its forward pass.
 
     samples, samples_read, whole: graphs of the sample batch with each tail, with each tail and
@@ -49,6 +51,7 @@ class Instruments:
         positions: Positions,
         coarse: bool,
         parts: Sequence[str],
+        traces: Traces | None,
         before_batch: Callable[[CostGraph], None],
     ) -> None:
         self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
@@ -67,8 +70,9 @@ class Instruments:
         if short.split is not None and short.kept is None:
             short.split.coarse = coarse
         self.graphs = GraphCache(
-            traced, candidates, loss_fn, one_call, self._enter_trace, short.traced_head, short.split
-        )
+            traced, candidates, loss_fn, one_call, self._enter_trace, short.traced_head,
+            short.split, traces,
+        )  # fmt: skip
         self.prices = Prices(short)
         self.bookkeeper = Bookkeeper(
             model, optimizer, self.graphs, before_batch, self.prices.of, short.leave

@@ -3,6 +3,7 @@
 Start with `savings.py`, which the engine holds.  When which of it is worth its cost, `engine` says.
 """
 
+from greentrainer.forward.check import piece
 from greentrainer.forward.head import LabelledHead
 from greentrainer.forward.host import moved
 from greentrainer.forward.options import ForwardOptions, Positions
@@ -33,6 +34,7 @@ __all__ = [
     "labelled",
     "matched",
     "moved",
+    "piece",
     "signature",
     "template_of",
     "tensors",

@@ -23,6 +23,7 @@ from greentrainer.engine import AdaptiveBackprop, StepsAsked, release
 from greentrainer.forward import ForwardOptions, Positions
 from greentrainer.hf import checkpoint
 from greentrainer.hf.config import GreenConfig
+from greentrainer.hf.trace_cache import kept_traces
 from greentrainer.model import Alone, is_sharded
 from greentrainer.types import PARTS, Batch, LossFn
 
@@ -47,6 +48,7 @@ class GreenCallback(TrainerCallback):
     green: budget and schedule.
     engine: while training and after it, for its `ledger`, `selection` and `history`.
     meter: energy so far is logged by it, if there is one.
+    loss_name: what `loss_fn` computes, if that can be known again in another run.
     """
 
     def __init__(self, green: GreenConfig | None = None) -> None:
@@ -54,6 +56,7 @@ class GreenCallback(TrainerCallback):
         self.engine: AdaptiveBackprop | None = None
         self.meter: Meter | None = None
         self.loss_fn: LossFn = loss_of_call
+        self.loss_name: str | None = "the call's own"
         self.one_call = True
         self.processes: Alone | None = None
         self.hollow: nn.Module | None = None
@@ -99,6 +102,7 @@ class GreenCallback(TrainerCallback):
             steps=self._steps(),
             prompts="whole" if self.one_call else self.green.prompts,
             fresh=len(loader),
+            traces=kept_traces(self.loss_name),
         )
         if self.engine.chooses_steps:
             follow(kwargs["lr_scheduler"], state.max_steps, self.engine)

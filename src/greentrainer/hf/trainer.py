@@ -54,6 +54,7 @@ class Green(Trainer):
         self.green_callback = GreenCallback(green)
         self.green_callback.loss_fn = self._loss
         self.green_callback.one_call = False
+        self.green_callback.loss_name = self._loss_name()
         self.add_callback(self.green_callback)
         if getattr(self.model.config, "is_encoder_decoder", False):
             self.model_accepts_loss_kwargs = False
@@ -138,6 +139,14 @@ class Green(Trainer):
     def _loss(self, model: nn.Module, batch: Batch) -> Any:
         with self.compute_loss_context_manager():
             return self.compute_loss(model, dict(batch))
+
+    def _loss_name(self) -> str | None:
+        """What sets the loss apart from the model's own; None where code of the user's does."""
+        plain = type(self).compute_loss in (Trainer.compute_loss, Seq2SeqTrainer.compute_loss)
+        if not plain or self.compute_loss_func is not None:
+            return None
+        settings = self.args.label_smoothing_factor, self.accelerator.mixed_precision
+        return f"the Trainer's own, label smoothing and precision {settings}"
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = super()._get_output_dir(trial)

@@ -14,6 +14,7 @@ from torch.utils.data import Sampler
 
 from greentrainer.config import RunConfig
 from greentrainer.engine import GraphCache
+from greentrainer.hf import kept_traces
 from greentrainer.methods import METHODS
 from greentrainer.select import Blind
 from greentrainer.tasks import Encoded, encode
@@ -52,7 +53,7 @@ def graphs_of(model: nn.Module) -> GraphCache:
     To be read before adapters are put into the model or it is told to recompute activations.
     """
     model.train()
-    return GraphCache(model, model.parameters(), None)
+    return GraphCache(model, model.parameters(), None, traces=kept_traces())
 
 
 def method_flops(
@@ -71,7 +72,9 @@ def method_flops(
             return graph.full_backward_flops + graph.forward_flops
         return graph.forward_flops + selector.choose(graph, inf, 0).backward_flops
 
-    return step_flops(config, GraphCache(model, trained, None), train, collate, cost)
+    return step_flops(
+        config, GraphCache(model, trained, None, traces=kept_traces()), train, collate, cost
+    )
 
 
 def step_flops(
