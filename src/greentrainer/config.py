@@ -122,8 +122,8 @@ class RunConfig(BaseModel):
     top_blocks: how many of the last blocks method top_blocks trains.
     positions: positions of each prompt that gradient passes through: all, so many before the
         completion (0: the completion alone), or as many as the budget and importance say (choose);
-        when None, choose for method green by importance, unless activations are recomputed or the
-        model is compiled; and all for others.
+        when None, choose for method green by importance, unless activations are recomputed; and
+        all for others.
     steps: choose, with tensors and positions, how many steps are made, where fewer are worth more
         for what they cost; or make all. When None, choose for method green by importance, unless
         rho is a share of seconds or a carbon schedule is followed.

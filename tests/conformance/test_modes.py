@@ -1,8 +1,10 @@
 """Every family in every mode of the Trainer: what trains is the selection, the books are right."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from random import Random
 from typing import Any, ClassVar
 
 import pytest
@@ -14,10 +16,11 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.fx.node import map_arg
 
 from greentrainer import AdaptiveBackprop, CostGraph, Selection, select
-from greentrainer.cost import count_flops
+from greentrainer.cost import count_flops, flop_counter
 from greentrainer.cost.trace import trace
 from greentrainer.engine import Selector
-from greentrainer.forward import ForwardOptions
+from greentrainer.forward import ForwardOptions, SplitForward
+from greentrainer.forward.check import compare
 from greentrainer.hf import GreenConfig, GreenTrainer, compile_blocks
 from greentrainer.model import blocks
 from greentrainer.run.arguments import checkpointing_argument
@@ -202,3 +205,88 @@ def test_compiled_blocks_stay_compiled_with_positions(family: str) -> None:
     assert found[True].keys() == found[False].keys()
     for name, gradient in found[True].items():
         torch.testing.assert_close(gradient, found[False][name], rtol=1e-4, atol=1e-6)
+
+
+class Graphs:
+    """Counts the graphs that the compiler makes, and runs them as they are."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def __call__(self, module: Any, _inputs: Any) -> Any:
+        self.made += 1
+        return module
+
+
+def dry(family: str, attention: str) -> Any:
+    """The family's model in training mode, without dropout."""
+    model: Any = build(family, attention).train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout", "attention_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def uneven(seed: int) -> dict[str, Any]:
+    """A batch of its own number of columns, rows and prompts of any length."""
+    chance = Random(seed)
+    length = chance.randint(14, 40)
+    batch: dict[str, Any] = batch_for("", 3, length, seed)
+    for row in range(3):
+        size = chance.randint(12, length)
+        blank = slice(0, length - size) if seed % 2 else slice(size, length)
+        batch["attention_mask"][row, blank] = 0
+        begin = length - size if seed % 2 else 0
+        batch["labels"][row, : begin + chance.randint(6, size - 3)] = -100
+    batch["labels"][batch["attention_mask"] == 0] = -100
+    return batch
+
+
+def trained_on(model: Any, batches: list[Any]) -> Iterator[tuple[Any, AdaptiveBackprop]]:
+    """Losses and gradients of a run's steps, every tensor trained, and its engine."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with AdaptiveBackprop(
+        model, optimizer, batches[0], rho=0.95, total_batches=len(batches), positions=2, every=17,
+        steps="choose", forward=ForwardOptions(labelled_head=True),
+    ) as engine:  # fmt: skip
+        for batch in batches:
+            engine.prepare(lambda: batches[:2])
+            assert engine.selection is not None
+            assert len(engine.selection.names) == len(engine.trainable)
+            loss = engine.loss(batch)
+            loss.backward()
+            yield [loss.detach(), *(p.grad.clone() for p in model.parameters())], engine
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("family", ["llama", "qwen3", "opt", "gemma3", "mistral", "phi"])
+def test_few_graphs_serve_all_blocks_and_batches(family: str) -> None:
+    """Fifty steps of uneven batches through the ends of their rows, and three selections."""
+    torch._dynamo.reset()
+    backend, model, plain = Graphs(), dry(family, "sdpa"), dry(family, "sdpa")
+    compile_blocks(model, backend=backend)
+    batches = [uneven(seed) for seed in range(50)]
+    both = zip(trained_on(model, batches), trained_on(plain, batches), strict=True)
+    for (found, engine), (wanted, other) in both:
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+        ways = [one._savings.split.keeping for one in (engine, other) if one._savings.split]
+    assert ways == ["handed", "roomy"]
+    assert sum(event["asked"] for event in engine.history) == 3
+    assert 2 <= backend.made <= 4
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize(("family", "attention"), [("bloom", "eager"), ("llama", "eager")])
+def test_attention_that_takes_no_plain_keys_is_left_its_cache(family: str, attention: str) -> None:
+    torch._dynamo.reset()
+    model, batch = dry(family, attention), uneven(0)
+    compile_blocks(model, backend=Graphs())
+    split = SplitForward(model)
+    with flop_counter():  # as a run tries it: around the compiler
+        assert split.settle(batch, lambda small, on: compare(model, small, None, on)) is None
+    assert split.keeping == "roomy"

@@ -224,15 +224,15 @@ def test_keys_and_values_are_written_where_they_are_to_stay(family: str) -> None
     model, batch = still(family), ragged()
     split = SplitForward(model)
     assert split.settle(batch, lambda small, on: compare(model, small, None, on)) is None
-    assert split.roomy
+    assert split.keeping == "roomy"
     found = {}
-    for roomy in (True, False):
-        split.roomy = roomy
+    for keeping in ("roomy", "grown"):
+        split.keeping = keeping
         with split.at(2), split.on():
             loss = model(**batch).loss
-        found[roomy] = {"loss": loss.detach(), **gradients(model, loss)}
-    for name, value in found[True].items():
-        torch.testing.assert_close(value, found[False][name], rtol=1e-5, atol=1e-7)
+        found[keeping] = {"loss": loss.detach(), **gradients(model, loss)}
+    for name, value in found["roomy"].items():
+        torch.testing.assert_close(value, found["grown"][name], rtol=1e-5, atol=1e-7)
 
 
 def test_more_than_one_tail_grows_the_cache() -> None:

@@ -148,7 +148,7 @@ def structure(
         yield str(getattr(config, "_attn_implementation", None))
     yield f"head {head is not None}"
     if split is not None:
-        yield f"split {split.encodes} {split.numbered} {split.roomy} {split.coarse}"
+        yield f"split {split.encodes} {split.numbered} {split.keeping} {split.coarse}"
     for name, module in model.named_modules():
         kind: Any = type(module)
         own = module.__dict__.get("forward")

@@ -4,6 +4,7 @@ Start with `savings.py`, which the engine holds.  When which of it is worth its 
 """
 
 from greentrainer.forward.check import piece
+from greentrainer.forward.handed import handing, take_plain_keys
 from greentrainer.forward.head import LabelledHead
 from greentrainer.forward.host import moved
 from greentrainer.forward.options import ForwardOptions, Positions
@@ -31,11 +32,13 @@ __all__ = [
     "Positions",
     "Signature",
     "SplitForward",
+    "handing",
     "labelled",
     "matched",
     "moved",
     "piece",
     "signature",
+    "take_plain_keys",
     "template_of",
     "tensors",
     "tokens_of",

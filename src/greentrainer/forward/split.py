@@ -18,6 +18,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from torch import nn
 
 from greentrainer.forward.check import Losses, Shortened, evaluating, piece
 from greentrainer.forward.cut import Cut, Parted, Places, between, cut, parted
+from greentrainer.forward.handed import HandedCache, is_compiled
 from greentrainer.forward.host import on_host, remember
 from greentrainer.forward.room import roomy_cache
 from greentrainer.model import encoder_of
@@ -32,6 +34,10 @@ from greentrainer.types import IGNORED, Batch, Part
 
 ENCODED = ("input_ids", "inputs_embeds", "attention_mask")
 """What an encoder is given."""
+
+KEEPING = ("handed", "roomy", "grown")
+"""How a prefix's keys and values are kept: handed to compiled blocks as plain tensors, in a cache
+with room for the tail, or in one that grows."""
 
 Compare = Callable[[Batch, Shortened], Losses]
 """Compares the loss of a batch within a context with that outside."""
@@ -77,8 +83,8 @@ class SplitForward:
     the tail; None: all of them, as ever.  `part` says what is read of what comes before a tail;
     None: all of it.  It works while gradients are enabled and the model is in
     training mode, or within `on`.  `numbered` says whether positions are numbered by their columns;
-    if not, the model does it itself, by the mask.  `roomy`: whether it takes a cache with room for
-    the tail; if not, it makes its own.
+    if not, the model does it itself, by the mask.  `keeping`: how the prefix's keys and values are
+    kept, one of `KEEPING`.
 
     Raises ValueError for a model that hands on no cache.
     """
@@ -96,7 +102,8 @@ class SplitForward:
             raise ValueError(f"{type(inner).__name__} takes no cache")
         if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
             raise ValueError("activation checkpointing drops the cache in training")
-        self.coarse = self.roomy = True
+        self.coarse = True
+        self.keeping = KEEPING[1]
         self._always = False
         self._given: tuple[Cut | None] | None = None
         self._seen: Places | None = None
@@ -152,14 +159,15 @@ class SplitForward:
             return compare(batch, shortened).reason
         if not _plain_mask(batch.get("attention_mask"), batch["labels"]):
             return "a mask of its own between positions"
-        ways = [(n, roomy) for roomy in (True, False) for n in sorted({False, self.numbered})]
-        found: dict[tuple[bool, bool], Losses] = {}
-        for way in ways:
-            self.numbered, self.roomy = way
-            found[way] = compare(_hard(piece(batch)), shortened)
-            if len(found) == len(ways) // 2 and any(one.reason is None for one in found.values()):
-                break  # a cache with room will do
-        self.numbered, self.roomy = best = min(found, key=lambda way: found[way].gap)
+        hard, numbered = _hard(piece(batch)), sorted({False, self.numbered})
+        found: dict[tuple[bool, str], Losses] = {}
+        for keeping in KEEPING if is_compiled(self.model) else KEEPING[1:]:
+            for way in product(numbered, [keeping]):
+                self.numbered, self.keeping = way
+                found[way] = compare(hard, shortened)
+            if any(one.reason is None for one in found.values()):
+                break
+        self.numbered, self.keeping = best = min(found, key=lambda way: found[way].gap)
         return found[best].reason
 
     def cut(self, batch: Batch) -> Cut | None:
@@ -248,13 +256,17 @@ class SplitForward:
             tail.pop("position_ids")
         self._seen = made.before
         with torch.no_grad(), evaluating(model), _headless(model):
-            if self.roomy:
+            if self.keeping == "handed":
+                prefix[str(self._cache)] = HandedCache()
+            elif self.keeping == "roomy":
                 prefix[str(self._cache)] = roomy_cache(model.config, where.tail)
             out = model.forward(**{**prefix, "use_cache": True})
         known = out.get(self._cache)
         if known is None:
             raise ValueError(f"{type(model).__name__} hands on no cache: it cannot be split")
         _bridge(known)
+        if isinstance(known, HandedCache):
+            known.filled = True
         self._seen = made.after
         return {**tail, str(self._cache): known, "use_cache": True}
 

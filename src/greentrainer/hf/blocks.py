@@ -4,7 +4,8 @@ Freezing changes which gradients a block computes, and a compiled graph is made 
 Compiled whole, a model would need a graph for every selection.  Blocks of one kind share theirs:
 one for blocks below the selection, one for those trained whole, and one for each other set of
 tensors that is trained in some block.  That may be one for each block, more than torch compiles
-before it gives up and runs the rest uncompiled, so its limit is raised here.
+before it gives up and runs the rest uncompiled, so its limit is raised here.  With gradient through
+the ends of rows only there is one more for all prefixes (`forward/handed.py`).
 
 Not every version of torch sees for itself that a parameter came to require a gradient (2.11 takes
 the graph made while it was frozen, and no gradient comes of it), so what is trained in a block is
@@ -12,11 +13,13 @@ an argument of what is compiled.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch._dynamo
 from torch import nn
 
+from greentrainer.forward import handing, take_plain_keys
 from greentrainer.model import blocks
 
 GRAPHS_PER_BLOCK = 8
@@ -24,7 +27,9 @@ GRAPHS_PER_BLOCK = 8
 
 
 def compile_blocks(model: nn.Module, **options: Any) -> int:
-    """Compile each block in place; returns their number.  options: of `torch.compile`.
+    """Compile each block in place; returns their number.
+
+    options: of `torch.compile`; batches are of many sizes, so `dynamic` is True by default.
 
     Raises ValueError for a model without repeated blocks.
     """
@@ -35,9 +40,10 @@ def compile_blocks(model: nn.Module, **options: Any) -> int:
     settings: Any = torch._dynamo.config
     settings.recompile_limit = max(settings.recompile_limit, limit)
     settings.accumulated_recompile_limit = max(settings.accumulated_recompile_limit, limit)
-    compiled = torch.compile(_called, **options)
-    for block in found:
-        block._compiled_call_impl = _calling(compiled, block)
+    take_plain_keys(model)
+    compiled = torch.compile(_called, **{"dynamic": True, **options})
+    for number, block in enumerate(found):
+        block._compiled_call_impl = _calling(compiled, block, number)
     return len(found)
 
 
@@ -50,10 +56,10 @@ def _called(block: nn.Module, trained: str, args: Any, kwargs: Any) -> Any:
     return block._call_impl(*args, **kwargs)
 
 
-def _calling(compiled: Callable[..., Any], block: nn.Module) -> Callable[..., Any]:
+def _calling(compiled: Callable[..., Any], block: nn.Module, number: int) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         trained = "".join("+" if p.requires_grad else "-" for p in block.parameters())
-        return compiled(block, trained or "none", args, kwargs)
+        return handing(partial(compiled, block, trained or "none", args), number, kwargs)
 
     return call
 

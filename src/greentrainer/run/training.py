@@ -330,8 +330,7 @@ def positions_of(config: RunConfig, method: Method) -> Positions:
     if config.published:
         return "all"
     chooses = method.budgeted and config.metric == "first_order" and config.rho != 1
-    recomputed = config.activation_checkpointing or config.compile
-    return "choose" if chooses and not recomputed else "all"
+    return "choose" if chooses and not config.activation_checkpointing else "all"
 
 
 def _printer() -> Any:
