@@ -82,10 +82,13 @@ def predicted(spec: Spec) -> dict[str, Row]:
             }
             with at(tail):
                 graphs_of[tail, part] = [graphs.of_batch(batch) for batch in batches]
+    plain = GraphCache(model, model.parameters(), None)
+    with head.off(), split.at(None):
+        logits = [plain.of_batch(batch) for batch in batches]
     steps, (_, rho) = len(groups), config.budget
     rows = {}
     for label, own in configs.items():
-        told = graphs_of[way_of(own)]
+        told = logits if own.stop_early else graphs_of[way_of(own)]
         trained = trained_by(own, model, told[0])
         spent = sum(graph.forward_flops + graph.backward_flops(trained) for graph in told)
         cost = spent / sum(graph.full_flops for graph in told)
