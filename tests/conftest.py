@@ -9,7 +9,7 @@ import os
 import pytest
 import torch
 
-os.environ["GREENTRAINER_TRACES"] = "off"  # a model is traced wherever a test means it to be
+os.environ["GREENTRAINER_KEEP"] = "off"  # a model is traced wherever a test means it to be
 torch.set_num_threads(1)
 
 QUICK_FAMILIES = {"opt", "bloom", "llama", "t5"}

@@ -101,7 +101,9 @@ class RunConfig(BaseModel):
     rho: share of full fine-tuning's FLOPs (of method green, and where a run stops early); 0.5 if
         no budget is given.
     hours, kwh, co2_grams, flops: a budget in another unit, in place of rho; exactly one counts.
-    cost: what rho is a share of, and tensors are weighed by: FLOPs, or seconds on this device.
+    cost: what rho is a share of, and tensors are weighed by: FLOPs, or seconds on this device. When
+        None, seconds for method green on a GPU, where they do not follow FLOPs, unless `published`
+        or a carbon schedule is followed; else FLOPs.
     carbon_schedule: CSV file of times and grams of CO2 a kWh: more is then spent where less is
         emitted, within the same budget.
     data_seed: of which examples are used where there are limits.
@@ -125,8 +127,8 @@ class RunConfig(BaseModel):
         when None, choose for method green by importance, unless activations are recomputed; and
         all for others.
     steps: choose, with tensors and positions, how many steps are made, where fewer are worth more
-        for what they cost; or make all. When None, choose for method green by importance, unless
-        rho is a share of seconds or a carbon schedule is followed.
+        for what they cost; or make all. When None, choose for method green by importance, unless a
+        carbon schedule is followed.
     prompts: how much of each prompt a training step reads, where steps are chosen: whole; a part
         (last, first, ends or grounds, and half, quarter or tenth, as "last half"); or choose.
     passes: all: every epoch in full, so all steps are made; useful: `epochs` is an upper bound, and
@@ -170,7 +172,7 @@ class RunConfig(BaseModel):
     kwh: Positive | None = None
     co2_grams: Positive | None = None
     flops: Positive | None = None
-    cost: Literal["flops", "seconds"] = "flops"
+    cost: Literal["flops", "seconds"] | None = None
     carbon_schedule: Path | None = None
     epochs: Count = 1
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4

@@ -1,15 +1,19 @@
 """Seconds of batches and of the passes that set a clock, as on a GPU: each waits for it."""
 
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from greentrainer import AdaptiveBackprop
-from greentrainer.budget import Budget
+from greentrainer.budget import Budget, Clock
 from greentrainer.budget import calibrate as timing
+from greentrainer.budget.clock import TimedPass, work_of
 from greentrainer.cost import flop_counter
+from greentrainer.energy import Consumption
+from greentrainer.energy import consumption as measured
 from greentrainer.engine import bookkeeper as bookkeeper
 from greentrainer.model import now
 from tests.conformance.families import batch_for, build
@@ -62,9 +66,65 @@ def test_passes_that_set_a_clock_are_on_the_bill(
 
     monkeypatch.setattr(timing, "_timed", count)
     with AdaptiveBackprop(
-        model, optimizer, batch, rho=Budget("rho", 0.9, cost="seconds"), total_batches=20
+        model, optimizer, batch, rho=Budget("rho", 0.9, cost="seconds"), total_batches=9999
     ) as engine:
         booked = [entry.flops for entry in engine.ledger if entry.kind == "trace"]
     trials = 2
     assert len(counted) == trials + (1 if warming == "one" else trials)
     assert sum(booked) == sum(counted) > 0
+
+
+@pytest.mark.parametrize(("batches", "repeats"), [(10, 0), (60, 1), (9999, 2)])
+def test_a_clock_takes_its_share_of_a_budget(
+    batches: int, repeats: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each pass takes 2 s here, and 5% of 10, 60 and 9,999 of them may be taken."""
+    made: list[int] = []
+
+    def timed(_model: Any, _batch: Any, _loss: Any, trial: Any, times: int) -> TimedPass:
+        made.append(times)
+        return TimedPass(work_of(trial.graph, trial.names), 1.0, 1.0)
+
+    monkeypatch.setattr(timing, "_timed", timed)
+    monkeypatch.setattr(timing, "_update_seconds", lambda *_: 0.0)
+    model, batch = build("llama"), batch_for("llama")
+    optimizer = torch.optim.AdamW(model.parameters())
+    hours = Budget("hours", batches * 2 / 3600)
+    with AdaptiveBackprop(model, optimizer, batch, rho=hours, total_batches=batches) as engine:
+        assert engine.clock is not None
+        assert made == [1, *[repeats] * (2 if repeats else 0)]
+        assert (engine.clock.tokens > 0) == (repeats > 0)
+        if not repeats:
+            assert engine.clock.weight == engine.clock.activation > 0
+
+
+@pytest.mark.parametrize("unit", ["hours", "rho"])
+def test_a_run_goes_by_the_pace_of_its_steps(unit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told 1 s a step, which takes 2: half as many can be made of the same hours."""
+    seconds = [0.0]
+    made = SimpleNamespace(monotonic=lambda: seconds[0], time=lambda: seconds[0])
+    monkeypatch.setattr(measured, "time", made)
+    consumption = Consumption(lambda: 0.0, clock=made.time)
+    model, batch = build("llama").train(), batch_for("llama")
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    tokens = batch["input_ids"].numel()
+    with AdaptiveBackprop(model, optimizer, batch, rho=1.0) as engine:
+        flops = engine.graph.full_flops
+    told = Clock(1 / flops, 1 / flops, 1 / flops, 0.0, 1 / flops, "", tokens=tokens)
+    amount = 40 / 3600 if unit == "hours" else 0.5
+    budget = Budget(unit, amount, cost="seconds", clock=told, consumption=consumption)
+    with AdaptiveBackprop(
+        model, optimizer, batch, rho=budget, total_batches=80, steps="choose"
+    ) as engine:
+        engine.reselect([batch])
+        assert engine.planned == pytest.approx(40, abs=1)
+        while not engine.finished:
+            engine.loss(batch).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            seconds[0] += 2.0
+            engine.after_step()
+            if engine.ledger.batches == 5:
+                expected = 20 if unit == "hours" else 40
+                assert engine.planned == pytest.approx(expected, abs=1)
+    assert engine.ledger.batches == pytest.approx(20 if unit == "hours" else 40, abs=1)

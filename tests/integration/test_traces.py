@@ -204,7 +204,7 @@ def test_trainers_keep_them(
 
     without = run()
     assert not list(tmp_path.glob("cache/traces/*"))
-    monkeypatch.delenv("GREENTRAINER_TRACES")
+    monkeypatch.delenv("GREENTRAINER_KEEP")
     first = run()
     traced.clear()
     assert run() == first == without
@@ -223,7 +223,7 @@ def test_a_loss_of_ones_own_is_traced_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, traced: list[int]
 ) -> None:
     monkeypatch.setenv("GREENTRAINER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("GREENTRAINER_TRACES")
+    monkeypatch.delenv("GREENTRAINER_KEEP")
     model, green = build("llama"), GreenConfig(rho=0.6)
     Doubled(model, arguments(tmp_path), **mixed(4), green=green).train()
     assert traced

@@ -116,25 +116,35 @@ class Budget:
         assert clock is not None
         own = clock.per_batch(plain.accumulate)
         whole = own.full(plain.flops, plain.batches, sum(plain.graph.sizes.values()))
-        left = self._left(clock, consumption)
+        left = self._left(clock.watts, consumption)
         if self.unit == "rho":
             total = NANO * self.amount * whole if fixed else None
             return Timed(own, plain.graph, left, total, NANO * whole, plain.known)
         seconds = consumption.used().seconds + left()
         return Timed(
-            own, plain.graph, lambda: seconds - left(), NANO * seconds, NANO * whole, plain.known
-        )
+            own, plain.graph, lambda: seconds - left(), NANO * seconds, NANO * whole, plain.known,
+            real=True,
+        )  # fmt: skip
 
-    def _left(self, clock: Clock, consumption: Consumption) -> Callable[[], float]:
+    def lasting(self, consumption: Consumption, batches: int) -> Callable[[float, float], float]:
+        """For how many seconds it lasts, told seconds of a plain batch, and the power in watts.
+
+        batches: of the run.
+        """
+        if self.unit == "rho":
+            return lambda full, _watts: self.amount * full * batches - consumption.used().seconds
+        return lambda _full, watts: self._left(watts, consumption)()
+
+    def _left(self, watts: float, consumption: Consumption) -> Callable[[], float]:
         """For how many more seconds what is left will last; of a rho the seconds used so far."""
         used = consumption.used
         if self.unit == "rho":
             return lambda: used().seconds
         if self.unit == "hours":
             return lambda: 3600 * self.amount - used().seconds
-        if clock.watts <= 0:
+        if watts <= 0:
             raise ValueError(f"the meter shows no power, so {self.unit} is no budget: give hours")
-        kilowatts = clock.watts / JOULES_PER_KWH
+        kilowatts = watts / JOULES_PER_KWH
         if self.unit == "kwh":
             return lambda: (self.amount - used().kwh) / kilowatts
         return lambda: consumption.lasts((self.amount - used().grams) / kilowatts)

@@ -1,5 +1,6 @@
 """Setting a clock: a few real passes of the model at hand, timed, and nothing left of them."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from greentrainer.budget.clock import Clock, TimedPass, fit, work_of
-from greentrainer.energy import Consumption
+from greentrainer.energy import Consumption, Used
 from greentrainer.forward import tokens_of
 from greentrainer.importance import twin
 from greentrainer.model import now, preserved
@@ -21,6 +22,8 @@ from greentrainer.types import Batch, CostGraph, LossFn, Tail, loss_of
 
 REPEATS = 2
 """Of each pass; their mean counts."""
+DECIDING = 0.05
+"""Share of what may be spent that setting a clock may take, but for its first pass."""
 UPDATED = 1 << 24
 """Elements whose update is timed."""
 STEPS = 4
@@ -46,28 +49,50 @@ def set_clock(
     trials: Sequence[Trial],
     whole: CostGraph,
     consumption: Consumption,
+    lasting: Callable[[float, float], float] = lambda _full, _watts: math.inf,
 ) -> tuple[Clock, list[Entry]]:
     """The clock of this model on this device, and what setting it took.
 
     whole: the graph of a plain batch.  consumption: shows the power meanwhile.
+    lasting: for how many seconds the budget will last, told the seconds of a plain batch and the
+        power in watts.  Where `DECIDING` of it does not pay for all passes, each is made once; if
+        that is too much too, all work is taken to go as fast as in the first pass, and the clock
+        is of no use to another run (its `tokens` are 0).
 
     Weights, gradients, optimizer state, buffers, modes and random streams stay as they were.
     """
     start, before = time.perf_counter(), consumption.used()
     device = next(model.parameters()).device
-    warming = _warming(trials, device)
-    for trial in warming:
-        _timed(model, batch, loss_fn, trial, 1)
-    passes = [_timed(model, batch, loss_fn, trial, REPEATS) for trial in trials]
-    clock = fit(passes, whole, _update_seconds(model, optimizer), device_name(device))
-    executed = [*warming, *(trial for trial in trials for _ in range(REPEATS))]
+    first = [_timed(model, batch, loss_fn, trials[0], 1)]
+    update = _update_seconds(model, optimizer)
+    rough = fit(first, whole, update, device_name(device))
+    warming = _warming(trials, device)[1:]
+    once = sum(rough.passes(work_of(trial.graph, trial.names)) for trial in trials)
+    allowed = DECIDING * lasting(rough.seconds(whole), _watts(consumption, before))
+    allowed -= time.perf_counter() - start + once * len(warming) / len(trials)
+    repeats = next((n for n in range(REPEATS, 0, -1) if n * once <= allowed), 0)
+    executed = trials[:1]
+    if repeats:
+        for trial in warming:
+            _timed(model, batch, loss_fn, trial, 1)
+        passes = [_timed(model, batch, loss_fn, trial, repeats) for trial in trials]
+        clock = fit(passes, whole, update, device_name(device))
+        clock = replace(clock, tokens=tokens_of(batch)[1])
+        executed = [trials[0], *warming, *(trial for trial in trials for _ in range(repeats))]
+    else:
+        clock = rough
     spent = [
         *(_entry(trial) for trial in executed),
         Entry("trace", seconds=time.perf_counter() - start),
     ]
+    return replace(clock, watts=_watts(consumption, before)), spent
+
+
+def _watts(consumption: Consumption, before: Used) -> float:
+    """Mean power since then."""
     after = consumption.used()
-    watts = (after.joules - before.joules) / (after.seconds - before.seconds)
-    return replace(clock, tokens=tokens_of(batch)[1], watts=watts), spent
+    seconds = after.seconds - before.seconds
+    return (after.joules - before.joules) / seconds if seconds > 0 else 0.0
 
 
 def device_name(device: torch.device) -> str:

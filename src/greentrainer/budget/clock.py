@@ -138,12 +138,15 @@ def load_clock(path: Path) -> Clock:
 def fit(passes: Sequence[TimedPass], whole: CostGraph, update: float, device: str) -> Clock:
     """The clock that fits measured passes best: least squares of relative deviations, none below 0.
 
-    whole: of a plain batch.  update: measured apart, in seconds.
+    whole: of a plain batch.  update: measured apart, in seconds.  One pass alone does not tell
+    gradients of weights from others: they are taken to go as fast.
     """
     forward = _rates([[p.work.forward] for p in passes], [p.forward_seconds for p in passes])
     behind = [[p.work.weight, p.work.activation] for p in passes]
+    if len(passes) == 1:
+        behind = [[sum(behind[0])]]
     backward = _rates(behind, [p.backward_seconds for p in passes])
-    clock = Clock(forward[0], backward[0], backward[1], update, 0.0, device)
+    clock = Clock(forward[0], backward[0], backward[-1], update, 0.0, device)
     work = work_of(whole)
     plain = clock.passes(work) / (work.forward + work.weight + work.activation)
     told = [clock.passes(p.work) for p in passes]

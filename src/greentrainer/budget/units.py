@@ -13,6 +13,9 @@ from greentrainer.budget.clock import NANO, Clock
 from greentrainer.records import Ledger
 from greentrainer.types import CostGraph
 
+PACES = (0.1, 10.0)
+"""A clock is believed to be off by so much at most."""
+
 
 class CostUnit(Protocol):
     """total: what the whole run may spend; None where `rho` of full fine-tuning says it.
@@ -35,6 +38,12 @@ class CostUnit(Protocol):
 
     def last_probe(self, ledger: Ledger) -> float:
         """Of the newest probe."""
+
+    def left(self, spent: float) -> float:
+        """What a fixed total still pays for, after what was spent, at the prices told."""
+
+    def observe(self, told: float, took: float) -> None:
+        """Some batches were told to take so much, and took so much."""
 
 
 @dataclass
@@ -61,6 +70,14 @@ class Flops:
         """Of the newest probe."""
         return ledger.last_probe_flops
 
+    def left(self, spent: float) -> float:
+        """The rest."""
+        assert self.total is not None
+        return self.total - spent
+
+    def observe(self, told: float, took: float) -> None:
+        """Costs are exact."""
+
 
 @dataclass
 class Timed:
@@ -68,6 +85,8 @@ class Timed:
 
     clock: tells seconds.  sample: the graph of a plain batch.
     spending: what has been spent since the run began, in seconds' worth.
+    real: whether the total is of seconds that pass; if not, of those that the clock tells.
+    pace: seconds that pass for each that it tells.
     """
 
     clock: Clock
@@ -76,6 +95,8 @@ class Timed:
     total: float | None = None
     whole: float = 0.0
     known: bool = False
+    real: bool = False
+    pace: float = 1.0
     _priced: dict[int, tuple[CostGraph, CostGraph]] = field(default_factory=dict)
 
     def price(self, graph: CostGraph) -> CostGraph:
@@ -97,3 +118,15 @@ class Timed:
     def last_probe(self, ledger: Ledger) -> float:
         """Of the newest probe."""
         return NANO * ledger.last_probe_seconds
+
+    def left(self, spent: float) -> float:
+        """At the pace so far."""
+        assert self.total is not None
+        if self.real:
+            return (self.total - spent) / self.pace
+        return self.total - spent / self.pace
+
+    def observe(self, told: float, took: float) -> None:
+        """From now on this is the pace."""
+        if told > 0 and took > 0:
+            self.pace = min(PACES[1], max(PACES[0], took / told))

@@ -20,9 +20,9 @@ from greentrainer.types import CostGraph
 Powers = tuple[int, ...]
 """Of each size in a product."""
 
-SMALLEST = 3
-"""Of lengths in the small batch; those of rows are 2."""
-ROOM = (2.0, 1.1)
+SMALLEST = 2
+"""Of lengths and rows in the small batch: a single one is often another case."""
+ROOM = (4.0, 1.1)
 """How much larger than wanted the lengths are that are traced; if that fails, a little."""
 
 

@@ -165,8 +165,12 @@ class Controller:
 
     def left(self) -> float:
         """What may still be spent."""
-        assert self.cost_unit.total is not None
-        return self.cost_unit.total - self._books()[0]
+        return self.cost_unit.left(self._books()[0])
+
+    def spent_and_full(self) -> tuple[float, float]:
+        """What was spent so far, and what full fine-tuning would have spent."""
+        spent, full = self._books()
+        return spent, full
 
     def mean_ahead(self, asked: int) -> float:
         """Plain full fine-tuning of an average batch to come, of so many in all."""

@@ -94,13 +94,19 @@ class Instruments:
             spent = Entry("trace", passed.forward_flops, passed.full_backward_flops)
             self.bookkeeper.ledger.add(spent)
 
-    def set_clock(self, batch: Batch, consumption: Consumption) -> Clock:
-        """Time a few passes of the sample batch."""
+    def set_clock(
+        self,
+        batch: Batch,
+        consumption: Consumption,
+        lasting: Callable[[float, float], float],
+    ) -> Clock:
+        """Time a few passes of the sample batch.  lasting: as `budget.set_clock` takes it."""
         trials = trials_of(self.samples, self.savings.at)
         with self.bookkeeper.unobserved(), self.savings.probing():
             clock, spent = set_clock(
-                self.model, self.optimizer, batch, self.loss_fn, trials, self.whole, consumption
-            )
+                self.model, self.optimizer, batch, self.loss_fn, trials, self.whole, consumption,
+                lasting,
+            )  # fmt: skip
         for entry in spent:
             self.bookkeeper.ledger.add(entry)
         return clock

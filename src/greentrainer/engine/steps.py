@@ -61,6 +61,9 @@ class Steps:
     measured: Sequence[Values] = ()
     reading: Sequence[Mapping[str, float]] = ()
     considered: list[Alternative] = field(default_factory=list)
+    _since: tuple[int, float, float] | None = None
+    """Batches done, spent, and full fine-tuning of these, when the selection in force was first
+    followed."""
 
     @property
     def _plan(self) -> Any:
@@ -105,6 +108,7 @@ class Steps:
         self.considered = weighed(self.sides(), self.rows(), self.left())
         best = self.considered[0]
         assert best.selection is not None
+        self._since = None
         self._settle(best.steps)
         return best.selection
 
@@ -117,10 +121,22 @@ class Steps:
 
     def replan(self, chosen: Selection) -> None:
         """After a step: how many more the selection in force can make of what is left."""
+        self._observe(chosen)
         if self.ending(chosen) is not None:
             self.controller.plan = replace(self._plan, total_batches=self.done)
             return
         self._settle(min(self.rows().useful, self.left() / self.cost_of(chosen)))
+
+    def _observe(self, chosen: Selection) -> None:
+        """Hold what steps were told to cost against what they did, the first one left out."""
+        now = self.done, *self.controller.spent_and_full()
+        if self._since is None:
+            self._since = now
+            return
+        steps, spent, full = (b - a for a, b in zip(self._since, now, strict=True))
+        if steps >= 2 * self._plan.accumulate:
+            told = self.cost_of(chosen) * full / self.controller.full_cost
+            self.controller.cost_unit.observe(told, spent)
 
     def ending(self, chosen: Selection) -> str | None:
         """Why no further step is made; None where one of average batches is paid for."""

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
 from typing import Any
 
 import torch
@@ -51,8 +50,7 @@ class Alike:
 
     def least(self) -> tuple[int, ...]:
         """Very small ones."""
-        lengths = count(SMALLEST)
-        return tuple(2 if i == 0 else next(lengths) for i in range(len(self.sizes)))
+        return (SMALLEST,) * len(self.sizes)
 
     def made(self, sizes: Sequence[int]) -> tuple[Batch, Cut | None]:
         """A batch of such sizes, without sense, and its cut."""

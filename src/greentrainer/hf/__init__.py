@@ -13,7 +13,7 @@ from greentrainer.hf.config import GreenConfig
 from greentrainer.hf.delta import base_dtype, load_delta, save_delta
 from greentrainer.hf.models import load
 from greentrainer.hf.smollm2 import SMOLLM2, cache_root
-from greentrainer.hf.trace_cache import kept_traces
+from greentrainer.hf.trace_cache import keeps, kept_traces
 from greentrainer.hf.trainer import GreenSeq2SeqTrainer, GreenTrainer
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "base_dtype",
     "cache_root",
     "compile_blocks",
+    "keeps",
     "kept_traces",
     "last_whole",
     "layout",

@@ -1,6 +1,6 @@
-"""Clocks kept in the cache folder: one for each model, device, number of threads and mode.
+"""Clocks kept in the cache folder: one for each model, device, number of threads, torch and mode.
 
-mode: what else the time of a pass depends on, such as precision and recomputed activations.
+mode: what else the time of a pass depends on: size of batches, precision, recomputed activations.
 """
 
 import hashlib
@@ -37,6 +37,13 @@ def save_clock(clock: Clock, network: Any, device: torch.device, mode: str) -> P
 def _path(network: Any, device: torch.device, mode: str) -> Path:
     shapes = {name: list(p.shape) for name, p in network.named_parameters()}
     attention = network.config._attn_implementation
-    described = [type(network).__name__, shapes, attention, device_name(device), mode]
+    described = [
+        type(network).__name__,
+        shapes,
+        attention,
+        device_name(device),
+        mode,
+        torch.__version__,
+    ]
     digest = hashlib.sha256(json.dumps(described).encode()).hexdigest()
     return cache_root() / "clocks" / f"{digest[:16]}.json"

@@ -7,6 +7,7 @@ and trains every tensor unless the method's rule says otherwise.)
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,20 @@ import torch
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from greentrainer.budget import Budget
+from greentrainer.budget import Budget, Cost
 from greentrainer.config import RunConfig
 from greentrainer.energy import Consumption, Estimate, Intensity, Meter, read_schedule
 from greentrainer.engine import AdaptiveBackprop, StepsAsked
 from greentrainer.forward import ForwardOptions, Positions
-from greentrainer.hf import GreenConfig, GreenTrainer, compile_blocks, last_whole, saved_clock
+from greentrainer.hf import (
+    GreenConfig,
+    GreenTrainer,
+    compile_blocks,
+    keeps,
+    last_whole,
+    save_clock,
+    saved_clock,
+)
 from greentrainer.hf import trackers as trackers
 from greentrainer.importance import METRICS
 from greentrainer.methods import METHODS, Method
@@ -176,6 +185,7 @@ def fit(
             trainer.train(resume_from_checkpoint=again)
         except ImportError as error:  # an optimizer or a logger that is not installed
             raise ValueError(" ".join(str(error).split())[:300]) from error
+    _keep_clock(config, trainer)
     state = trainer.state
     return RunResult(
         engine=trainer.engine,
@@ -242,10 +252,31 @@ def require_budget(config: RunConfig, method: Method) -> None:
         raise ValueError(f"{method.name} keeps to rho or flops: give one of these, or use green")
 
 
+def cost_of(config: RunConfig) -> Cost:
+    """What a rho is a share of: as asked, or what fits the device."""
+    if config.cost is not None:
+        return config.cost
+    own = config.rho is not None and not config.published and config.carbon_schedule is None
+    return "seconds" if own and torch.cuda.is_available() else "flops"
+
+
 def mode_of(config: RunConfig) -> str:
     """What else than model and device a clock is set for."""
-    keys = ("bf16", "activation_checkpointing", "compile", "labelled_head", "positions")
+    keys = [
+        "bf16", "activation_checkpointing", "compile", "labelled_head", "positions", "batch_size",
+        "max_length",
+    ]  # fmt: skip
     return ", ".join(f"{key} {getattr(config, key)}" for key in keys)
+
+
+def _keep_clock(config: RunConfig, trainer: RunTrainer) -> None:
+    """A clock that this run set, if it timed all that there is to time."""
+    clock, given = trainer.engine.clock, trainer.engine.budget.clock
+    if clock is None or clock is given or not clock.tokens or not keeps():
+        return
+    model: Any = trainer.model
+    with suppress(OSError):
+        save_clock(clock, model, next(model.parameters()).device, mode_of(config))
 
 
 def green_of(
@@ -263,7 +294,7 @@ def green_of(
     """
     budget = Budget("rho", 1.0, consumption=consumption)
     if method.budgeted:
-        budget = Budget(*config.budget, config.cost, whole_flops, consumption)
+        budget = Budget(*config.budget, cost_of(config), whole_flops, consumption)
     if budget.timed:
         clock = saved_clock(model, next(model.parameters()).device, mode_of(config))
         budget = dataclasses.replace(budget, clock=clock)
@@ -304,11 +335,11 @@ def steps_asked(config: RunConfig, method: Method) -> StepsAsked:
     """Whether the number of steps is chosen: as asked, or as method green does."""
     chooses = method.budgeted and not method.shortened
     chooses = chooses and config.metric == "first_order" and config.rho != 1
-    chooses = chooses and config.cost == "flops" and config.carbon_schedule is None
+    chooses = chooses and config.carbon_schedule is None
     if config.steps == "choose" and not chooses:
         raise ValueError(
-            "steps are chosen by method green with first_order importance and a budget at the cost "
-            "of flops, without a carbon schedule: leave steps out, or choose these"
+            "steps are chosen by method green with first_order importance, without a carbon "
+            "schedule: leave steps out, or choose these"
         )
     found: StepsAsked = "all"
     if config.steps is not None:
