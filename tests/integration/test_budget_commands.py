@@ -59,8 +59,18 @@ def test_flops_bound_a_run(typed: list[Any], monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_seconds_may_be_what_rho_is_of(typed: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert command(monkeypatch, *typed, "--rho", 0.9, "--cost", "seconds") == 0
+    short = "--rho", 0.9, "--cost", "seconds"
+    assert command(monkeypatch, *typed, *short, "--steps", "all") == 0
     assert bill(typed)["clock"]["forward"] > 0
+
+
+def test_seconds_that_getting_ready_takes_are_told_of(
+    typed: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Full fine-tuning of these few rows takes less time than tracing them."""
+    assert command(monkeypatch, *typed, "--rho", 0.01, "--cost", "seconds") == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert "train on more examples" in told[-1]
 
 
 def test_a_schedule_is_followed(

@@ -125,6 +125,5 @@ def test_a_run_goes_by_the_pace_of_its_steps(unit: Any, monkeypatch: pytest.Monk
             seconds[0] += 2.0
             engine.after_step()
             if engine.ledger.batches == 5:
-                expected = 20 if unit == "hours" else 40
-                assert engine.planned == pytest.approx(expected, abs=1)
-    assert engine.ledger.batches == pytest.approx(20 if unit == "hours" else 40, abs=1)
+                assert engine.planned == pytest.approx(20, abs=1)
+    assert engine.ledger.batches == pytest.approx(20, abs=1)

@@ -122,9 +122,8 @@ class Budget:
             return Timed(own, plain.graph, left, total, NANO * whole, plain.known)
         seconds = consumption.used().seconds + left()
         return Timed(
-            own, plain.graph, lambda: seconds - left(), NANO * seconds, NANO * whole, plain.known,
-            real=True,
-        )  # fmt: skip
+            own, plain.graph, lambda: seconds - left(), NANO * seconds, NANO * whole, plain.known
+        )
 
     def lasting(self, consumption: Consumption, batches: int) -> Callable[[float, float], float]:
         """For how many seconds it lasts, told seconds of a plain batch, and the power in watts.
@@ -189,6 +188,13 @@ class Terms:
         smallest, greatest: shares of full fine-tuning at which one tensor, and all, are trained.
         """
         unit, amount = self.budget.unit, self.budget.amount
+        if self.share < smallest and unit == "rho" and self.cost_unit.total is not None:
+            needed = self.amount_for(smallest)
+            advice = f", or give {needed:.3g}" if needed <= 1 else ""
+            raise ValueError(
+                f"{self.budget} of full fine-tuning does not pay for getting ready and one step: "
+                f"train on more examples{advice}"
+            )
         if self.share < smallest and unit == "rho":
             raise ValueError(
                 f"rho is {amount}: choose it between {smallest:.4f} (for this model) and 1"

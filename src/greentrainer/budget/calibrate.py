@@ -63,22 +63,23 @@ def set_clock(
     """
     start, before = time.perf_counter(), consumption.used()
     device = next(model.parameters()).device
-    first = [_timed(model, batch, loss_fn, trials[0], 1)]
+    largest = max(trials, key=lambda trial: sum(_flops(trial)))
+    first = [_timed(model, batch, loss_fn, largest, 1)]
     update = _update_seconds(model, optimizer)
     rough = fit(first, whole, update, device_name(device))
-    warming = _warming(trials, device)[1:]
+    warming = [trial for trial in _warming(trials, device) if trial is not largest]
     once = sum(rough.passes(work_of(trial.graph, trial.names)) for trial in trials)
     allowed = DECIDING * lasting(rough.seconds(whole), _watts(consumption, before))
     allowed -= time.perf_counter() - start + once * len(warming) / len(trials)
     repeats = next((n for n in range(REPEATS, 0, -1) if n * once <= allowed), 0)
-    executed = trials[:1]
+    executed = [largest]
     if repeats:
         for trial in warming:
             _timed(model, batch, loss_fn, trial, 1)
         passes = [_timed(model, batch, loss_fn, trial, repeats) for trial in trials]
         clock = fit(passes, whole, update, device_name(device))
         clock = replace(clock, tokens=tokens_of(batch)[1])
-        executed = [trials[0], *warming, *(trial for trial in trials for _ in range(repeats))]
+        executed = [largest, *warming, *(trial for trial in trials for _ in range(repeats))]
     else:
         clock = rough
     spent = [
@@ -120,12 +121,17 @@ def trials_of(
 
 def _entry(one: Trial) -> Entry:
     """What a pass costs."""
-    return Entry("trace", one.graph.forward_flops, one.graph.backward_flops(one.names))
+    return Entry("trace", *_flops(one))
+
+
+def _flops(one: Trial) -> tuple[int, int]:
+    """Of its forward and its backward pass."""
+    return one.graph.forward_flops, one.graph.backward_flops(one.names)
 
 
 def _warming(trials: Sequence[Trial], device: torch.device) -> Sequence[Trial]:
-    """Passes beforehand: memory is touched for the first time; a GPU loads kernels for each."""
-    return trials if device.type == "cuda" else trials[:1]
+    """Passes beforehand, besides the first, which touches memory: a GPU loads kernels for each."""
+    return trials if device.type == "cuda" else ()
 
 
 def _timed(

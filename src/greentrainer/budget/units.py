@@ -85,7 +85,6 @@ class Timed:
 
     clock: tells seconds.  sample: the graph of a plain batch.
     spending: what has been spent since the run began, in seconds' worth.
-    real: whether the total is of seconds that pass; if not, of those that the clock tells.
     pace: seconds that pass for each that it tells.
     """
 
@@ -95,7 +94,6 @@ class Timed:
     total: float | None = None
     whole: float = 0.0
     known: bool = False
-    real: bool = False
     pace: float = 1.0
     _priced: dict[int, tuple[CostGraph, CostGraph]] = field(default_factory=dict)
 
@@ -122,9 +120,7 @@ class Timed:
     def left(self, spent: float) -> float:
         """At the pace so far."""
         assert self.total is not None
-        if self.real:
-            return (self.total - spent) / self.pace
-        return self.total - spent / self.pace
+        return (self.total - spent) / self.pace
 
     def observe(self, told: float, took: float) -> None:
         """From now on this is the pace."""

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from greentrainer.budget import Budget, Cost
+from greentrainer.budget import Budget
 from greentrainer.config import RunConfig
 from greentrainer.energy import Consumption, Estimate, Intensity, Meter, read_schedule
 from greentrainer.engine import AdaptiveBackprop, StepsAsked
@@ -252,14 +252,6 @@ def require_budget(config: RunConfig, method: Method) -> None:
         raise ValueError(f"{method.name} keeps to rho or flops: give one of these, or use green")
 
 
-def cost_of(config: RunConfig) -> Cost:
-    """What a rho is a share of: as asked, or what fits the device."""
-    if config.cost is not None:
-        return config.cost
-    own = config.rho is not None and not config.published and config.carbon_schedule is None
-    return "seconds" if own and torch.cuda.is_available() else "flops"
-
-
 def mode_of(config: RunConfig) -> str:
     """What else than model and device a clock is set for."""
     keys = [
@@ -294,7 +286,7 @@ def green_of(
     """
     budget = Budget("rho", 1.0, consumption=consumption)
     if method.budgeted:
-        budget = Budget(*config.budget, cost_of(config), whole_flops, consumption)
+        budget = Budget(*config.budget, config.cost, whole_flops, consumption)
     if budget.timed:
         clock = saved_clock(model, next(model.parameters()).device, mode_of(config))
         budget = dataclasses.replace(budget, clock=clock)
