@@ -138,10 +138,11 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="folder that holds the data sets' folders")
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--held-out", type=int, default=64, help="rows that losses are of")
     asked = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     flags = ["--task", "scitldr", "--train-limit", str(asked.rows), "--generate", "0"]
-    flags += ["--set", f"batch_size={asked.batch_size}", "--set", "test_limit=64"]
+    flags += ["--set", f"batch_size={asked.batch_size}", "--set", f"test_limit={asked.held_out}"]
     if asked.data_dir:
         flags += ["--data-dir", str(asked.data_dir / "scitldr")]
     with tempfile.TemporaryDirectory() as place:
@@ -150,6 +151,6 @@ def main() -> None:
     note = (
         f"SmolLM2-135M on {asked.rows} abstracts of SciTLDR, batches of {asked.batch_size}. wall: "
         "from the command to its end. seconds: of training, with all that belongs to it. ready: "
-        "seconds outside of steps and choosing, beyond full fine-tuning's. loss: of 64 others."
+        f"seconds outside of steps and choosing, beyond full fine-tuning's. loss: of {asked.held_out} others."
     )
     write("whole_runs", rows, checks_of(rows, device), [0], note, device=device)
