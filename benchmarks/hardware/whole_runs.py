@@ -151,6 +151,7 @@ def main() -> None:
     note = (
         f"SmolLM2-135M on {asked.rows} abstracts of SciTLDR, batches of {asked.batch_size}. wall: "
         "from the command to its end. seconds: of training, with all that belongs to it. ready: "
-        f"seconds outside of steps and choosing, beyond full fine-tuning's. loss: of {asked.held_out} others."
+        "seconds outside of steps and choosing, beyond full fine-tuning's. loss: of "
+        f"{asked.held_out} others."
     )
     write("whole_runs", rows, checks_of(rows, device), [0], note, device=device)

@@ -334,6 +334,23 @@ def _gpu_method(row: Row) -> str:
     return row["method"] if row["tail"] is None else f"all tensors, tail {row['tail']}"
 
 
+def whole_runs_table() -> str:
+    """Runs from the command to the checkpoint, and what became of a budget in hours."""
+    head = ["", "wall / full", "getting ready, s", "steps", "loss / full", "seconds / given"]
+    body = [
+        [
+            row["run"],
+            f"{row['wall / full']:.2f}",
+            f"{row['ready']:.1f}",
+            row["steps"],
+            f"{row['loss / full']:.3f}",
+            f"{row['seconds / given']:.2f}" if "times" in row else "",
+        ]
+        for row in rows_of("whole_runs")
+    ]
+    return markdown(head, body)
+
+
 def small_table(name: str, *columns: str) -> str:
     """Some columns of a benchmark's rows."""
     body = [[_plain(row.get(column)) for column in columns] for row in rows_of(name)]
@@ -359,6 +376,7 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "plan": plan_table,
     "gpu_steps": gpu_table,
+    "whole_runs": whole_runs_table,
     **{name: partial(comparison, name) for name in STUDIES},
 }
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from greentrainer.budget import calibrate
 from greentrainer.hf.models import CACHE_VARIABLE
 from tests.integration.test_cli import FLAGS, command
 from tests.tiny import saved
@@ -49,6 +50,31 @@ def test_a_generous_budget_trains_everything(
     assert found["tensors_trained_last"] == found["tensors"]
     config = yaml.safe_load((typed[typed.index("--output-dir") + 1] / "config.yaml").read_text())
     assert (config[unit], config["rho"]) == (float(amount), None)
+
+
+@pytest.mark.filterwarnings("ignore:.*training everything takes about")
+def test_a_second_run_times_nothing(typed: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does one on fewer rows; one with other batches does, and after one that keeps nothing."""
+    timed: list[Any] = []
+    really = calibrate._timed
+
+    def noted(*args: Any) -> Any:
+        timed.append(args)
+        return really(*args)
+
+    def passes(*more: Any) -> int:
+        timed.clear()
+        assert command(monkeypatch, *typed, "--hours", 1, *more) == 0
+        return len(timed)
+
+    monkeypatch.setattr(calibrate, "_timed", noted)
+    assert passes() > 0
+    assert passes() > 0  # nothing was kept
+    monkeypatch.delenv("GREENTRAINER_KEEP")
+    assert passes() > 0
+    assert passes() == 0
+    assert passes("--train-limit", 60) == 0
+    assert passes("--set", "batch_size=6") > 0
 
 
 def test_flops_bound_a_run(typed: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,13 @@ def other_number(model: Any) -> None:
     model.model.layers[0].self_attn.attention_dropout = 0.25
 
 
+def another_constant(model: Any) -> None:
+    """As `other_pass`, but for a number."""
+    layer = model.model.layers[0].mlp
+    before = layer.forward
+    layer.forward = lambda x: before(x[..., :16])
+
+
 def half(model: Any) -> None:
     model.to(torch.bfloat16)
 
@@ -107,8 +114,13 @@ def evaluating(model: Any) -> None:
     model.model.layers[1].eval()
 
 
-@pytest.mark.parametrize("change", [frozen, told_otherwise, shorter, other_pass, other_number,
-                                    half, kernels, evaluating])  # fmt: skip
+CHANGES = (
+    frozen, told_otherwise, shorter, other_pass, another_constant, other_number, half, kernels,
+    evaluating,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_another_structure_has_another_file(change: Callable[[Any], None], tmp_path: Path) -> None:
     traces = Traces(tmp_path)
 
@@ -118,7 +130,9 @@ def test_another_structure_has_another_file(change: Callable[[Any], None], tmp_p
         return traces.path(model, [p for p in model.parameters() if p.requires_grad], None, None)
 
     assert path(same) == path(same)
+    assert path(other_pass) == path(other_pass)
     assert path(same) != path(change)
+    assert (path(other_pass) == path(change)) == (change is other_pass)
 
 
 def test_another_loss_or_way_has_another_file(tmp_path: Path) -> None:

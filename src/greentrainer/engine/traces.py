@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import torch
@@ -172,7 +173,23 @@ def _hooks(module: nn.Module) -> list[str]:
 
 
 def _name(function: Any) -> str:
-    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', function)}"
+    """Of a function or method, and its code."""
+    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
+    told = _digest(_instructions(code).encode()) if code else str(type(function))
+    return f"{module}.{name} {told}"
+
+
+def _instructions(code: CodeType) -> str:
+    """What a function does, without where it stands."""
+    found = [code.co_code.hex(), *code.co_names]
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            found.append(_instructions(constant))
+        else:
+            found.append(str(sorted(map(repr, constant))) if isinstance(constant, frozenset)
+                         else repr(constant))  # fmt: skip
+    return " ".join(found)
 
 
 def _kernels() -> str:
@@ -191,9 +208,8 @@ def _code_of(kind: type) -> str:
         if one is nn.Module:
             break
         source: Any = getattr(sys.modules.get(one.__module__), "__file__", None)
-        forward = getattr(vars(one).get("forward"), "__code__", None)
         found.append(_code((Path(source),)) if source else one.__qualname__)
-        found.append(f"{forward.co_filename} {_digest(forward.co_code)}" if forward else "")
+        found.append(_name(vars(one).get("forward")))
     return " ".join(found)
 
 
