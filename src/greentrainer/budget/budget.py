@@ -13,8 +13,8 @@ within it: a clock that is a little off is corrected by the books.
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 from greentrainer.budget.clock import NANO, Clock
 from greentrainer.budget.spending import SpendingPlan
@@ -49,8 +49,8 @@ class Budget:
 
     unit, amount: so many of what.
     cost: what tensors are chosen by, at a `rho`.
-    whole_flops: of plain full fine-tuning of all the run's batches; from the sample batch and
-        their number when None.
+    whole_flops: of plain full fine-tuning of all the run's batches, or what tells them from the
+        engine's graphs; from the sample batch and their number when None.
     consumption: what the run has used so far; counted from the engine's making when None.
     clock: one set before, for batches of about this size; otherwise a few passes are timed first.
 
@@ -60,7 +60,7 @@ class Budget:
     unit: Unit = "rho"
     amount: float = 0.5
     cost: Cost = "flops"
-    whole_flops: int | None = None
+    whole_flops: int | Callable[[Any], int] | None = None
     consumption: Consumption | None = None
     clock: Clock | None = None
 
@@ -72,6 +72,12 @@ class Budget:
             raise ValueError(f"{self.unit} is {self.amount}: choose it above 0{upper}")
         if self.unit == "flops" and self.cost == "seconds":
             raise ValueError("a budget in flops is counted in flops, not at the cost of seconds")
+
+    def told(self, graphs: Any) -> "Budget":
+        """With what full fine-tuning of the run takes, if the graphs tell it."""
+        if callable(self.whole_flops):
+            return replace(self, whole_flops=self.whole_flops(graphs))
+        return self
 
     @property
     def timed(self) -> bool:
@@ -100,8 +106,9 @@ class Budget:
             batches are trained on.
         """
         batches = spending.total_batches or 1
-        flops = self.whole_flops or batches * sample.full_flops
-        plain = Plain(sample, batches, flops, self.whole_flops is not None, spending.accumulate)
+        known = self.whole_flops if isinstance(self.whole_flops, int) else None
+        flops = known or batches * sample.full_flops
+        plain = Plain(sample, batches, flops, known is not None, spending.accumulate)
         cost_unit = self._cost_unit(clock, plain, consumption, fixed)
         return Terms(self, cost_unit, cost_unit.spent(ledger))
 

@@ -177,7 +177,8 @@ class AdaptiveBackprop(Course):
 
         Raises ValueError for one that is too small.
         """
-        budget = self.budget
+        with self._savings.at(None):
+            self.budget = budget = self.budget.told(self.graphs)
         budget.require_course(self.spending.total_batches, self.processes.count)
         if budget.timed:
             given = budget.clock

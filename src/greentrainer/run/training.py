@@ -20,7 +20,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from greentrainer.budget import Budget
 from greentrainer.config import RunConfig
 from greentrainer.energy import Consumption, Estimate, Intensity, Meter, read_schedule
-from greentrainer.engine import AdaptiveBackprop, StepsAsked
+from greentrainer.engine import AdaptiveBackprop, GraphCache, StepsAsked
 from greentrainer.forward import ForwardOptions, Positions
 from greentrainer.hf import (
     GreenConfig,
@@ -140,12 +140,17 @@ def fit(
     require_budget(config, method)
     collate = encode.Collator(encode.pad_id(tokenizer), config.pad_multiple, config.max_length)
     early = method.stops_early(config)
-    own = method.adapts(config) or early or config.activation_checkpointing
     chooses = steps_asked(config, method) == "choose"
-    own = own or config.rho is None or chooses
-    plain = step_flops(config, graphs_of(model), train, collate) if own else []
-    same = not (method.adapts(config) or config.activation_checkpointing)
-    whole = sum(plain) if plain and same else None
+    other = method.adapts(config) or config.activation_checkpointing
+    plain = step_flops(config, graphs_of(model), train, collate) if other or early else []
+
+    def told(graphs: GraphCache) -> int:
+        """Of plain full fine-tuning, whose batches the engine's own graphs tell of."""
+        plain[:] = plain or step_flops(config, graphs, train, collate)
+        return sum(plain)
+
+    asked = (config.rho is None or chooses) and not other
+    whole = told if asked else None
     torch.manual_seed(config.seed)
     adapted = method.adapt(model, config)
     if config.compile:
@@ -277,12 +282,12 @@ def green_of(
     model: Any,
     examples: int,
     max_steps: int = -1,
-    whole_flops: int | None = None,
+    whole_flops: Callable[[GraphCache], int] | None = None,
     consumption: Consumption | None = None,
 ) -> GreenConfig:
     """Budget and schedule: `selections` evenly spaced over the run's steps.
 
-    whole_flops: of plain full fine-tuning of the run's data.
+    whole_flops: tells those of plain full fine-tuning of the run's data.
     """
     budget = Budget("rho", 1.0, consumption=consumption)
     if method.budgeted:
