@@ -195,7 +195,8 @@ class Terms:
         smallest, greatest: shares of full fine-tuning at which one tensor, and all, are trained.
         """
         unit, amount = self.budget.unit, self.budget.amount
-        if self.share < smallest and unit == "rho" and self.cost_unit.total is not None:
+        fixed = self.cost_unit.total is not None
+        if self.share < smallest and unit == "rho" and self.budget.timed and fixed:
             needed = self.amount_for(smallest)
             advice = f", or give {needed:.3g}" if needed <= 1 else ""
             raise ValueError(
