@@ -239,7 +239,9 @@ def test_an_interrupted_run_saves_and_resumes(
     for line in child.stdout:
         if "evaluating the model as it is" in line:
             break
-    time.sleep(1.0)
+    steps = tmp_path / "cut" / "steps.jsonl"
+    while child.poll() is None and not (steps.is_file() and steps.stat().st_size):
+        time.sleep(0.02)
     child.send_signal(number)
     child.communicate(timeout=120)
     assert child.returncode == 130
