@@ -98,7 +98,7 @@ def profiled(model: Any, what: Plan, batch: Batch, compiled: bool) -> Row:
         activities = [torch.profiler.ProfilerActivity.CUDA]
         with torch.profiler.profile(activities=activities) as found:
             step(worn, optimizer, batch)
-    kernels = [e for e in found.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = [e for e in found.events() or [] if str(e.device_type).endswith("CUDA")]
     return {
         "launches": len(kernels),
         "busy": sum(e.self_device_time_total for e in kernels) / 1e6,

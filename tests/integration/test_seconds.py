@@ -61,7 +61,7 @@ def row(method: str, share: float, launches: float = 1.0, **more: Any) -> Row:
 )
 def test_checks_can_fail(name: str, worse: Row) -> None:
     def holds(rows: list[Row]) -> bool:
-        return next(one["holds"] for one in seconds.checks_of(rows) if one["name"] == name)
+        return bool(next(c["holds"] for c in seconds.checks_of(rows) if c["name"] == name))
 
     good = row("positions", 0.49)
     assert holds([good])
