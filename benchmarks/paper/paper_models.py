@@ -80,7 +80,7 @@ def adapter(model: nn.Module, method: str) -> Any:
             r=8,
             lora_alpha=32,
             lora_dropout=0.1,
-            target_modules=LORA_TARGETS[config.model_type],
+            target_modules=LORA_TARGETS.get(config.model_type, LORA_TARGETS["opt"]),
         ),
         "prefix": lambda: peft.PrefixTuningConfig(
             task_type=task, num_virtual_tokens=VIRTUAL_TOKENS
