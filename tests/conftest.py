@@ -5,9 +5,13 @@ suites, of which some stand for all.  `make test-all` runs everything.
 """
 
 import os
+from typing import Any
 
 import pytest
 import torch
+
+from greentrainer.cost import trace
+from greentrainer.engine import graph_cache
 
 os.environ["GREENTRAINER_KEEP"] = "off"  # a model is traced wherever a test means it to be
 torch.set_num_threads(1)
@@ -27,3 +31,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         )
         if family is not None and family not in QUICK_FAMILIES and "integration" not in item.nodeid:
             item.add_marker(pytest.mark.thorough)
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """An entry for each pass that a `GraphCache` traces."""
+    made: list[int] = []
+
+    def noted(*args: Any) -> Any:
+        made.append(1)
+        return trace(*args)
+
+    monkeypatch.setattr(graph_cache, "trace", noted)
+    return made

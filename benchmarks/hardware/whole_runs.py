@@ -54,7 +54,7 @@ class Setting:
         )  # fmt: skip
         wall = time.perf_counter() - start
         if done.returncode:
-            raise RuntimeError(f"{name}: {done.stderr.strip()[-400:]}")
+            sys.exit(f"{name}: {done.stderr.strip()[-400:]}")
         metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
         row = row_of(name, wall, metrics)
         print(f"{name}: {wall:.1f} s, loss {row['loss']:.4f}", flush=True)

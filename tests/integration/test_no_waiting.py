@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from hardware.seconds import VIEWS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -23,10 +24,6 @@ from tests.conformance.test_split import ragged
 from tests.integration.test_positions import HEAD
 
 WAITS = {"_local_scalar_dense", "equal", "nonzero", "is_nonzero", "masked_select", "_unique2"}
-FREE = {"view", "reshape", "transpose", "t", "slice", "unsqueeze", "squeeze", "expand", "permute",
-        "detach", "alias", "select", "as_strided", "_unsafe_view", "split", "unbind", "empty",
-        "split_with_sizes", "empty_like", "new_empty", "empty_strided"}  # fmt: skip
-"""Operations that launch nothing."""
 
 
 class OnHost(torch.Tensor):
@@ -46,7 +43,7 @@ class Watch(TorchDispatchMode):
     ) -> Any:
         name = func._schema.name.split("::")[1]
         host = any(isinstance(leaf, OnHost) for leaf in tree_leaves((args, kwargs)))
-        if not host and name not in FREE:
+        if not host and name not in VIEWS:
             self.launched[name] += 1
         if not host and name in WAITS:
             frames = [f for f in traceback.extract_stack() if "/torch/" not in f.filename]

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from greentrainer.cost import trace
-from greentrainer.engine import GraphCache, Traces, graph_cache
+from greentrainer.engine import GraphCache, Traces
 from greentrainer.forward import LabelledHead, SplitForward
 from greentrainer.hf import GreenConfig, GreenTrainer
 from greentrainer.types import Batch, CostGraph
@@ -17,19 +16,6 @@ from tests.conformance.families import batch_for, build
 from tests.trainer import arguments, mixed
 
 SIZES = ((2, 20), (3, 33), (2, 40), (4, 24))
-
-
-@pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """An entry for each pass traced."""
-    made: list[int] = []
-
-    def noted(*args: Any) -> Any:
-        made.append(1)
-        return trace(*args)
-
-    monkeypatch.setattr(graph_cache, "trace", noted)
-    return made
 
 
 def prompted(rows: int, length: int) -> Batch:

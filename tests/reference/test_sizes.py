@@ -1,7 +1,5 @@
 """Graphs foretold from one trace at prime sizes are those that tracing gives, node by node."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
@@ -9,25 +7,12 @@ from torch import nn
 from greentrainer.cost import symbols
 from greentrainer.cost.sizes import Symbols, Work
 from greentrainer.cost.trace import trace
-from greentrainer.engine import GraphCache, graph_cache
+from greentrainer.engine import GraphCache
 from greentrainer.forward import SplitForward
 from tests.conformance.families import FAMILIES, batch_for, build
 
 DATA_DEPENDENT = {"mixtral", "moe-routed"}
 CASES = [(family, "eager") for family in FAMILIES if family not in DATA_DEPENDENT]
-
-
-@pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """An entry for each trace made."""
-    made: list[int] = []
-
-    def noted(*args: Any) -> Any:
-        made.append(1)
-        return trace(*args)
-
-    monkeypatch.setattr(graph_cache, "trace", noted)
-    return made
 
 
 @pytest.mark.parametrize(("family", "attention"), [*CASES, ("llama", "sdpa"), ("t5", "sdpa")])
