@@ -74,11 +74,21 @@ def test_passes_that_set_a_clock_are_on_the_bill(
     assert sum(booked) == sum(counted) > 0
 
 
-@pytest.mark.parametrize(("batches", "repeats"), [(10, 0), (60, 1), (9999, 2)])
+@pytest.mark.parametrize(
+    ("batches", "repeats", "budget"),
+    [
+        (10, 0, Budget("hours", 10 * 2 / 3600)),
+        (60, 1, Budget("hours", 60 * 2 / 3600)),
+        (9999, 2, Budget("hours", 9999 * 2 / 3600)),
+        (10, 0, Budget("rho", 1.0, "seconds")),
+        (None, 2, Budget("rho", 1.0, "seconds")),
+    ],
+    ids=str,
+)
 def test_a_clock_takes_its_share_of_a_budget(
-    batches: int, repeats: int, monkeypatch: pytest.MonkeyPatch
+    batches: int | None, repeats: int, budget: Budget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each pass takes 2 s here, and 5% of 10, 60 and 9,999 of them may be taken."""
+    """Each pass takes 2 s here, and 5% of so many may be taken; of a run without end any time."""
     made: list[int] = []
 
     def timed(_model: Any, _batch: Any, _loss: Any, trial: Any, times: int) -> TimedPass:
@@ -89,8 +99,7 @@ def test_a_clock_takes_its_share_of_a_budget(
     monkeypatch.setattr(timing, "_update_seconds", lambda *_: 0.0)
     model, batch = build("llama"), batch_for("llama")
     optimizer = torch.optim.AdamW(model.parameters())
-    hours = Budget("hours", batches * 2 / 3600)
-    with AdaptiveBackprop(model, optimizer, batch, rho=hours, total_batches=batches) as engine:
+    with AdaptiveBackprop(model, optimizer, batch, rho=budget, total_batches=batches) as engine:
         assert engine.clock is not None
         assert made == [1, *[repeats] * (2 if repeats else 0)]
         assert (engine.clock.tokens > 0) == (repeats > 0)

@@ -11,6 +11,7 @@ A timed run spends as time goes by, so what is left is known at any moment, and 
 within it: a clock that is a little off is corrected by the books.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -132,12 +133,16 @@ class Budget:
             own, plain.graph, lambda: seconds - left(), NANO * seconds, NANO * whole, plain.known
         )
 
-    def lasting(self, consumption: Consumption, batches: int) -> Callable[[float, float], float]:
+    def lasting(
+        self, consumption: Consumption, batches: int | None
+    ) -> Callable[[float, float], float]:
         """For how many seconds it lasts, told seconds of a plain batch, and the power in watts.
 
-        batches: of the run.
+        batches: of the run, if told; a share of a run without end lasts for ever.
         """
         if self.unit == "rho":
+            if batches is None:
+                return lambda _full, _watts: math.inf
             return lambda full, _watts: self.amount * full * batches - consumption.used().seconds
         return lambda _full, watts: self._left(watts, consumption)()
 

@@ -183,7 +183,7 @@ class AdaptiveBackprop(Course):
         if budget.timed:
             given = budget.clock
             suits = given is not None and given.suits(tokens_of(sample_batch)[1])
-            lasting = budget.lasting(self.consumption, self.spending.total_batches or 1)
+            lasting = budget.lasting(self.consumption, self.spending.total_batches)
             self.clock = (
                 given if suits
                 else self._made.set_clock(sample_batch, self.consumption, lasting)
