@@ -9,6 +9,7 @@ from functools import reduce
 from torch.autograd.graph import Node
 
 from greentrainer.cost.record import Recorder, Step
+from greentrainer.cost.values import Questions
 from greentrainer.types import CostGraph, Stage, descendants, dominators, meet
 
 Variants = tuple[tuple[frozenset[str], CostGraph], ...]
@@ -24,6 +25,7 @@ class Walk:
     stages: path of each stage as it ended, its forward FLOPs, and whether gradients were enabled.
     masks: nodes that made an attention mask which needs a gradient.
     forced: nodes that a gradient is computed for whatever is trained.
+    questions: what was asked of the batch's values.
     """
 
     recorder: Recorder
@@ -33,6 +35,7 @@ class Walk:
     stages: list[tuple[str, int, bool]] = field(default_factory=list)
     masks: set[Node] = field(default_factory=set)
     forced: set[Node] = field(default_factory=set)
+    questions: Questions = field(default_factory=Questions)
 
     def learned_masks(self) -> set[frozenset[str]]:
         """For each attention mask that is learned, the tensors it is made from."""
@@ -96,6 +99,7 @@ def assemble(walk: Walk, variants: Variants, notes: tuple[str, ...]) -> CostGrap
         forced=tuple(sorted(new[number[node]] for node in walk.forced if node in number)),
         variants=variants,
         notes=notes,
+        questions=walk.questions or None,
     )
 
 

@@ -5,10 +5,10 @@ attention).  Elementwise work, normalisation, softmax and the optimizer's update
 Fused attention is charged as `torch.utils.flop_counter` charges it: two products forward, five
 backward (the scores are recomputed), no discount for a causal mask.
 
-Formulas are torch's own but for products with vectors, which it has none for, and fused attention:
-torch counts it as 0 on the CPU, and before 2.12 not at all where several heads of queries share one
-of keys.  An operation that does matrix work and has no formula is reported by `has_uncounted_work`,
-never passed over.
+Formulas are torch's own but for products with vectors or added in place, which it has none for,
+and fused attention: torch counts it as 0 on the CPU, and before 2.12 not at all where several heads
+of queries share one of keys.  Where torch has no formula, ours is put into its registry.  An operation that does matrix
+work and has no formula is reported by `has_uncounted_work`, never passed over.
 """
 
 from collections.abc import Callable, Sequence
@@ -74,7 +74,18 @@ VECTORS: dict[Any, Callable[..., int]] = {
 }
 """Formulas for products of a matrix with a vector, which torch has none for."""
 
-FORMULAS: dict[Any, Callable[..., int]] = {**flop_registry, **ATTENTION, **VECTORS}
+IN_PLACE: dict[Any, Callable[..., int]] = {
+    aten.addmm_: flop_registry[aten.addmm],
+    aten.baddbmm_: flop_registry[aten.baddbmm],
+    aten.addmv_: VECTORS[aten.addmv],
+    aten.addr_: VECTORS[aten.addr],
+}
+"""Products added to what is there: torch has formulas for those that make a new tensor only."""
+
+for _operation, _formula in {**ATTENTION, **VECTORS, **IN_PLACE}.items():
+    flop_registry.setdefault(_operation, _formula)  # whoever counts, counts what the books say
+
+FORMULAS: dict[Any, Callable[..., int]] = {**flop_registry, **ATTENTION}
 """Operation -> formula, called as `formula(*args, **kwargs, out_val=result)`."""
 
 _UNCOUNTED = frozenset(
@@ -106,7 +117,7 @@ class _Counter(FlopCounterMode):
 
 def flop_counter() -> FlopCounterMode:
     """A silent `FlopCounterMode` that follows this module's convention on every device."""
-    return _Counter(display=False, custom_mapping={**ATTENTION, **VECTORS})
+    return _Counter(display=False, custom_mapping=ATTENTION)
 
 
 def count_flops(packet: Any, args: Any, kwargs: Any, out: Any) -> int:

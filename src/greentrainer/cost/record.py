@@ -6,7 +6,8 @@ each matrix operation went into.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from greentrainer.cost.flops import FORMULAS, count_by_output, count_flops, has_uncounted_work
+from greentrainer.cost.values import Values
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,15 @@ class Step:
 
     charges: FLOPs, and the operands (positions in `next_functions`) that they served.
     recalling: operands whose gradient takes an activation kept from the forward pass.
+    wanted: all operands that a gradient was passed to.
+    handed: the gradients that a custom function was handed; nothing for others.
     """
 
     node: Node
     charges: tuple[tuple[int, tuple[int, ...]], ...]
     recalling: tuple[int, ...]
+    wanted: tuple[int, ...] = ()
+    handed: tuple[Any, ...] = ()
 
 
 _DEVICE = torch.ops.prim.device.default
@@ -47,9 +53,11 @@ class Window:
     flops: list[int] = field(default_factory=list)
     reaches: dict[int, frozenset[int]] = field(default_factory=dict)
     alive: list[Any] = field(default_factory=list)
+    handed: tuple[Any, ...] = ()
 
     def receive(self, gradients: tuple[Any, ...]) -> None:
         """Note the gradients handed down: they depend on nothing kept."""
+        self.handed = gradients
         for gradient in gradients:
             self.reaches[id(gradient)] = frozenset()
             self.alive.append(gradient)
@@ -67,11 +75,13 @@ class Window:
     def close(self, results: tuple[Any, ...]) -> Step:
         """Charge the FLOPs of this node to the operands that need them.
 
-        A custom function may compute all gradients together, so it is charged as a whole.
+        A custom function may compute all gradients together, so it is charged as a whole, until it
+        is asked (`functions.py`).
         """
         wanted = tuple(i for i, (child, _) in enumerate(self.node.next_functions) if child)
         if _is_custom(self.node):
-            return Step(self.node, tuple((f, wanted) for f in self.flops if f), wanted)
+            whole = tuple((f, wanted) for f in self.flops if f)
+            return Step(self.node, whole, wanted, wanted, self.handed)
         served: dict[int, list[int]] = defaultdict(list)
         for i in wanted:
             for operation in self.reaches.get(id(results[i]), ()):
@@ -93,11 +103,13 @@ class Recorder(TorchDispatchMode):
     """Counts the operations of one training step; forward until `backward` is set.
 
     work: what is made of the FLOPs of an operation.
+    values: answers what the model asks of its batch, where there are none to look at.
     """
 
-    def __init__(self, work: Callable[[int], int]) -> None:
+    def __init__(self, work: Callable[[int], int], values: Values | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.work = work
+        self.work, self.values = work, values
+        self._aside: list[tuple[Any, int]] | None = None
         self.forward_flops = 0
         self.regions: dict[Any, list[tuple[int, int]]] = defaultdict(list)
         self.uncounted: set[str] = set()
@@ -112,19 +124,36 @@ class Recorder(TorchDispatchMode):
             return args[0].fake_device if isinstance(args[0], FakeTensor) else func(*args)
         kwargs = kwargs or {}
         packet = func.overloadpacket
+        if self.values is not None:
+            told = self.values.answer(func, args, kwargs)
+            if told is not NotImplemented:
+                return told
         if packet not in FORMULAS:
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
         out = func(*args, **kwargs)
+        if self.values is not None:
+            self.values.follow(func, args, kwargs, out)
         if has_uncounted_work(packet):
             self.uncounted.add(str(packet))
-        if not self.backward:
+        if self._aside is not None:
+            self._aside.append((packet, count_flops(packet, args, kwargs, out)))
+        elif not self.backward:
             self._count_forward(self.work(count_flops(packet, args, kwargs, out)))
         elif self.window is not None and not self._recomputing():
             self._count_backward(packet, args, kwargs, out)
         return out
+
+    @contextmanager
+    def aside(self) -> Iterator[list[tuple[Any, int]]]:
+        """What runs in here is no part of the step; gives each operation and its FLOPs."""
+        before, self._aside = self._aside, []
+        try:
+            yield self._aside
+        finally:
+            self._aside = before
 
     def _count_forward(self, flops: int) -> None:
         self.forward_flops += flops

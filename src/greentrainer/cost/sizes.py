@@ -1,7 +1,8 @@
 """The cost graph of batches of any size, from one trace.
 
 The FLOPs of a matrix operation are a product of its dimensions, and a dimension is a size of the
-batch (its rows, a length), the sum of two, or a number of the model's own.  So one batch is traced
+batch (its rows, a length), the sum of two, one less (a position that predicts nothing is left out),
+or a number of the model's own.  So one batch is traced
 whose sizes are primes that divide nothing of the model's: factoring an operation's FLOPs then says
 which sizes are in them, and how often.  Every cost of the graph becomes a polynomial in the sizes
 (`Work`), and holds for a batch of any.
@@ -22,6 +23,8 @@ Powers = tuple[int, ...]
 
 SMALLEST = 2
 """Of lengths and rows in the small batch: a single one is often another case."""
+LESS = -1
+"""In place of a size's number: one less than the other."""
 ROOM = (4.0, 1.1)
 """How much larger than wanted the lengths are that are traced; if that fails, a little."""
 
@@ -78,7 +81,8 @@ def terms_of(work: int) -> Mapping[Powers, int]:
 class Symbols:
     """Sizes that can be told apart in a product.
 
-    values: of the sizes, and after them of sums of two.  sums: which sizes these are of.
+    values: of the sizes, and after them of sums of two.  sums: which sizes these are of; `LESS` in
+        place of the second stands for -1.
     marks: for each value a prime that divides it and nothing else.
     """
 
@@ -100,7 +104,7 @@ class Symbols:
 
     def with_sums(self, sizes: Sequence[int]) -> tuple[int, ...]:
         """Sizes, and after them the sums."""
-        return (*sizes, *(sizes[i] + sizes[j] for i, j in self.sums))
+        return (*sizes, *(_sum(sizes, pair) for pair in self.sums))
 
 
 def symbols(
@@ -117,16 +121,21 @@ def symbols(
         pairs = [(i, j) for i, j in sums if max(i, j) == position]
         for value in _primes(start):
             trial = [*values, value]
-            extra = [_mark(trial[i] + trial[j]) for i, j in pairs]
+            extra = [_mark(_sum(trial, pair)) for pair in pairs]
             new = [value, *extra]
             if all(fits(mark) for mark in new) and len(set(new)) == len(new) and min(new) > 5:
                 values.append(value)
                 marks.append(value)
                 break
-    for i, j in sums:
-        values.append(values[i] + values[j])
+    for pair in sums:
+        values.append(_sum(values, pair))
         marks.append(_mark(values[-1]))
     return Symbols(tuple(values), tuple(marks), tuple(sums))
+
+
+def _sum(sizes: Sequence[int], pair: tuple[int, int]) -> int:
+    first, second = pair
+    return sizes[first] + (-1 if second == LESS else sizes[second])
 
 
 def _primes(start: int) -> Iterator[int]:

@@ -20,8 +20,9 @@ too, and `CostGraph.variants` holds it.  Models whose shapes depend on data cann
 these the same walk is made on one real pass.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -45,7 +46,9 @@ from greentrainer.cost.blank import (
     uncompiled,
 )
 from greentrainer.cost.draws import CertainDraws
+from greentrainer.cost.functions import Call, asked, calls_noted
 from greentrainer.cost.record import Recorder, Window
+from greentrainer.cost.values import Values
 from greentrainer.model import attributes_preserved, stages
 from greentrainer.types import Batch, CostGraph, LossFn, loss_of
 
@@ -105,21 +108,25 @@ def _walk(
     trainable: frozenset[str],
     work: Work | None,
 ) -> tuple[Walk, tuple[str, ...]]:
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            home = device_of(batch)
-            state = {name: blank(tensor, home) for name, tensor in state_of(model).items()}
-            blank_batch = tree_map_only(torch.Tensor, partial(blank, home=home), batch)
-            return _Tracer(model, state, trainable, mode, work).run(blank_batch, loss_fn), ()
-    except RuntimeError as error:  # every refusal of fake tensors; a user's mistake comes again
-        if work is not None or any(p.is_meta for p in model.parameters()):
-            raise ValueError(
-                "the model's shapes depend on its data, or it uses an operation that cannot be "
-                "traced without values: load its weights before tracing it"
-            ) from error
+    for values in (Values(), Values(numbers=True)):
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+                home = device_of(batch)
+                state = {name: blank(tensor, home) for name, tensor in state_of(model).items()}
+                blank_batch = tree_map_only(torch.Tensor, partial(blank, home=home), batch)
+                values.begin(blank_batch, batch)
+                tracer = _Tracer(model, state, trainable, mode, work, values)
+                return tracer.run(blank_batch, loss_fn), ()
+        except RuntimeError as error:  # every refusal of fake tensors; a user's mistake comes again
+            refused = error
+    if work is not None or any(p.is_meta for p in model.parameters()):
+        raise ValueError(
+            "the model's shapes depend on its data, or it uses an operation that cannot be "
+            "traced without values: load its weights before tracing it"
+        ) from refused
     state = {name: alias(tensor) for name, tensor in state_of(model).items()}
     with _random_streams_kept():
-        return _Tracer(model, state, trainable, None, None).run(batch, loss_fn), (_REAL,)
+        return _Tracer(model, state, trainable, None, None, None).run(batch, loss_fn), (_REAL,)
 
 
 @contextmanager
@@ -165,13 +172,14 @@ class _Tracer:
         trainable: frozenset[str],
         mode: FakeTensorMode | None,
         work: Work | None,
+        values: Values | None,
     ) -> None:
         self.model, self.state, self.mode = model, state, mode
         for name in trainable:
             state[name].requires_grad_()
             state[name].register_post_accumulate_grad_hook(_discard_gradient)
         self.names = {id(state[name]): name for name in trainable}
-        self.recorder = Recorder(work or int)
+        self.recorder = Recorder(work or int, values)
         self.walk = Walk(recorder=self.recorder)
 
     def run(self, batch: Batch, loss_fn: LossFn | None) -> Walk:
@@ -185,10 +193,14 @@ class _Tracer:
             stack.enter_context(holding(self.model, self.state))
             stack.enter_context(torch.enable_grad())
             stack.callback(self._watch_modules(self.model))
+            calls = stack.enter_context(calls_noted())
             stack.enter_context(self.recorder)
             with watcher:
                 loss = loss_of(self.model, batch, loss_fn)
             self._backward(loss)
+            self._ask(calls)
+        if self.recorder.values is not None:
+            self.walk.questions = self.recorder.values.questions()
         self.walk.masks = watcher.masks
         self.walk.forced |= watcher.forced
         return self.walk
@@ -245,6 +257,15 @@ class _Tracer:
         torch.autograd.backward(loss)
         for handle in handles:
             handle.remove()
+
+    def _ask(self, calls: Mapping[Node, Call]) -> None:
+        """Put what functions say of themselves in the place of what they were seen to do."""
+        for number, step in enumerate(self.walk.steps):
+            call, wanted = calls.get(step.node), step.wanted
+            found = asked(call, step.handed, wanted, self.recorder) if call and wanted else None
+            if found is not None:
+                self.walk.steps[number] = replace(step, charges=found.charges)
+                self.recorder.forward_flops += found.forward_flops - found.traced_flops
 
     def _open(self, node: Node) -> Callable[..., None]:
         def opened(grad_outputs: tuple[Any, ...]) -> None:

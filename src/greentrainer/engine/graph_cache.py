@@ -15,8 +15,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from greentrainer.cost import (
+    LESS,
     ROOM,
     Foretold,
+    Questions,
     added,
     faked,
     flop_counter,
@@ -32,13 +34,16 @@ from greentrainer.forward import (
     SplitForward,
     labelled,
     matched,
+    on_host,
     piece,
     signature,
     template_of,
+    with_labels,
 )
 from greentrainer.types import Batch, CostGraph, LossFn, loss_of
 
 LABELLED = "number of labelled positions"
+ANSWERS = "answers"
 MANY, FEW = 50, 2
 """Labelled positions of batches that are traced for their sizes."""
 LATEST = 256
@@ -51,8 +56,10 @@ class GraphCache:
     """The cost graph of any batch of a model, with all of `parameters` trainable.
 
     A batch is known again by the shapes of its tensors, and so is the call of the model that its
-    loss makes, if it makes just one.  Where a model's work depends on the data, the number of
-    labelled positions counts as one more size: heads that leave out the others are common.
+    loss makes, if it makes just one.  Where a model's work depends on its labels, or on data in a
+    way that nobody can tell, the number of labelled positions counts as one more size: heads that
+    leave out the others are common.  Where it depends on other values of the batch, what the model
+    asks of them is asked of each batch, and the answers tell batches apart.
 
     head: of this model, if it works on labelled positions only.  As the head's cost is proportional
     to their number, it is told from two traces, and no shape is traced twice for it.
@@ -86,7 +93,8 @@ class GraphCache:
         self._learned = Learned()
         self._traces, self._file = traces, _NOT_READ
         self._singular: set[Signature] = set()
-        self._by_data = False
+        self._by_data = self._by_labels = False
+        self._asking: dict[Signature, Questions] = {}
         self._latest: OrderedDict[tuple[int, ...], tuple[CostGraph, Any]] = OrderedDict()
 
     def of_batch(self, batch: Batch) -> CostGraph:
@@ -146,8 +154,13 @@ class GraphCache:
     def _signature(self, batch: Batch, args: tuple[Any, ...] | None = None) -> Signature:
         """The sizes that a batch is known by; with `args` those of the call that it makes."""
         parts = self.split.parts(batch) if self.split else batch
-        shapes = signature(parts if args is None else (args, parts))
-        return (*shapes, (LABELLED, (labelled(batch),))) if self._by_data else shapes
+        found = signature(parts if args is None else (args, parts))
+        if self._by_data or self._by_labels:
+            found = (*found, (LABELLED, (labelled(batch),)))
+        while found in self._asking:
+            answers = self._asking[found].of(batch, on_host)
+            found = (*found, (f"{ANSWERS} {answers}", ()))
+        return found
 
     def _find(self, wanted: Signature) -> CostGraph | None:
         """A graph known, or foretold."""
@@ -155,7 +168,8 @@ class GraphCache:
             for template, foretold in self._learned.foretold:
                 sizes = matched(template, wanted)
                 if sizes is not None and foretold.covers(sizes):
-                    self._known[wanted] = foretold.at((*sizes, 0))
+                    rest = () if self._by_labels else (0,)
+                    self._known[wanted] = foretold.at((*sizes, *rest))
                     break
             else:
                 return None
@@ -179,9 +193,15 @@ class GraphCache:
                 sizes = [max(pair) for pair in zip(sizes, one.symbols.values, strict=False)]
             try:
                 with _quietly():
-                    self._learned.foretold = [*self._told(alike, sizes), *self._learned.foretold]
+                    told = self._told(alike, sizes)
+                if self._by_labels:
+                    self._require_true(told, batch)
+            except _ByLabels:
+                self._by_labels = True
+                return self._learn(batch)
             except Exception:  # whatever a model makes of sizes that nobody gave it
                 continue
+            self._learned.foretold = [*told, *self._learned.foretold]
             found = self._find(wanted)
             if found is not None:
                 if self._traces and self._file:
@@ -234,10 +254,12 @@ class GraphCache:
     def _told(self, alike: Alike, sizes: Sequence[int]) -> list[tuple[Signature, Foretold]]:
         """What two traces tell of batches alike.  Raises ValueError if they contradict."""
         dimensions = {size for p in self.model.parameters() for size in p.shape}
-        chosen = symbols([*sizes, MANY], dimensions, alike.sums)
+        sums = [*alike.sums, *((length, LESS) for length in alike.less)]
+        chosen = symbols([*sizes, MANY], dimensions, sums)
         least = alike.least()
         count = len(least)
         graph, seen = self._synthetic(alike, chosen.values[: count + 1], chosen.factored)
+        graph = replace(graph, questions=None)
         foretold = Foretold(graph, chosen, least)
         small, _ = self._synthetic(alike, (*least, FEW), None)
         if foretold.at((*least, FEW)) != small:
@@ -246,6 +268,7 @@ class GraphCache:
         form = form_of(none)
         if self.head and none != one and self._learned.share_of(form) is None:
             self._learned.per_position.append((form, added(one, none, -1)))
+        count += self._by_labels
         primes = dict(zip(chosen.values[:count], range(count), strict=True))
         return [(template_of(shapes, primes), foretold) for shapes in seen]
 
@@ -255,6 +278,8 @@ class GraphCache:
         """The graph of a batch of other sizes, and the signatures it is known by."""
         *lengths, labels = sizes
         batch, where = alike.made(lengths)
+        if self._by_labels:
+            batch = with_labels(batch, labels)
         headed = self.head is not None and self.head.positions(alike.batch) is not None
         calls: list[Signature] = []
         with ExitStack() as stack:
@@ -292,12 +317,29 @@ class GraphCache:
         calls: list[Signature] = []
         with self._noting(calls), self.split.on(batch) if self.split else nullcontext():
             graph = self._walk(batch)
-        keys = {self._signature(batch)}
-        if len(set(calls)) == 1:
-            shapes = calls[-1]
-            keys.add((*shapes, self._signature(batch)[-1]) if self._by_data else shapes)
+        plain = len(signature(self.split.parts(batch) if self.split else batch))
+        before = self._signature(batch)
+        if graph.questions is not None and not self._by_labels:
+            self._asking[before] = graph.questions
+        own = self._signature(batch)
+        keys = {own}
+        if len(set(calls)) == 1 and (self.one_call or own == before):
+            call, told = calls[-1], own[plain:]
+            keys |= {(*call, *told)}
+            self._asking |= {(*call, *before[plain:]): one for one in self._asked(before)}
         self._known |= dict.fromkeys(keys, graph)
         return graph
+
+    def _asked(self, wanted: Signature) -> list[Questions]:
+        return [self._asking[wanted]] if wanted in self._asking else []
+
+    def _require_true(self, told: Sequence[tuple[Signature, Foretold]], batch: Batch) -> None:
+        """Hold what is foretold for batches with labels against a trace of one; else ValueError."""
+        wanted = self._signature(batch)
+        sizes = [(matched(template, wanted), foretold) for template, foretold in told]
+        found = [foretold.at(one) for one, foretold in sizes if one is not None]
+        if not found or found[0] != self._pass(batch):
+            raise ValueError("costs depend on more of the labels than their number")
 
     def _walk(self, batch: Batch) -> CostGraph:
         """The traced graph; one with the head on no position, if it works on labelled ones."""
@@ -321,7 +363,21 @@ class GraphCache:
         if graph.notes:
             self._by_data = True
             self.on_real_pass(graph)
+        elif graph.questions is not None and work is not None:
+            self._require_known(graph.questions)
         return graph
+
+    def _require_known(self, questions: Questions) -> None:
+        """What values are asked for must be given to batches without sense, or none are made."""
+        by_labels = all(path.endswith("['labels']") for path in questions.paths)
+        if by_labels and not (self._by_labels or self.head or self.split):
+            raise _ByLabels
+        if not (by_labels and self._by_labels):
+            raise ValueError("costs depend on the values of batches")
+
+
+class _ByLabels(Exception):
+    """Costs depend on labels, which is now known."""
 
 
 def hollow(model: nn.Module) -> nn.Module:

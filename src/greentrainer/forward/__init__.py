@@ -6,7 +6,7 @@ Start with `savings.py`, which the engine holds.  When which of it is worth its 
 from greentrainer.forward.check import piece
 from greentrainer.forward.handed import handing, take_plain_keys
 from greentrainer.forward.head import LabelledHead
-from greentrainer.forward.host import moved
+from greentrainer.forward.host import moved, on_host
 from greentrainer.forward.options import ForwardOptions, Positions
 from greentrainer.forward.savings import SHORT_TAILS, ForwardSavings
 from greentrainer.forward.shapes import (
@@ -18,6 +18,7 @@ from greentrainer.forward.shapes import (
     template_of,
     tensors,
     tokens_of,
+    with_labels,
 )
 from greentrainer.forward.split import SplitForward
 from greentrainer.forward.store import SIDE_BY_SIDE
@@ -36,10 +37,12 @@ __all__ = [
     "labelled",
     "matched",
     "moved",
+    "on_host",
     "piece",
     "signature",
     "take_plain_keys",
     "template_of",
     "tensors",
     "tokens_of",
+    "with_labels",
 ]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import keystr, tree_map_only, tree_map_with_path
 
 from greentrainer.cost import ROOM, SMALLEST
 from greentrainer.forward.cut import Cut
@@ -20,7 +20,8 @@ Signature = tuple[tuple[str, tuple[int, ...]], ...]
 class Alike:
     """Batches that differ from one in its sizes: rows and lengths, its tensors' first dimensions.
 
-    sums: pairs of sizes that make another one.
+    sums: pairs of sizes that make another one.  less: which sizes are lengths, where one position
+        less may be another.
     """
 
     def __init__(self, batch: Batch, split: SplitForward | None) -> None:
@@ -31,11 +32,12 @@ class Alike:
         self.rows = dict.fromkeys(rows)
         self.sizes = list(dict.fromkeys([*rows, *lengths]))
         self.sums: list[tuple[int, int]] = []
+        self.less = [i for i, size in enumerate(self.sizes) if size not in self.rows]
         if self.where is not None:
             if len(self.rows) != 1:
                 raise ValueError("the rows of a split batch cannot be told")
             self.sizes = [rows[0], self.where.prefix, self.where.tail]
-            self.sums = [(1, 2)]
+            self.sums, self.less = [(1, 2)], []
 
     def room(self, share: float) -> list[int]:
         """Its number of rows, and lengths so many times its own.
@@ -49,8 +51,8 @@ class Alike:
         return [math.ceil(size if size in self.rows else share * size) for size in self.sizes]
 
     def least(self) -> tuple[int, ...]:
-        """Very small ones."""
-        return (SMALLEST,) * len(self.sizes)
+        """Very small ones; of a length so much that one less is no single one either."""
+        return tuple(SMALLEST + (i in self.less) for i in range(len(self.sizes)))
 
     def made(self, sizes: Sequence[int]) -> tuple[Batch, Cut | None]:
         """A batch of such sizes, without sense, and its cut."""
@@ -115,6 +117,30 @@ def labelled(value: Any) -> int:
         if path.endswith(".labels")
     ]
     return sum(counts)
+
+
+def with_labels(batch: Batch, count: int) -> Batch:
+    """The batch with exactly so many labels, the first of each row left out.
+
+    Raises ValueError where there is no room for them.
+    """
+    left = [count]
+
+    def filled(path: Any, tensor: Any) -> Any:
+        if not keystr(path).endswith("['labels']"):
+            return tensor
+        labels = torch.full_like(tensor, IGNORED)
+        rest = labels[..., 1:].reshape(-1)
+        some = min(left[0], rest.numel())
+        rest[:some] = 0
+        labels[..., 1:] = rest.view(labels[..., 1:].shape)
+        left[0] -= some
+        return labels
+
+    made = tree_map_with_path(filled, batch)
+    if left[0]:
+        raise ValueError(f"no room for {count} labels")
+    return made
 
 
 def tensors(value: Any) -> Iterator[tuple[str, torch.Tensor]]:

@@ -10,6 +10,7 @@ can do more: losses of one's own, replicas, and checkpoints that appear in one s
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -26,6 +27,11 @@ from greentrainer.hf.config import GreenConfig
 from greentrainer.hf.trace_cache import kept_traces
 from greentrainer.model import Alone, is_sharded
 from greentrainer.types import PARTS, Batch, LossFn
+
+MADE_WITHIN = (
+    "this Trainer makes what the model is called with in its step, where the callback cannot make "
+    "any: mix greentrainer.hf.Green into it, `class GreenX(Green, X): ...`"
+)
 
 
 def loss_of_call(model: Any, batch: Batch) -> Any:
@@ -80,12 +86,56 @@ class GreenCallback(TrainerCallback):
         undo_input_gradients(model)
         seed = f"{self.green.seed}/{args.process_index}"  # each process measures on its own rows
         self._batches = ProbeBatches(loader, seed, args.device)
+        self._begin = partial(
+            self._made, model, optimizer, loader, args, state, kwargs["lr_scheduler"]
+        )
+        if self.one_call:
+            self._ear = model.register_forward_pre_hook(self._first_call, with_kwargs=True)
+        else:
+            self._begin(next(self._batches.draw(0, 1)))
+
+    def _first_call(self, model: nn.Module, args: Any, kwargs: Any) -> Any:
+        """When the Trainer first calls the model in training it is seen how; then select.
+
+        What was hung on the model meanwhile came too late for this call, so it is called here.
+        """
+        if not (model.training and torch.is_grad_enabled()):
+            return None
+        self._ear.remove()
+        drawn = next(self._batches.draw(0, 1))
+        unknown = [k for k, v in kwargs.items() if isinstance(v, torch.Tensor) and k not in drawn]
+        if args or set(unknown) - {"num_items_in_batch"}:
+            raise ValueError(MADE_WITHIN)
+        flags = {k: v for k, v in kwargs.items() if isinstance(v, bool | str)}
+        self._batches.flags = flags
+        before = set(model._forward_pre_hooks)
+        self._begin({**drawn, **flags})
+        self._select()
+        for key, hook in list(model._forward_pre_hooks.items()):
+            if key not in before:
+                both = key in model._forward_pre_hooks_with_kwargs
+                changed: Any = hook(model, args, kwargs) if both else hook(model, args)
+                if changed is not None:
+                    args, kwargs = changed if both else (changed, kwargs)
+        return args, kwargs
+
+    def _made(
+        self,
+        model: nn.Module,
+        optimizer: Any,
+        loader: Any,
+        args: TrainingArguments,
+        state: TrainerState,
+        scheduler: Any,
+        sample: Batch,
+    ) -> None:
+        """The engine, with what it goes on from."""
         total, every = schedule(self.green, args, state, len(loader))
         model.train()
         self.engine = AdaptiveBackprop(
             model,
             optimizer,
-            next(self._batches.draw(0, 1)),
+            sample,
             rho=self.green.budget,
             loss_fn=self.loss_fn,
             one_call=self.one_call,
@@ -104,8 +154,9 @@ class GreenCallback(TrainerCallback):
             fresh=len(loader),
             traces=kept_traces(self.loss_name),
         )
+        self._step = state.global_step
         if self.engine.chooses_steps:
-            follow(kwargs["lr_scheduler"], state.max_steps, self.engine)
+            follow(scheduler, state.max_steps, self.engine)
         self._verified, self._batches_seen = not self.one_call, 0
         if self.one_call:
             self._ear = model.register_forward_hook(self._listen)
@@ -147,9 +198,14 @@ class GreenCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Choose tensors when that is due."""
+        if self.engine is not None and not self.engine.closed:
+            self._step = state.global_step
+            self._select()
+
+    def _select(self) -> None:
         assert self.engine is not None
         count = self.green.probe_batches
-        self.engine.prepare(lambda: list(self._batches.draw(state.global_step, count)))
+        self.engine.prepare(lambda: list(self._batches.draw(self._step, count)))
         self._heard = False  # what comes now is training
 
     def on_substep_end(
@@ -301,7 +357,10 @@ class GreenCallback(TrainerCallback):
 
 
 class ProbeBatches:
-    """Batches to measure importance on, drawn apart from the Trainer's own order."""
+    """Batches to measure importance on, drawn apart from the Trainer's own order.
+
+    flags: what the Trainer calls the model with besides.
+    """
 
     def __init__(self, loader: Any, seed: str, device: torch.device) -> None:
         self._dataset: Any = loader.dataset
@@ -309,6 +368,7 @@ class ProbeBatches:
         sampler: Any = loader.batch_sampler
         self._size = min(int(sampler.batch_size), len(self._dataset))
         self._seed, self._device = seed, device
+        self.flags: dict[str, Any] = {}
 
     def draw(self, step: int, count: int) -> Iterator[Batch]:
         """`count` batches of random examples, the same for the same step."""
@@ -316,7 +376,8 @@ class ProbeBatches:
         for _ in range(count):
             rows = chance.sample(range(len(self._dataset)), self._size)
             batch: Mapping[str, Any] = self._collate([self._dataset[i] for i in rows])
-            yield {k: v.to(self._device) if hasattr(v, "to") else v for k, v in batch.items()}
+            placed = {k: v.to(self._device) if hasattr(v, "to") else v for k, v in batch.items()}
+            yield placed | self.flags
 
 
 def schedule(

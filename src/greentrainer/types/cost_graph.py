@@ -20,6 +20,7 @@ paper (section 3)            here
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from greentrainer.types.dag import ancestors, closure_costs, descendants, sole_ends
 
@@ -58,6 +59,8 @@ class CostGraph:
     variants: (tensors, graph) pairs: while none of these tensors is trained the model runs other
         kernels, and that graph, which lacks them, holds instead (attention with a learned mask).
     notes: what the user should know about how the graph was obtained.
+    questions: what the pass asked of its batch's values (`cost.Questions`): the graph holds for
+        batches that answer the same.  None where it holds for all of these shapes.
     """
 
     parents: tuple[tuple[int, ...], ...]
@@ -72,6 +75,7 @@ class CostGraph:
     forced: tuple[int, ...] = ()
     variants: tuple[tuple[frozenset[str], "CostGraph"], ...] = ()
     notes: tuple[str, ...] = ()
+    questions: Any = field(default=None, compare=False, repr=False)
 
     @cached_property
     def tensors(self) -> tuple[str, ...]:
