@@ -7,8 +7,9 @@ backward (the scores are recomputed), no discount for a causal mask.
 
 Formulas are torch's own but for products with vectors or added in place, which it has none for,
 and fused attention: torch counts it as 0 on the CPU, and before 2.12 not at all where several heads
-of queries share one of keys.  Where torch has no formula, ours is put into its registry.  An operation that does matrix
-work and has no formula is reported by `has_uncounted_work`, never passed over.
+of queries share one of keys.  Where torch has no formula, ours is put into its registry.  An
+operation that does matrix work and has no formula is reported by `has_uncounted_work`, never passed
+over.
 """
 
 from collections.abc import Callable, Sequence

@@ -235,6 +235,11 @@ class AdaptiveBackprop(Course):
         return self._bookkeeper.ledger
 
     @property
+    def between_steps(self) -> bool:
+        """Whether no batch of the optimizer step to come was seen yet."""
+        return self._bookkeeper.between_steps
+
+    @property
     def due(self) -> bool:
         """Whether a selection is due before the next batch."""
         if self.finished:

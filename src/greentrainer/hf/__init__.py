@@ -14,10 +14,11 @@ from greentrainer.hf.delta import base_dtype, load_delta, save_delta
 from greentrainer.hf.models import load
 from greentrainer.hf.smollm2 import SMOLLM2, cache_root
 from greentrainer.hf.trace_cache import keeps, kept_traces
-from greentrainer.hf.trainer import GreenSeq2SeqTrainer, GreenTrainer
+from greentrainer.hf.trainer import Green, GreenSeq2SeqTrainer, GreenTrainer
 
 __all__ = [
     "SMOLLM2",
+    "Green",
     "GreenCallback",
     "GreenConfig",
     "GreenSeq2SeqTrainer",

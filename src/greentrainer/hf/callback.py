@@ -8,11 +8,10 @@ can do more: losses of one's own, replicas, and checkpoints that appear in one s
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
@@ -24,13 +23,19 @@ from greentrainer.engine import AdaptiveBackprop, StepsAsked, release
 from greentrainer.forward import ForwardOptions, Positions
 from greentrainer.hf import checkpoint
 from greentrainer.hf.config import GreenConfig
+from greentrainer.hf.probe_batches import ProbeBatches, is_stream, length_of
+from greentrainer.hf.schedule import follow, schedule
 from greentrainer.hf.trace_cache import kept_traces
 from greentrainer.model import Alone, is_sharded
 from greentrainer.types import PARTS, Batch, LossFn
 
+MIX = (
+    "mix greentrainer.hf.Green into this Trainer (class GreenX(Green, X): pass) and give it "
+    "green=GreenConfig(...) in place of the callback"
+)
 MADE_WITHIN = (
     "this Trainer makes what the model is called with in its step, where the callback cannot make "
-    "any: mix greentrainer.hf.Green into it, `class GreenX(Green, X): ...`"
+    f"any: {MIX}"
 )
 
 
@@ -43,7 +48,7 @@ def loss_of_call(model: Any, batch: Batch) -> Any:
     if loss is None:
         raise ValueError(
             "this Trainer computes its loss outside the model, where the callback cannot see it "
-            "(label smoothing, a compute_loss of its own): use GreenTrainer"
+            f"(label smoothing, a compute_loss of its own): {MIX}"
         )
     return loss
 
@@ -55,6 +60,8 @@ class GreenCallback(TrainerCallback):
     engine: while training and after it, for its `ledger`, `selection` and `history`.
     meter: energy so far is logged by it, if there is one.
     loss_name: what `loss_fn` computes, if that can be known again in another run.
+    waits: for the first batch that the Trainer makes in its steps; each choice is made by the one
+        at hand.
     """
 
     def __init__(self, green: GreenConfig | None = None) -> None:
@@ -63,7 +70,7 @@ class GreenCallback(TrainerCallback):
         self.meter: Meter | None = None
         self.loss_fn: LossFn = loss_of_call
         self.loss_name: str | None = "the call's own"
-        self.one_call = True
+        self.one_call, self.waits = True, False
         self.processes: Alone | None = None
         self.hollow: nn.Module | None = None
         self.resumed_from: Path | None = None
@@ -84,15 +91,28 @@ class GreenCallback(TrainerCallback):
         self.release()  # an earlier training may have ended in an error
         self._refuse(args, model, optimizer, loader)
         undo_input_gradients(model)
-        seed = f"{self.green.seed}/{args.process_index}"  # each process measures on its own rows
-        self._batches = ProbeBatches(loader, seed, args.device)
+        self._step = state.global_step
         self._begin = partial(
             self._made, model, optimizer, loader, args, state, kwargs["lr_scheduler"]
         )
+        if self.waits:
+            return
+        seed = f"{self.green.seed}/{args.process_index}"  # each process measures on its own rows
+        self._batches = ProbeBatches(loader, seed, args.device, args.train_batch_size)
         if self.one_call:
             self._ear = model.register_forward_pre_hook(self._first_call, with_kwargs=True)
         else:
             self._begin(next(self._batches.draw(0, 1)))
+
+    def receive(self, batch: Batch) -> None:
+        """A batch that the Trainer has made in its step, before its forward pass."""
+        if not self.waits:
+            return
+        if self.engine is None or self.engine.closed:
+            self._begin(batch)
+        assert self.engine is not None
+        if self.engine.between_steps:
+            self.engine.prepare(lambda: [batch])
 
     def _first_call(self, model: nn.Module, args: Any, kwargs: Any) -> Any:
         """When the Trainer first calls the model in training it is seen how; then select.
@@ -130,7 +150,7 @@ class GreenCallback(TrainerCallback):
         sample: Batch,
     ) -> None:
         """The engine, with what it goes on from."""
-        total, every = schedule(self.green, args, state, len(loader))
+        total, every = schedule(self.green, args, state, length_of(loader))
         model.train()
         self.engine = AdaptiveBackprop(
             model,
@@ -151,10 +171,9 @@ class GreenCallback(TrainerCallback):
             positions=self._positions(),
             steps=self._steps(),
             prompts="whole" if self.one_call else self.green.prompts,
-            fresh=len(loader),
+            fresh=length_of(loader),
             traces=kept_traces(self.loss_name),
         )
-        self._step = state.global_step
         if self.engine.chooses_steps:
             follow(scheduler, state.max_steps, self.engine)
         self._verified, self._batches_seen = not self.one_call, 0
@@ -171,17 +190,23 @@ class GreenCallback(TrainerCallback):
         options = self.green.forward
         if options.labelled_head and self.one_call:
             warnings.warn(
-                "no labelled head: this Trainer may look at the logits itself; use GreenTrainer",
+                f"no labelled head: this Trainer may look at the logits itself; {MIX}",
                 stacklevel=2,
             )
             options = replace(options, labelled_head=False)
+        if is_stream(loader):
+            if options.keep != "nothing":
+                warnings.warn(
+                    "no keeping activations: of a stream no row comes again", stacklevel=2
+                )
+            return replace(options, keep="nothing")
         return options if options.examples else replace(options, examples=len(loader.dataset))
 
     def _positions(self) -> Positions:
         if self.green.positions != "all" and self.one_call:
             warnings.warn(
                 "gradient passes through all positions: this Trainer may look at the logits "
-                "itself; use GreenTrainer",
+                f"itself; {MIX}",
                 stacklevel=2,
             )
             return "all"
@@ -190,7 +215,7 @@ class GreenCallback(TrainerCallback):
     def _steps(self) -> StepsAsked:
         if self.green.steps == "choose" and self.one_call:
             warnings.warn("every step is made, and prompts are read whole: a callback cannot "
-                          "choose; use GreenTrainer", stacklevel=2)  # fmt: skip
+                          f"choose; {MIX}", stacklevel=2)  # fmt: skip
             return "all"
         return self.green.steps
 
@@ -198,8 +223,8 @@ class GreenCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Choose tensors when that is due."""
-        if self.engine is not None and not self.engine.closed:
-            self._step = state.global_step
+        self._step = state.global_step
+        if self.engine is not None and not self.engine.closed and not self.waits:
             self._select()
 
     def _select(self) -> None:
@@ -231,12 +256,12 @@ class GreenCallback(TrainerCallback):
         if booked != self._batches_seen:
             raise ValueError(
                 f"this Trainer called the model {booked} times for {self._batches_seen} batches, "
-                "so the callback's books would be wrong: use GreenTrainer"
+                f"so the callback's books would be wrong: {MIX}"
             )
         if not (self._verified or self._heard):
             raise ValueError(
                 "this Trainer trains by another loss than the model's own, which is what the "
-                "callback measures: use GreenTrainer"
+                f"callback measures: {MIX}"
             )
         self._verified = True
         if self._ear is not None:
@@ -341,11 +366,9 @@ class GreenCallback(TrainerCallback):
                 "greentrainer.hf.blocks.compile_blocks(model)"
             )
         if args.world_size > 1 and self.processes is None:
-            raise ValueError("a callback cannot rebuild the wrapper of replicas: use GreenTrainer")
+            raise ValueError(f"a callback cannot rebuild the wrapper of replicas: {MIX}")
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise ValueError(f"{type(optimizer).__name__} is no torch optimizer")
-        if isinstance(loader.dataset, torch.utils.data.IterableDataset):
-            raise ValueError("a streamed data set has no length to plan a budget over: load it")
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         missing = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in held]
         if missing:
@@ -353,69 +376,7 @@ class GreenCallback(TrainerCallback):
                 f"{len(missing)} trainable tensors are not in the optimizer ({missing[0]}, ...)"
             )
         if is_sharded(model) and self.hollow is None:
-            raise ValueError("a sharded model cannot be traced any more: use GreenTrainer")
-
-
-class ProbeBatches:
-    """Batches to measure importance on, drawn apart from the Trainer's own order.
-
-    flags: what the Trainer calls the model with besides.
-    """
-
-    def __init__(self, loader: Any, seed: str, device: torch.device) -> None:
-        self._dataset: Any = loader.dataset
-        self._collate: Any = loader.collate_fn
-        sampler: Any = loader.batch_sampler
-        self._size = min(int(sampler.batch_size), len(self._dataset))
-        self._seed, self._device = seed, device
-        self.flags: dict[str, Any] = {}
-
-    def draw(self, step: int, count: int) -> Iterator[Batch]:
-        """`count` batches of random examples, the same for the same step."""
-        chance = Random(f"{self._seed}/{step}")
-        for _ in range(count):
-            rows = chance.sample(range(len(self._dataset)), self._size)
-            batch: Mapping[str, Any] = self._collate([self._dataset[i] for i in rows])
-            placed = {k: v.to(self._device) if hasattr(v, "to") else v for k, v in batch.items()}
-            yield placed | self.flags
-
-
-def schedule(
-    green: GreenConfig, args: TrainingArguments, state: TrainerState, epoch_batches: int
-) -> tuple[int, int]:
-    """Batches of the whole run, and batches between selections."""
-    joined = args.gradient_accumulation_steps
-    steps = -(-epoch_batches // joined)
-    epochs, rest = divmod(state.max_steps, steps)
-    total = epochs * epoch_batches + rest * joined
-    if green.every_steps is not None:
-        return total, green.every_steps * joined
-    return total, max(joined, round(green.every_epochs * epoch_batches))
-
-
-def follow(scheduler: Any, steps: int, engine: AdaptiveBackprop) -> None:
-    """Let a schedule of learning rates come to its end when the run does.
-
-    It was made for so many steps; fewer may be made, and how many may change.  So it is asked not
-    for the rate after a number of steps but for that after the same share of all of them: warm-up
-    and decay keep their parts of the run.  Raises ValueError for a schedule that is no function of
-    the step.
-    """
-    while not hasattr(scheduler, "lr_lambdas"):
-        scheduler = getattr(scheduler, "scheduler", None)
-        if scheduler is None:
-            raise ValueError(
-                "the number of steps is chosen, and this schedule of learning rates cannot follow: "
-                "use one of transformers' such as linear or cosine, or steps='all'"
-            )
-
-    def following(rate: Any) -> Any:
-        def at(step: int) -> float:
-            return float(rate(round(engine.progress * steps) if step else 0))
-
-        return at
-
-    scheduler.lr_lambdas = [following(rate) for rate in scheduler.lr_lambdas]
+            raise ValueError(f"a sharded model cannot be traced any more: {MIX}")
 
 
 def inner(optimizer: Any) -> Any:

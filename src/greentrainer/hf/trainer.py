@@ -1,12 +1,18 @@
-"""Trainers that spend a stated share: `GreenTrainer` and `GreenSeq2SeqTrainer`.
+"""Any Trainer within a stated share: the mixin `Green`, and `GreenTrainer`, `GreenSeq2SeqTrainer`.
 
-    trainer = GreenTrainer(model, args, train_dataset=data, green=GreenConfig(rho=0.5))
+    class GreenDPO(Green, DPOTrainer):
+        pass
+
+    trainer = GreenDPO(model, args=args, train_dataset=pairs, green=GreenConfig(rho=0.5))
     trainer.train()
     trainer.engine.ledger.rho_spent
 
-All of `Trainer` stays: `Green` adds a `GreenCallback`, and sees to four things a callback cannot:
+All of the Trainer stays: `Green` adds a `GreenCallback`, and sees to what a callback cannot:
 
-* the loss is whatever `compute_loss` says, also one's own;
+* the loss is whatever `compute_loss` says, with all the passes that it makes.  It is computed, too,
+  to trace and to measure; the Trainer's own records (metrics, counters) are then left as they were;
+* a Trainer that makes its batches in the step (`_prepare_inputs` of its own: it generates them) is
+  traced and measured by the batch at hand;
 * under DDP the reducer is rebuilt at each selection;
 * a checkpoint is written beside its place and moved there whole, and `resume_from_checkpoint=True`
   takes the last whole one;
@@ -16,10 +22,12 @@ All of `Trainer` stays: `Green` adds a `GreenCallback`, and sees to four things 
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import send_to_device
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -31,6 +39,7 @@ from greentrainer.forward import moved
 from greentrainer.hf import checkpoint
 from greentrainer.hf.callback import GreenCallback
 from greentrainer.hf.config import GreenConfig
+from greentrainer.hf.own_records import records_kept
 from greentrainer.model import Replicas, Together
 from greentrainer.records import Ledger
 from greentrainer.types import Batch
@@ -40,7 +49,9 @@ STAGING = ".unfinished"
 
 
 class Green(Trainer):
-    """What the two trainers add to `Trainer`.  green: budget and schedule."""
+    """What is mixed into a Trainer, before it.  green: budget and schedule."""
+
+    _stepping = _measuring = False
 
     def __init__(self, *args: Any, green: GreenConfig | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -55,8 +66,9 @@ class Green(Trainer):
         self.green_callback.loss_fn = self._loss
         self.green_callback.one_call = False
         self.green_callback.loss_name = self._loss_name()
+        self.green_callback.waits = not _is_plain(type(self), "_prepare_inputs")
         self.add_callback(self.green_callback)
-        if getattr(self.model.config, "is_encoder_decoder", False):
+        if getattr(getattr(self.model, "config", None), "is_encoder_decoder", False):
             self.model_accepts_loss_kwargs = False
 
     @property
@@ -125,25 +137,43 @@ class Green(Trainer):
         return loader
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.training_step`, with the batch made known to the engine."""
-        there = send_to_device(inputs, self.args.device, non_blocking=True)
-        moved(there, inputs)
-        inputs = self._prepare_inputs(there)
-        with self.engine.batch(inputs):
+        """As the Trainer's; what batches hold is known on the host."""
+        if not self.green_callback.waits:
+            there = send_to_device(inputs, self.args.device, non_blocking=True)
+            moved(there, inputs)
+            inputs = there
+        self._stepping = True
+        try:
             return super().training_step(model, inputs, *args, **kwargs)
+        finally:
+            self._stepping = False
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's; in a training step the batch is made known to the engine."""
+        if self._measuring or not (self._stepping and torch.is_grad_enabled()):
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        batch = dict(inputs) if isinstance(inputs, Mapping) else inputs
+        self.green_callback.receive(batch)
+        with self.engine.batch(batch):
+            return super().compute_loss(model, inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As `Trainer.log`, with the share spent."""
         super().log({**logs, **self.green_callback.figures()}, *args, **kwargs)
 
     def _loss(self, model: nn.Module, batch: Batch) -> Any:
-        with self.compute_loss_context_manager():
-            return self.compute_loss(model, dict(batch))
+        """Of a batch, to trace or to measure."""
+        given = dict(batch) if isinstance(batch, Mapping) else batch
+        before, self._measuring = self._measuring, True
+        try:
+            with records_kept(self), self.compute_loss_context_manager():
+                return self.compute_loss(model, given)
+        finally:
+            self._measuring = before
 
     def _loss_name(self) -> str | None:
         """What sets the loss apart from the model's own; None where code of the user's does."""
-        plain = type(self).compute_loss in (Trainer.compute_loss, Seq2SeqTrainer.compute_loss)
-        if not plain or self.compute_loss_func is not None:
+        if not _is_plain(type(self), "compute_loss") or self.compute_loss_func is not None:
             return None
         settings = self.args.label_smoothing_factor, self.accelerator.mixed_precision
         return f"the Trainer's own, label smoothing and precision {settings}"
@@ -186,6 +216,12 @@ class Green(Trainer):
             best_model_checkpoint=self.state.best_model_checkpoint,
             use_mtime=True,
         )
+
+
+def _is_plain(kind: type, method: str) -> bool:
+    """Whether a Trainer's method is transformers' own."""
+    own = [one for one in kind.__mro__ if method in vars(one) and one is not Green]
+    return own[0] in (Trainer, Seq2SeqTrainer)
 
 
 class GreenTrainer(Green):

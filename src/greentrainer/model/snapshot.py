@@ -45,8 +45,13 @@ def preserved(model: nn.Module, trained: Collection[str]) -> Iterator[None]:
 
 @contextmanager
 def attributes_preserved(model: nn.Module) -> Iterator[None]:
-    """Afterwards every module has the attributes it had, such as the longest length it has met."""
+    """Afterwards every module has the attributes it had, such as the longest length it has met.
+
+    And no hooks that were hung on it meanwhile: a model that hangs up its own when it is first
+    called keeps a note of it in an attribute, and would hang them up twice.
+    """
     before = [(vars(module), dict(vars(module))) for module in model.modules()]
+    hooks = [(held, set(held)) for module in model.modules() for held in _hooks_of(module)]
     try:
         yield
     finally:
@@ -54,6 +59,14 @@ def attributes_preserved(model: nn.Module) -> Iterator[None]:
             for name in current.keys() - old.keys():
                 del current[name]
             current.update(old)
+        for held, known in hooks:
+            for key in held.keys() - known:
+                del held[key]
+
+
+def _hooks_of(module: nn.Module) -> list[dict[int, Any]]:
+    named = (value for name, value in vars(module).items() if name.endswith("_hooks"))
+    return [held for held in named if isinstance(held, dict)]
 
 
 def _restore_buffers(
