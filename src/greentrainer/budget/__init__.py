@@ -3,7 +3,7 @@
 Start with `budget.py`.  Choosing what to spend it on is the engine's.
 """
 
-from greentrainer.budget.budget import Budget
+from greentrainer.budget.budget import Budget, Terms
 from greentrainer.budget.calibrate import device_name, set_clock, trials_of
 from greentrainer.budget.clock import Clock, load_clock
 from greentrainer.budget.spending import SLACK, TIMED_SLACK, SpendingPlan
@@ -16,6 +16,7 @@ __all__ = [
     "Clock",
     "CostUnit",
     "SpendingPlan",
+    "Terms",
     "device_name",
     "load_clock",
     "set_clock",

@@ -21,11 +21,13 @@ class CostUnit(Protocol):
     """total: what the whole run may spend; None where `rho` of full fine-tuning says it.
 
     whole: of plain full fine-tuning of the run, known from its data or (not `known`) from a sample.
+    correction: what is executed for each FLOP that graphs tell, where FLOPs are what is spent.
     """
 
     total: float | None
     whole: float
     known: bool
+    correction: float
 
     def price(self, graph: CostGraph) -> CostGraph:
         """The graph with costs in this unit."""
@@ -45,6 +47,9 @@ class CostUnit(Protocol):
     def observe(self, told: float, took: float) -> None:
         """Some batches were told to take so much, and took so much."""
 
+    def correct(self, ratio: float) -> None:
+        """A batch was counted: so many FLOPs are executed for each that graphs tell."""
+
 
 @dataclass
 class Flops:
@@ -53,6 +58,7 @@ class Flops:
     total: float | None = None
     whole: float = 0.0
     known: bool = False
+    correction: float = 1.0
 
     def price(self, graph: CostGraph) -> CostGraph:
         """The graph itself."""
@@ -73,10 +79,14 @@ class Flops:
     def left(self, spent: float) -> float:
         """The rest."""
         assert self.total is not None
-        return self.total - spent
+        return (self.total - spent) / self.correction
 
     def observe(self, told: float, took: float) -> None:
-        """Costs are exact."""
+        """Batches are counted by the engine's verifier."""
+
+    def correct(self, ratio: float) -> None:
+        """A batch was counted: so many are executed for each that graphs tell."""
+        self.correction = ratio
 
 
 @dataclass
@@ -95,6 +105,7 @@ class Timed:
     whole: float = 0.0
     known: bool = False
     pace: float = 1.0
+    correction: float = 1.0
     _priced: dict[int, tuple[CostGraph, CostGraph]] = field(default_factory=dict)
 
     def price(self, graph: CostGraph) -> CostGraph:
@@ -126,3 +137,6 @@ class Timed:
         """From now on this is the pace."""
         if told > 0 and took > 0:
             self.pace = min(PACES[1], max(PACES[0], took / told))
+
+    def correct(self, ratio: float) -> None:
+        """The clock was set by seconds, whatever was counted."""

@@ -3,7 +3,7 @@
 Start with `trace.py`.  The graph itself is a value (`types.CostGraph`); choosing by it is `select`.
 """
 
-from greentrainer.cost.blank import faked
+from greentrainer.cost.blank import faked, unseen
 from greentrainer.cost.flops import ATTENTION, FORMULAS, count_flops, flop_counter
 from greentrainer.cost.plain import foretold_of, graph_of, plain_foretold, plain_graph
 from greentrainer.cost.sizes import LESS, ROOM, SMALLEST, Foretold, added, form_of, symbols
@@ -29,4 +29,5 @@ __all__ = [
     "plain_graph",
     "symbols",
     "trace",
+    "unseen",
 ]

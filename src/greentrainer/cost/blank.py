@@ -6,12 +6,13 @@ Nothing is computed with blanks and no weight is read, so a model on the meta de
 import gc
 import sys
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_iter, tree_map_only
 
 from greentrainer.cost.draws import CertainDraws
@@ -39,6 +40,11 @@ def faked(
         stack.enter_context(torch.enable_grad())
         stack.enter_context(CertainDraws())
         yield state, tree_map_only(torch.Tensor, partial(blank, home=home), batch)
+
+
+def unseen() -> AbstractContextManager[None]:
+    """In here modes around see nothing of what is run: a trace executes nothing to be counted."""
+    return _disable_current_modes()
 
 
 def state_of(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -44,6 +44,7 @@ from greentrainer.cost.blank import (
     state_of,
     uncollected,
     uncompiled,
+    unseen,
 )
 from greentrainer.cost.draws import CertainDraws
 from greentrainer.cost.functions import Call, asked, calls_noted
@@ -110,7 +111,7 @@ def _walk(
 ) -> tuple[Walk, tuple[str, ...]]:
     for values in (Values(), Values(numbers=True)):
         try:
-            with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            with unseen(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
                 home = device_of(batch)
                 state = {name: blank(tensor, home) for name, tensor in state_of(model).items()}
                 blank_batch = tree_map_only(torch.Tensor, partial(blank, home=home), batch)

@@ -6,7 +6,7 @@ evaluation mode or without gradients are no training.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 from torch.autograd.graph import register_multi_grad_hook
 
 from greentrainer.engine.graph_cache import GraphCache
+from greentrainer.engine.verifier import Verifier
 from greentrainer.forward import tensors, tokens_of
 from greentrainer.model import now
 from greentrainer.records import Entry, Ledger
@@ -44,6 +45,8 @@ class Bookkeeper:
         trained.
     price: called then with the graph and the model's arguments; what the batch costs.
     after_forward: called when the forward pass is over, however it ends, and before the next.
+
+    `verifier` holds what is entered against what is executed.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Bookkeeper:
         self.model, self.graphs = model, graphs
         self.before_batch, self.price, self.after_forward = before_batch, price, after_forward
         self.ledger = Ledger()
+        self.verifier = Verifier(lambda: self.ledger)
         self.between_steps = True
         self._quiet = False
         self._batch: Batch = None
@@ -66,11 +70,13 @@ class Bookkeeper:
         self._handles: list[Any] = [
             model.register_forward_pre_hook(self._before_forward, with_kwargs=True, prepend=True),
             model.register_forward_hook(self._after_forward, always_call=True),
+            optimizer.register_step_pre_hook(lambda *_: self.verifier.settle()),
             optimizer.register_step_post_hook(self._after_step),
         ]
 
     def close(self) -> None:
         """Stop observing."""
+        self.verifier.close()
         for handle in self._handles:
             handle.remove()
 
@@ -88,7 +94,8 @@ class Bookkeeper:
         """All forward passes in here belong to the loss of this one batch."""
         self._batch = batch
         try:
-            yield
+            with nullcontext() if self._quiet else self.verifier.loss():
+                yield
         finally:
             self._batch, self._quiet = None, False
 
@@ -99,13 +106,16 @@ class Bookkeeper:
         if not self._is_training():
             return
         self._tick()
-        with self.unobserved():
-            known = self._batch is not None
+        known = self._batch is not None
+        if not known:
+            self.verifier.settle()
+        with self.unobserved(), self.verifier.aside():
             self.before_batch(self._graph(args, kwargs))
             self._clock = now(self._device)
             graph = self._graph(args, kwargs)  # gradient may pass through other positions now
             price = self.price(graph, kwargs)
         self._enter(graph, price, self._batch if known else kwargs)
+        self.verifier.forward_begins((price.forward_flops, price.backward_flops))
         self._quiet = known
 
     def _graph(self, args: Any, kwargs: Any) -> CostGraph:
@@ -119,11 +129,12 @@ class Bookkeeper:
 
     def _enter(self, graph: CostGraph, price: Price, batch: Batch) -> None:
         tokens, padded = tokens_of(batch)
-        self._pending = price.backward_flops
+        forward, backward = self.verifier.scales
+        self._pending = round(backward * price.backward_flops)
         self.ledger.add(
             Entry(
                 "train",
-                forward_flops=price.forward_flops,
+                forward_flops=round(forward * price.forward_flops),
                 full_flops=graph.full_flops,
                 skipped_flops=price.skipped_flops,
                 tokens=tokens,
@@ -137,6 +148,7 @@ class Bookkeeper:
         flops, self._pending = self._pending, None
         if flops is None:
             return
+        self.verifier.forward_ends()
         self.after_forward()
         outputs = [tensor for _, tensor in tensors(output) if tensor.requires_grad]
         if outputs:

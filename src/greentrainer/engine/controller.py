@@ -84,7 +84,8 @@ class Controller:
 
     def smallest_rho(self) -> float:
         """The smallest share of full fine-tuning at which coming batches can train anything."""
-        return min(self._expected(graph).smallest_rho() for graph in self.prices.values())
+        smallest = min(self._expected(graph).smallest_rho() for graph in self.prices.values())
+        return smallest * self.cost_unit.correction
 
     def greatest_rho(self) -> float:
         """The share of full fine-tuning that coming batches cost with everything trained."""
@@ -131,11 +132,13 @@ class Controller:
         mean = full / batches if batches else self.full_cost
         if self.cost_unit.total is not None:
             mean = self._ahead(full) / max(1, (self.plan.total_batches or 0) - batches) or mean
-        even = self.spending.rate(batches, spent + reserve, full, mean)
+        even = self.spending.rate(batches, spent + reserve, full, mean) / self.cost_unit.correction
         tilt = self._tilt(self.spending.horizon(batches))
         if tilt == 1:
             return even
-        floor = self.smallest_rho()  # what is above it can be moved from one time to another
+        floor = (
+            self.smallest_rho() / self.cost_unit.correction
+        )  # what is above it can be moved from one time to another
         return floor + (even - floor) * tilt if even > floor else even
 
     def _tilt(self, left: int) -> float:
@@ -346,7 +349,8 @@ class Controller:
         room = rho * full - spent
 
         def beyond(one: CostGraph, names: Iterable[str]) -> float:
-            return one.forward_flops + one.backward_flops(names) - rho * one.full_flops
+            told = one.forward_flops + one.backward_flops(names)
+            return self.cost_unit.correction * told - rho * one.full_flops
 
         met = [self.cost_unit.full(entry.full_flops, 1) for entry in self.ledger]
         dearest = max([*met, graph.full_flops])

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -31,6 +32,7 @@ from greentrainer.budget import (
     Budget,
     Clock,
     SpendingPlan,
+    Terms,
 )
 from greentrainer.energy import Consumption
 from greentrainer.engine.chooser import Basis, Chooser, Selector
@@ -198,6 +200,7 @@ class AdaptiveBackprop(Course):
             self.spending, made.samples, made.samples_read, made.whole, self.graphs,
             self.ledger, self.processes, self._savings, terms.cost_unit, self.consumption,
         )  # fmt: skip
+        self._bookkeeper.verifier.found = partial(self._corrected, terms)
         smallest, greatest = self._controller.smallest_rho(), self._controller.greatest_rho()
         total = self.spending.total_batches
         if chooses and total is not None:
@@ -206,6 +209,15 @@ class AdaptiveBackprop(Course):
             smallest *= self.spending.accumulate / total  # one step will do
         terms.require(smallest, greatest)
         return terms.rho
+
+    def _corrected(self, terms: Terms, ratio: float) -> None:
+        """Graphs were found to tell wrong: from now on so much is spent for each FLOP they tell.
+
+        Raises ValueError where nothing was trained yet and the budget is too small for that.
+        """
+        self._controller.cost_unit.correct(ratio)
+        if self.ledger.batches <= self.spending.accumulate and self._steps is None:
+            terms.require(self._controller.smallest_rho(), self._controller.greatest_rho() * ratio)
 
     @property
     def rho(self) -> float:
@@ -311,6 +323,7 @@ class AdaptiveBackprop(Course):
             self.ledger.state_dict(),
             self._steps.measured if self._steps else (),
             self._steps.reading if self._steps else (),
+            self._bookkeeper.verifier.state,
         ).plain()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -329,6 +342,7 @@ class AdaptiveBackprop(Course):
             if not self._controller.knows(saved.selection):
                 raise ValueError("engine state was written with other positions or prompts")
             self._apply(saved.selection)
+        self._bookkeeper.verifier.go_on(saved.verified)
         if self._steps is not None:
             self._steps.measured, self._steps.reading = saved.worth, saved.reading
             self.after_step()
@@ -353,7 +367,7 @@ class AdaptiveBackprop(Course):
         self._chooser.turn += asked
         agreed: Selection = self.processes.first(self._chooser.best(bases, allowance))
         self._controller.allowed = allowance
-        self._apply(agreed)
+        self._apply(agreed, asked)
         seconds = time.perf_counter() - start
         self.ledger.add(Entry("select", seconds=seconds))
         event = {
@@ -372,8 +386,9 @@ class AdaptiveBackprop(Course):
         basis = next(one for one in reversed(bases) if one.tail == chosen.tail)
         return self._controller.course(chosen, basis, self._chooser.selected)
 
-    def _apply(self, chosen: Selection) -> None:
+    def _apply(self, chosen: Selection, asked: bool = True) -> None:
         self._chooser.current = chosen
+        self._bookkeeper.verifier.selected(chosen, asked)
         self._prices.select(chosen.names)
         sample = self._controller.sample_of(chosen.tail, chosen.part)
         self._freezer.apply(chosen.names, sample.idle_modules(chosen.names))

@@ -25,6 +25,7 @@ from greentrainer.cost import (
     form_of,
     symbols,
     trace,
+    unseen,
 )
 from greentrainer.engine.traces import Learned, Traces
 from greentrainer.forward import (
@@ -99,13 +100,13 @@ class GraphCache:
 
     def of_batch(self, batch: Batch) -> CostGraph:
         """The graph of a batch of these shapes."""
-        found = self._find(self._signature(batch))
+        found = self._find(self._signature(batch), batch)
         graph = self._headed(found if found is not None else self._trace(batch), batch)
         return self._measured(graph, batch)
 
     def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> CostGraph:
         """The graph of the batch that calls the model with these arguments."""
-        found = self._find(self._signature(kwargs, args))
+        found = self._find(self._signature(kwargs, args), kwargs)
         if found is not None:
             return self._measured(self._headed(found, kwargs), kwargs)
         if not self.one_call or args:
@@ -162,49 +163,65 @@ class GraphCache:
             found = (*found, (f"{ANSWERS} {answers}", ()))
         return found
 
-    def _find(self, wanted: Signature) -> CostGraph | None:
+    def _find(self, wanted: Signature, batch: Batch) -> CostGraph | None:
         """A graph known, or foretold."""
-        if wanted not in self._known:
-            for template, foretold in self._learned.foretold:
-                sizes = matched(template, wanted)
-                if sizes is not None and foretold.covers(sizes):
-                    rest = () if self._by_labels else (0,)
-                    self._known[wanted] = foretold.at((*sizes, *rest))
-                    break
-            else:
-                return None
-        return self._known[wanted]
+        if wanted in self._known:
+            return self._known[wanted]
+        for number, (template, foretold) in enumerate(self._learned.foretold):
+            sizes = matched(template, wanted)
+            if sizes is None or not foretold.covers(sizes):
+                continue
+            every = self._every(sizes)
+            questions = foretold.graph.questions
+            if questions is None:
+                self._known[wanted] = foretold.at(every)
+                return self._known[wanted]
+            if questions.alike(batch, sizes, on_host):
+                key = (*wanted, (f"{ANSWERS} alike {number}", ()))
+                if key not in self._known:
+                    self._known[key] = foretold.at(every)
+                return self._known[key]
+        return None
+
+    def _every(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """Sizes, and last of all the number of labels; of these a head has its own account."""
+        return sizes if self._by_labels else (*sizes, 0)
 
     def _learn(self, batch: Batch) -> CostGraph | None:
         """The graph of a batch, foretold with that of all others alike; None if that cannot be."""
         wanted = self._signature(batch)
         self._recall(batch)
-        known = self._find(wanted)
+        known = self._find(wanted, batch)
         if known is not None:
             return known
         form = tuple((path, tuple(min(size, 2) for size in shape)) for path, shape in wanted)
         if self._by_data or form in self._singular:
             return None
-        alike = Alike(batch, self.split)
         before = [one for template, one in self._learned.foretold if matched(template, wanted)]
-        for room in ROOM:
-            sizes = alike.room(room)
-            for one in before:
-                sizes = [max(pair) for pair in zip(sizes, one.symbols.values, strict=False)]
+        for paired, room in [(False, ROOM[0]), (False, ROOM[1]), (True, ROOM[0]), (True, ROOM[1])]:
             try:
+                alike = Alike(batch, self.split, paired)
+                sizes = alike.room(room)
+                for one in before:
+                    sizes = [max(pair) for pair in zip(sizes, one.symbols.values, strict=False)]
                 with _quietly():
                     told = self._told(alike, sizes)
-                if self._by_labels:
+                if self._by_labels or told[0][1].graph.questions is not None:
                     self._require_true(told, batch)
             except _ByLabels:
                 self._by_labels = True
                 return self._learn(batch)
+            except _Contradiction:
+                if room == ROOM[1]:
+                    break
+                continue
             except Exception:  # whatever a model makes of sizes that nobody gave it
                 continue
             self._learned.foretold = [*told, *self._learned.foretold]
-            found = self._find(wanted)
+            found = self._find(wanted, batch)
             if found is not None:
-                if self._traces and self._file:
+                asks = any(one.graph.questions for _, one in self._learned.foretold)
+                if self._traces and self._file and not asks:
                     self._traces.write(self._file, self._learned)
                 return found
         self._singular.add(form)
@@ -232,10 +249,10 @@ class GraphCache:
 
         Nothing is executed, so a run spends the same whether anything was kept or not.
         """
-        with self._noting([]), ExitStack() as stack:
+        with self._noting([]), unseen(), ExitStack() as stack:
             if self.split:
                 stack.enter_context(self.split.at(None))
-            found = self._find(self._signature(batch))
+            found = self._find(self._signature(batch), batch)
             if found is None:
                 return False
             told = self._headed(found, batch).forward_flops
@@ -259,18 +276,21 @@ class GraphCache:
         least = alike.least()
         count = len(least)
         graph, seen = self._synthetic(alike, chosen.values[: count + 1], chosen.factored)
-        graph = replace(graph, questions=None)
+        questions = graph.questions
+        if questions is not None:
+            asked = None if self._by_labels else questions.sized(chosen.values[:count], alike.times)
+            graph = replace(graph, questions=asked)
         foretold = Foretold(graph, chosen, least)
         small, _ = self._synthetic(alike, (*least, FEW), None)
         if foretold.at((*least, FEW)) != small:
-            raise ValueError("the costs of this model are no polynomial in its sizes")
+            raise _Contradiction
         none, one = foretold.at((*least, 0)), foretold.at((*least, 1))
         form = form_of(none)
         if self.head and none != one and self._learned.share_of(form) is None:
             self._learned.per_position.append((form, added(one, none, -1)))
         count += self._by_labels
         primes = dict(zip(chosen.values[:count], range(count), strict=True))
-        return [(template_of(shapes, primes), foretold) for shapes in seen]
+        return [(template_of(shapes, primes, alike.times), foretold) for shapes in seen]
 
     def _synthetic(
         self, alike: Alike, sizes: Sequence[int], work: Callable[[int], int] | None
@@ -334,12 +354,14 @@ class GraphCache:
         return [self._asking[wanted]] if wanted in self._asking else []
 
     def _require_true(self, told: Sequence[tuple[Signature, Foretold]], batch: Batch) -> None:
-        """Hold what is foretold for batches with labels against a trace of one; else ValueError."""
+        """Hold what is foretold of batches that are looked at against a trace of one."""
         wanted = self._signature(batch)
         sizes = [(matched(template, wanted), foretold) for template, foretold in told]
-        found = [foretold.at(one) for one, foretold in sizes if one is not None]
-        if not found or found[0] != self._pass(batch):
-            raise ValueError("costs depend on more of the labels than their number")
+        found = [foretold.at(self._every(one)) for one, foretold in sizes if one is not None]
+        with self._noting([]):
+            true = bool(found) and found[0] == self._pass(batch)
+        if not true:
+            raise _Contradiction
 
     def _walk(self, batch: Batch) -> CostGraph:
         """The traced graph; one with the head on no position, if it works on labelled ones."""
@@ -368,12 +390,16 @@ class GraphCache:
         return graph
 
     def _require_known(self, questions: Questions) -> None:
-        """What values are asked for must be given to batches without sense, or none are made."""
-        by_labels = all(path.endswith("['labels']") for path in questions.paths)
-        if by_labels and not (self._by_labels or self.head or self.split):
-            raise _ByLabels
-        if not (by_labels and self._by_labels):
-            raise ValueError("costs depend on the values of batches")
+        """Where labels are asked for, so many must be given to batches without sense."""
+        if all(path.endswith("['labels']") for path in questions.paths):
+            if self.head or self.split:
+                raise ValueError("costs depend on labels")
+            if not self._by_labels:
+                raise _ByLabels
+
+
+class _Contradiction(ValueError):
+    """The costs of this model are no polynomial in its sizes."""
 
 
 class _ByLabels(Exception):

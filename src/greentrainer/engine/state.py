@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
 
 from greentrainer.budget import Budget, Clock
@@ -24,6 +24,7 @@ class State:
     importance: of each tensor, for each tail that it was measured for.
     worth: the same to other rows, by each pair of batches.
     reading: by each pair what steps are worth that read parts of prompts.
+    verified: what the engine's verifier knows.
     history, ledger: plain values already.
     """
 
@@ -37,6 +38,7 @@ class State:
     ledger: Sequence[dict[str, Any]]
     worth: Sequence[Mapping[Tail, Importance]] = ()
     reading: Sequence[Mapping[str, float]] = ()
+    verified: Mapping[str, Any] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """Plain values, fit for JSON."""
@@ -50,6 +52,7 @@ class State:
             "importance": _listed(self.importance),
             "worth": [_listed(one) for one in self.worth],
             "reading": [dict(one) for one in self.reading],
+            "verified": dict(self.verified),
             "history": list(self.history),
             "ledger": list(self.ledger),
         }
@@ -72,6 +75,7 @@ class State:
             importance={tail: dict(own) for tail, own in plain["importance"]},
             worth=[{tail: dict(own) for tail, own in one} for one in plain["worth"]],
             reading=[dict(one) for one in plain["reading"]],
+            verified=plain.get("verified", {}),
             history=list(plain["history"]),
             ledger=plain["ledger"],
         )

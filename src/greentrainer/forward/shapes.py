@@ -20,11 +20,13 @@ Signature = tuple[tuple[str, tuple[int, ...]], ...]
 class Alike:
     """Batches that differ from one in its sizes: rows and lengths, its tensors' first dimensions.
 
+    paired: rows belong together by two, as what is preferred and what is not.
+    times: of each size, what it is multiplied by: two where they are paired.
     sums: pairs of sizes that make another one.  less: which sizes are lengths, where one position
         less may be another.
     """
 
-    def __init__(self, batch: Batch, split: SplitForward | None) -> None:
+    def __init__(self, batch: Batch, split: SplitForward | None, paired: bool = False) -> None:
         self.batch, self.where = batch, split.cut(batch) if split else None
         found = [leaf for _, leaf in tensors(batch)]
         rows = [int(t.shape[0]) for t in found if t.dim() and t.shape[0] > 1]
@@ -38,6 +40,9 @@ class Alike:
                 raise ValueError("the rows of a split batch cannot be told")
             self.sizes = [rows[0], self.where.prefix, self.where.tail]
             self.sums, self.less = [(1, 2)], []
+        if paired and (self.where is not None or any(size % 2 for size in self.rows)):
+            raise ValueError("rows do not come in pairs")
+        self.times = [1 + (paired and size in self.rows) for size in self.sizes]
 
     def room(self, share: float) -> list[int]:
         """Its number of rows, and lengths so many times its own.
@@ -48,16 +53,18 @@ class Alike:
             rows, *parts = self.sizes
             width = self.batch["labels"].shape[1]
             return [rows, *(math.ceil(share * (width if share == ROOM[0] else n)) for n in parts)]
-        return [math.ceil(size if size in self.rows else share * size) for size in self.sizes]
+        found = [math.ceil(size if size in self.rows else share * size) for size in self.sizes]
+        return [size // times for size, times in zip(found, self.times, strict=True)]
 
     def least(self) -> tuple[int, ...]:
         """Very small ones; of a length so much that one less is no single one either."""
         return tuple(SMALLEST + (i in self.less) for i in range(len(self.sizes)))
 
     def made(self, sizes: Sequence[int]) -> tuple[Batch, Cut | None]:
-        """A batch of such sizes, without sense, and its cut."""
+        """A batch of such sizes and its cut: of one without a cut what it holds, stretched."""
         if self.where is None:
-            return self._of(dict(zip(self.sizes, sizes, strict=True))), None
+            pairs = zip(self.sizes, self.times, sizes, strict=True)
+            return self._of({size: times * new for size, times, new in pairs}), None
         rows, prefix, tail = sizes
         width = self.batch["labels"].shape[1]
         batch = self._of({self.sizes[0]: rows}, {width: prefix + tail})
@@ -70,17 +77,35 @@ class Alike:
         def blank(tensor: torch.Tensor) -> torch.Tensor:
             first = [instead.get(size, size) for size in tensor.shape[:1]]
             then = [second.get(size, size) for size in tensor.shape[1:2]]
-            return tensor.new_zeros([*first, *then, *tensor.shape[2:]])
+            if columns is not None or tensor.is_meta:
+                return tensor.new_zeros([*first, *then, *tensor.shape[2:]])
+            for dimension, size in enumerate([*first, *then]):
+                old = tensor.shape[dimension]
+                places = torch.arange(size, device=tensor.device) * old // max(1, size)
+                tensor = tensor.index_select(dimension, places)
+            return tensor
 
         return tree_map_only(torch.Tensor, blank, self.batch)
 
 
-def template_of(shapes: Signature, primes: Mapping[int, int]) -> Signature:
-    """A signature with sizes as -1, -2, ... in place of what they were traced at."""
-    return tuple(
-        (path, tuple(-1 - primes[size] if size in primes else size for size in shape))
-        for path, shape in shapes
-    )
+MULTIPLE = 100
+"""In a template, what is added to a size's number for each time more that it is taken."""
+
+
+def template_of(
+    shapes: Signature, primes: Mapping[int, int], times: Sequence[int] = ()
+) -> Signature:
+    """A signature with sizes as -1, -2, ... in place of what they were traced at.
+
+    times: for each size so many times as much, too, `MULTIPLE` further down for each time more.
+    """
+    places = {size: -1 - number for size, number in primes.items()}
+    places |= {
+        times[number] * size: -1 - number - MULTIPLE * (times[number] - 1)
+        for size, number in primes.items()
+        if number < len(times)
+    }
+    return tuple((path, tuple(places.get(size, size) for size in shape)) for path, shape in shapes)
 
 
 def matched(template: Signature, wanted: Signature) -> tuple[int, ...] | None:
@@ -92,7 +117,12 @@ def matched(template: Signature, wanted: Signature) -> tuple[int, ...] | None:
         if path != other or len(pattern) != len(shape):
             return None
         for place, size in zip(pattern, shape, strict=True):
-            known = sizes.setdefault(place, size) if place < 0 else place
+            more, number = divmod(-1 - place, MULTIPLE) if place < 0 else (0, 0)
+            known = place
+            if place < 0:
+                if size % (more + 1):
+                    return None
+                known = sizes.setdefault(-1 - number, size // (more + 1)) * (more + 1)
             if known != size:
                 return None
     return tuple(sizes[place] for place in sorted(sizes, reverse=True))

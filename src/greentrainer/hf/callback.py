@@ -331,6 +331,7 @@ class GreenCallback(TrainerCallback):
         """Give the model back; what the engine did can still be read."""
         if self.engine is not None:
             self.engine.close()
+            redo_input_gradients(self.engine.model)
         if self._ear is not None:
             self._ear.remove()
 
@@ -387,11 +388,28 @@ def inner(optimizer: Any) -> Any:
 
 
 def undo_input_gradients(model: Any) -> None:
-    """Undo what activation checkpointing does to the input embeddings.
+    """Undo what activation checkpointing does to the input embeddings, and let it not come again.
 
     A gradient demanded there makes every block pay the backward pass, whatever is frozen.  It is
-    needed only by reentrant checkpointing, which tracing refuses.
+    needed only by reentrant checkpointing, which tracing refuses.  Some Trainers switch
+    checkpointing off and on again within a step, which would demand it anew.
     """
     for module in model.modules():
         if "_require_grads_hooks" in vars(module) or "_require_grads_hook" in vars(module):
             module.disable_input_require_grads()
+        if hasattr(module, ENABLE):
+            vars(module)[ENABLE] = _demand_none
+
+
+def redo_input_gradients(model: Any) -> None:
+    """Let a model demand gradients at its input embeddings again."""
+    for module in model.modules():
+        if vars(module).get(ENABLE) is _demand_none:
+            del vars(module)[ENABLE]
+
+
+ENABLE = "enable_input_require_grads"
+
+
+def _demand_none() -> None:
+    """In place of the method that demands gradients."""

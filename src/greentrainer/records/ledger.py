@@ -20,6 +20,9 @@ class Entry:
     the forward pass that kept activations spared, less what it took to learn them.  `tokens` are
     real ones, `padded_tokens` count padding too, `tail_tokens` are those that gradient may pass,
     `unread_tokens` those of prompts that are not read.
+
+    `counted_flops` are what a batch was seen to execute while it was counted, and `told_flops` what
+    the books had said of it; both 0 for one that was not.
     """
 
     kind: Kind
@@ -31,6 +34,8 @@ class Entry:
     padded_tokens: int = 0
     tail_tokens: int = 0
     unread_tokens: int = 0
+    counted_flops: int = 0
+    told_flops: int = 0
     seconds: float = 0.0
 
     @property
@@ -72,6 +77,25 @@ class Ledger:
         self._entries[position] = amended
         self._count(entry, -1)
         self._count(amended, +1)
+
+    @property
+    def newest(self) -> Entry:
+        """The newest training batch.  Raises StopIteration before the first."""
+        return next(entry for entry in reversed(self._entries) if entry.kind == "train")
+
+    @property
+    def verified(self) -> int:
+        """Batches that were counted while they ran."""
+        return sum(entry.counted_flops > 0 for entry in self._entries)
+
+    @property
+    def worst_deviation(self) -> float:
+        """The largest share by which a count and the books differed; 0 where nothing was counted.
+
+        Since such a count the books are corrected by it.
+        """
+        counted = [entry for entry in self._entries if entry.told_flops]
+        return max((abs(e.counted_flops / e.told_flops - 1) for e in counted), default=0.0)
 
     def total(self, figure: str, *kinds: Kind) -> float:
         """Sum of one figure (a field of `Entry`) over entries of the given kinds, or of all."""
@@ -139,6 +163,8 @@ class Ledger:
             "saved_flops": full - spent,
             "spent_macs": spent // 2,
             "full_macs": full // 2,
+            "verified_batches": self.verified,
+            "worst_deviation": self.worst_deviation,
             "probe_share": self.probe_flops / spent if spent else 0.0,
             "tokens": int(self.total("tokens")),
             "padded_tokens": int(self.total("padded_tokens")),
