@@ -14,7 +14,7 @@ two is taken to be foretold too, and nothing beyond.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, pairwise
 
 from greentrainer.types import CostGraph
 
@@ -175,9 +175,16 @@ class Foretold:
     least: tuple[int, ...]
 
     def covers(self, sizes: Sequence[int]) -> bool:
-        """Whether these sizes lie between those traced."""
+        """Whether these sizes lie between those traced, and none is longer that was shorter."""
         most = self.symbols.values
-        return all(a <= size <= b for a, size, b in zip(self.least, sizes, most, strict=False))
+        between = all(a <= size <= b for a, size, b in zip(self.least, sizes, most, strict=False))
+        return between and self.in_order(sizes)
+
+    def in_order(self, sizes: Sequence[int]) -> bool:
+        """Whether lengths come in the order of those traced: the longest may be what counts."""
+        lengths = [i for i, other in self.symbols.sums if other == LESS]
+        ordered = sorted(lengths, key=self.symbols.values.__getitem__)
+        return all(sizes[a] <= sizes[b] for a, b in pairwise(ordered))
 
     def at(self, sizes: Sequence[int]) -> CostGraph:
         """The graph of a batch of these sizes."""

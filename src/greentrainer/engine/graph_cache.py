@@ -197,7 +197,11 @@ class GraphCache:
         form = tuple((path, tuple(min(size, 2) for size in shape)) for path, shape in wanted)
         if self._by_data or form in self._singular:
             return None
-        before = [one for template, one in self._learned.foretold if matched(template, wanted)]
+        before = [
+            one
+            for template, one in self._learned.foretold
+            if (found := matched(template, wanted)) and one.in_order(found)
+        ]
         for paired, room in [(False, ROOM[0]), (False, ROOM[1]), (True, ROOM[0]), (True, ROOM[1])]:
             try:
                 alike = Alike(batch, self.split, paired)
@@ -218,12 +222,12 @@ class GraphCache:
             except Exception:  # whatever a model makes of sizes that nobody gave it
                 continue
             self._learned.foretold = [*told, *self._learned.foretold]
-            found = self._find(wanted, batch)
-            if found is not None:
+            graph = self._find(wanted, batch)
+            if graph is not None:
                 asks = any(one.graph.questions for _, one in self._learned.foretold)
                 if self._traces and self._file and not asks:
                     self._traces.write(self._file, self._learned)
-                return found
+                return graph
         self._singular.add(form)
         return None
 

@@ -57,8 +57,10 @@ class Alike:
         return [size // times for size, times in zip(found, self.times, strict=True)]
 
     def least(self) -> tuple[int, ...]:
-        """Very small ones; of a length so much that one less is no single one either."""
-        return tuple(SMALLEST + (i in self.less) for i in range(len(self.sizes)))
+        """Very small ones; lengths in their order, one less than which is no single one either."""
+        ranks = sorted(self.less, key=self.sizes.__getitem__)
+        more = {i: rank for rank, i in enumerate(ranks, 1)}
+        return tuple(SMALLEST + more.get(i, 0) for i in range(len(self.sizes)))
 
     def made(self, sizes: Sequence[int]) -> tuple[Batch, Cut | None]:
         """A batch of such sizes and its cut: of one without a cut what it holds, stretched."""
