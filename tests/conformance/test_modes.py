@@ -195,6 +195,7 @@ def test_compiled_blocks_stay_compiled_with_positions(family: str) -> None:
             forward=ForwardOptions(labelled_head=True),
         ) as engine:  # fmt: skip
             engine.reselect(batches[:2])
+            engine._bookkeeper.verifier.enabled = False  # counting goes around the compiler
             made = []
             for batch in batches:
                 engine.loss(batch).backward()

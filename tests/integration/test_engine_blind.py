@@ -171,7 +171,8 @@ def test_a_control_chooses_by_its_own_score_at_the_price_of_a_probe(metric: str)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     engine = AdaptiveBackprop(model, optimizer, data[0], rho=RHO, total_batches=60, metric=metric)
     [reachable] = engine._controller.reachable(data[:2], None).values()
-    measured = measure_statistics(model, data[:2], None, reachable)
+    with engine._bookkeeper.unobserved():
+        measured = measure_statistics(model, data[:2], None, reachable)
     with flop_counter() as counter:
         chosen = engine.reselect(data[:2])
     wanted = control_selection(metric, engine.graph, measured, chosen.backward_budget)

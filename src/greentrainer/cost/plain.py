@@ -39,6 +39,7 @@ def plain_foretold(foretold: Foretold) -> dict[str, Any]:
         "marks": list(symbols.marks),
         "sums": [list(pair) for pair in symbols.sums],
         "least": list(foretold.least),
+        "ordered": foretold.ordered,
     }
 
 
@@ -46,7 +47,7 @@ def foretold_of(plain: Mapping[str, Any]) -> Foretold:
     """It again; raises as `graph_of` does."""
     values = tuple(plain["values"])
     symbols = Symbols(values, tuple(plain["marks"]), tuple((i, j) for i, j in plain["sums"]))
-    return Foretold(graph_of(plain, values), symbols, tuple(plain["least"]))
+    return Foretold(graph_of(plain, values), symbols, tuple(plain["least"]), plain["ordered"])
 
 
 def _plain(graph: CostGraph, table: dict[Terms, int]) -> dict[str, Any]:

@@ -168,11 +168,13 @@ class Foretold:
     """The graph of all batches between two that were traced.
 
     graph: its costs are `Work`.  symbols: sizes it was traced at.  least: those of the small batch.
+    ordered: a loss may put together what is of several lengths, so that the longest counts.
     """
 
     graph: CostGraph
     symbols: Symbols
     least: tuple[int, ...]
+    ordered: bool = True
 
     def covers(self, sizes: Sequence[int]) -> bool:
         """Whether these sizes lie between those traced, and none is longer that was shorter."""
@@ -181,7 +183,9 @@ class Foretold:
         return between and self.in_order(sizes)
 
     def in_order(self, sizes: Sequence[int]) -> bool:
-        """Whether lengths come in the order of those traced: the longest may be what counts."""
+        """Whether lengths come in the order of those traced, where that matters."""
+        if not self.ordered:
+            return True
         lengths = [i for i, other in self.symbols.sums if other == LESS]
         ordered = sorted(lengths, key=self.symbols.values.__getitem__)
         return all(sizes[a] <= sizes[b] for a, b in pairwise(ordered))

@@ -118,8 +118,10 @@ def _walk(
                 values.begin(blank_batch, batch)
                 tracer = _Tracer(model, state, trainable, mode, work, values)
                 return tracer.run(blank_batch, loss_fn), ()
-        except RuntimeError as error:  # every refusal of fake tensors; a user's mistake comes again
-            refused = error
+        except Exception as error:  # whatever is made of a number without a value
+            if values.numbers and not isinstance(error, RuntimeError):
+                raise
+            refused = error  # every refusal of fake tensors; a user's mistake comes again
     if work is not None or any(p.is_meta for p in model.parameters()):
         raise ValueError(
             "the model's shapes depend on its data, or it uses an operation that cannot be "

@@ -284,8 +284,9 @@ class Values:
                 self._ask(fake, tuple(fake.shape))
             return fakes
         if func.overloadpacket is aten.masked_select and self._value(args[1]) is not None:
-            tensor, mask = torch.broadcast_tensors(*args)
-            return self._picked(aten.index.Tensor, tensor, [mask])
+            shape = list(torch.broadcast_shapes(*(one.shape for one in args)))
+            mask = self._derive(aten.expand.default, (args[1], shape), {})
+            return self._picked(aten.index.Tensor, args[0].expand(shape), [mask])
         return NotImplemented
 
     def _derive(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -109,13 +109,15 @@ class Bookkeeper:
         known = self._batch is not None
         if not known:
             self.verifier.settle()
-        with self.unobserved(), self.verifier.aside():
-            self.before_batch(self._graph(args, kwargs))
-            self._clock = now(self._device)
-            graph = self._graph(args, kwargs)  # gradient may pass through other positions now
+        with self.unobserved():
+            with self.verifier.aside():
+                self.before_batch(self._graph(args, kwargs))
+                self._clock = now(self._device)
+                graph = self._graph(args, kwargs)  # gradient may pass through other positions now
+            self.verifier.forward_begins()
             price = self.price(graph, kwargs)
         self._enter(graph, price, self._batch if known else kwargs)
-        self.verifier.forward_begins((price.forward_flops, price.backward_flops))
+        self.verifier.told(price.forward_flops, price.backward_flops)
         self._quiet = known
 
     def _graph(self, args: Any, kwargs: Any) -> CostGraph:
@@ -150,13 +152,14 @@ class Bookkeeper:
             return
         self.verifier.forward_ends()
         self.after_forward()
-        outputs = [tensor for _, tensor in tensors(output) if tensor.requires_grad]
+        outputs = graded(output)
         if outputs:
             register_multi_grad_hook(outputs, lambda _: self._enter_backward(flops), mode="any")
 
     def _enter_backward(self, flops: int) -> None:
         self.between_steps = False
         self.ledger.amend(backward_flops=flops)
+        self.verifier.gradient_came()
 
     def _after_step(self, *_: Any) -> None:
         self.between_steps = True
@@ -170,3 +173,11 @@ class Bookkeeper:
         if self._clock is not None:
             self.ledger.amend(seconds=now(self._device) - self._clock)
             self._clock = None
+
+
+def graded(output: Any) -> list[torch.Tensor]:
+    """The tensors in a model's output, whatever it is, that a gradient can come to."""
+    found = [tensor for _, tensor in tensors(output) if tensor.requires_grad]
+    if found or not hasattr(output, "__dict__"):
+        return found
+    return [tensor for _, tensor in tensors(vars(output)) if tensor.requires_grad]

@@ -284,7 +284,7 @@ class GraphCache:
         if questions is not None:
             asked = None if self._by_labels else questions.sized(chosen.values[:count], alike.times)
             graph = replace(graph, questions=asked)
-        foretold = Foretold(graph, chosen, least)
+        foretold = Foretold(graph, chosen, least, not self.one_call)
         small, _ = self._synthetic(alike, (*least, FEW), None)
         if foretold.at((*least, FEW)) != small:
             raise _Contradiction

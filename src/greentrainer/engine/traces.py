@@ -28,7 +28,7 @@ from greentrainer.cost import Foretold, foretold_of, graph_of, plain_foretold, p
 from greentrainer.forward import LabelledHead, Signature, SplitForward
 from greentrainer.types import CostGraph
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 64
 """Files in a folder; the one used longest ago goes first."""
 

@@ -15,7 +15,7 @@ the forward pass.  So it is counted by a `torch.autograd.backward` of ours, for 
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import wraps
 from typing import Any
 
@@ -55,7 +55,6 @@ class Verifier:
         self._passes = 0
         self._counter: Any = None
         self._backward = False
-        self._undo = ExitStack()
         self._forward: ExitStack | None = None
 
     def selected(self, chosen: Selection, asked: bool) -> None:
@@ -100,15 +99,17 @@ class Verifier:
         finally:
             self._counted[0] -= self._total() - before
 
-    def forward_begins(self, told: tuple[int, int]) -> None:
-        """A training batch; told: FLOPs of its forward and its backward pass, by its graph."""
-        if not self._is_due():
-            return
-        if self._counter is None:
+    def forward_begins(self) -> None:
+        """The forward pass of a training batch, and what is done for it."""
+        if self._is_due() and self._counter is None:
             self._begin()
             self._forward = ExitStack()
             self._forward.enter_context(self._counting(0))
-        self._told = told
+
+    def told(self, forward: int, backward: int) -> None:
+        """FLOPs of the batch's two passes, by its graph."""
+        if self._counter is not None:
+            self._told = forward, backward
 
     def forward_ends(self) -> None:
         """Also where it ended in an error."""
@@ -118,7 +119,7 @@ class Verifier:
 
     def settle(self) -> None:
         """The batch is over: hold the books against it.  Raises what `found` does."""
-        self._undo.close()
+        _forget(self)
         told, self._told = self._told, None
         if told is None or not self._passes:
             return
@@ -149,7 +150,7 @@ class Verifier:
     def close(self) -> None:
         """Count no more."""
         self.forward_ends()
-        self._undo.close()
+        _forget(self)
         self._told, self.enabled = None, False
 
     def _is_due(self) -> bool:
@@ -157,29 +158,27 @@ class Verifier:
         return self.enabled and (self._due or late)
 
     def _begin(self) -> None:
-        self._undo.close()
         self._told, self._counted, self._passes = None, [0, 0], 0
-        plain = torch.autograd.backward
+        _wait_for(self)
 
-        @wraps(plain)
-        def backward(*args: Any, **kwargs: Any) -> None:
-            if self._told is None or self._backward:
-                plain(*args, **kwargs)
-                return
-            self._passes, self._backward = self._passes + 1, True
-            try:
-                with self._counting(1):
-                    plain(*args, **kwargs)
-            finally:
-                self._backward = False
+    @contextmanager
+    def backward_pass(self) -> Iterator[None]:
+        """In here gradients are computed: of the batch, if that is noticed (`gradient_came`)."""
+        if self._told is None or self._backward:
+            yield
+            return
+        self._backward, before, passes = True, list(self._counted), self._passes
+        try:
+            with self._counting(1):
+                yield
+        finally:
+            self._backward = False
+            if self._passes == passes:
+                self._counted = before
 
-        torch.autograd.backward = backward
-
-        def put_back() -> None:
-            if torch.autograd.backward is backward:
-                torch.autograd.backward = plain
-
-        self._undo.callback(put_back)
+    def gradient_came(self) -> None:
+        """The backward pass under way is that of the batch."""
+        self._passes += 1
 
     @contextmanager
     def _counting(self, which: int) -> Iterator[None]:
@@ -201,6 +200,30 @@ class Verifier:
 
     def _total(self) -> int:
         return int(self._counter.get_total_flops()) if self._counter is not None else 0
+
+
+_waiting: list[Verifier] = []
+"""Those whose batch is being counted, the newest last; meanwhile torch's backward is ours."""
+_plain = torch.autograd.backward
+
+
+@wraps(_plain)
+def _seen_backward(*args: Any, **kwargs: Any) -> None:
+    with _waiting[-1].backward_pass() if _waiting else nullcontext():
+        _plain(*args, **kwargs)
+
+
+def _wait_for(verifier: Verifier) -> None:
+    _forget(verifier)
+    _waiting.append(verifier)
+    torch.autograd.backward = _seen_backward
+
+
+def _forget(verifier: Verifier) -> None:
+    if verifier in _waiting:
+        _waiting.remove(verifier)
+    if not _waiting and torch.autograd.backward is _seen_backward:
+        torch.autograd.backward = _plain
 
 
 def key_of(chosen: Selection) -> str:
