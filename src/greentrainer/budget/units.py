@@ -38,6 +38,9 @@ class CostUnit(Protocol):
     def full(self, flops: float, batches: int) -> float:
         """Of plain full fine-tuning of batches of so many FLOPs in all."""
 
+    def within(self, ledger: Ledger) -> float:
+        """Of what steps hold besides, where the plan has to make room for it."""
+
     def last_probe(self, ledger: Ledger) -> float:
         """Of the newest probe."""
 
@@ -71,6 +74,10 @@ class Flops:
     def full(self, flops: float, batches: int) -> float:
         """The same."""
         return flops
+
+    def within(self, ledger: Ledger) -> float:
+        """As counted."""
+        return ledger.within_flops
 
     def last_probe(self, ledger: Ledger) -> float:
         """Of the newest probe."""
@@ -123,6 +130,10 @@ class Timed:
     def full(self, flops: float, batches: int) -> float:
         """As the clock says."""
         return NANO * self.clock.full(flops, batches, sum(self.sample.sizes.values()))
+
+    def within(self, ledger: Ledger) -> float:
+        """It passes as any time does."""
+        return 0.0
 
     def last_probe(self, ledger: Ledger) -> float:
         """Of the newest probe."""

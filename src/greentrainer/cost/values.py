@@ -8,7 +8,8 @@ is kept as a small program (`Questions`): a batch of the same shapes that gives 
 has the same costs.
 
 Numbers that depend on weights, and at first all numbers, are given as symbols without a value: what
-is only logged needs none.  A model that goes by such a number cannot be traced.
+is only logged needs none.  Whether they are numbers at all is taken to be so.  A model that goes by
+such a number cannot be traced.
 """
 
 import math
@@ -238,6 +239,13 @@ class Values:
         given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
         results = tree_leaves(out)
         if any(self._value(one) is None for one in given) or not _certain(func):
+            sound = _of_sound_numbers(func.overloadpacket, args)
+            if sound is not None and _worth_following(out):
+                make = aten.ones if sound else aten.zeros
+                shape, kind = list(out.shape), {"dtype": torch.bool}
+                with _disable_current_modes():
+                    real = make.default(shape, **kind)
+                self._write(make.default, (shape,), kind, [out], [real])
             if changes:
                 self._forget(func, args, kwargs)
             return
@@ -366,6 +374,20 @@ def _worth_following(tensor: torch.Tensor) -> bool:
     except RuntimeError:  # a symbol
         return False
     return size <= (LARGEST_FLOAT if fractions else LARGEST)
+
+
+def _of_sound_numbers(packet: Any, args: tuple[Any, ...]) -> bool | None:
+    """What a test for infinity or for what is no number gives where all is well; None for others.
+
+    (`isnan` compares a tensor with itself.)
+    """
+    if packet in (aten.isnan, aten.isinf):
+        return False
+    if packet not in (aten.ne, aten.eq) or len(args) != 2:
+        return None
+    same = args[0] is args[1]
+    infinite = isinstance(args[1], float) and math.isinf(args[1])
+    return (packet is aten.eq) == same if same or infinite else None
 
 
 def _certain(func: Any) -> bool:

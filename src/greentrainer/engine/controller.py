@@ -35,6 +35,7 @@ class Controller:
     plan: of spending; its `rho` gives way to what the unit of cost has in all, if that is fixed.
     whole: its graph with gradient through all positions.
     consumption: of the run; where the grid's intensity is to change, it says when to spend more.
+    served: batches that what was done within steps so far will do for.
     passes: of a probe.  allowed: what a batch might cost when the last choice was made.
     """
 
@@ -48,6 +49,7 @@ class Controller:
     savings: ForwardSavings
     cost_unit: CostUnit
     consumption: Consumption
+    served: int = 0
     passes: int = 1
     allowed: float | None = None
     _began: tuple[int, float] | None = field(default=None, init=False)
@@ -85,7 +87,12 @@ class Controller:
     def smallest_rho(self) -> float:
         """The smallest share of full fine-tuning at which coming batches can train anything."""
         smallest = min(self._expected(graph).smallest_rho() for graph in self.prices.values())
-        return smallest * self.cost_unit.correction
+        mean, within = self.full_cost, self._within()
+        return (smallest * self.cost_unit.correction * mean + within) / (mean + within)
+
+    def _within(self) -> float:
+        """What a batch holds besides its training, whatever is chosen."""
+        return self.cost_unit.within(self.ledger) / max(self.ledger.batches, self.served, 1)
 
     def greatest_rho(self) -> float:
         """The share of full fine-tuning that coming batches cost with everything trained."""
@@ -132,7 +139,13 @@ class Controller:
         mean = full / batches if batches else self.full_cost
         if self.cost_unit.total is not None:
             mean = self._ahead(full) / max(1, (self.plan.total_batches or 0) - batches) or mean
-        even = self.spending.rate(batches, spent + reserve, full, mean) / self.cost_unit.correction
+        within = self._within()
+        if within and not batches:
+            mean += within
+        even = self.spending.rate(batches, spent + reserve, full, mean)
+        if within:  # it is done whatever is chosen, so training alone gets less than its share
+            even = (even * mean - within) / (mean - within)
+        even /= self.cost_unit.correction
         tilt = self._tilt(self.spending.horizon(batches))
         if tilt == 1:
             return even

@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -32,7 +31,6 @@ from greentrainer.budget import (
     Budget,
     Clock,
     SpendingPlan,
-    Terms,
 )
 from greentrainer.energy import Consumption
 from greentrainer.engine.chooser import Basis, Chooser, Selector
@@ -200,7 +198,7 @@ class AdaptiveBackprop(Course):
             self.spending, made.samples, made.samples_read, made.whole, self.graphs,
             self.ledger, self.processes, self._savings, terms.cost_unit, self.consumption,
         )  # fmt: skip
-        self._bookkeeper.verifier.found = partial(self._corrected, terms)
+        self._terms, self._bookkeeper.verifier.found = terms, self._corrected
         smallest, greatest = self._controller.smallest_rho(), self._controller.greatest_rho()
         total = self.spending.total_batches
         if chooses and total is not None:
@@ -210,14 +208,15 @@ class AdaptiveBackprop(Course):
         terms.require(smallest, greatest)
         return terms.rho
 
-    def _corrected(self, terms: Terms, ratio: float) -> None:
+    def _corrected(self, ratio: float) -> None:
         """Graphs were found to tell wrong: from now on so much is spent for each FLOP they tell.
 
         Raises ValueError where nothing was trained yet and the budget is too small for that.
         """
         self._controller.cost_unit.correct(ratio)
         if self.ledger.batches <= self.spending.accumulate and self._steps is None:
-            terms.require(self._controller.smallest_rho(), self._controller.greatest_rho() * ratio)
+            greatest = self._controller.greatest_rho() * ratio
+            self._terms.require(self._controller.smallest_rho(), greatest)
 
     @property
     def rho(self) -> float:
@@ -309,6 +308,18 @@ class AdaptiveBackprop(Course):
     def batch(self, batch: Batch) -> AbstractContextManager[None]:
         """A context in which all forward passes belong to the loss of this batch."""
         return self._bookkeeper.one_batch(batch)
+
+    def add_within(self, flops: int, batches: int = 1) -> None:
+        """Enter what a step executes besides training, and would in full fine-tuning.
+
+        batches: that it will do for, as generated examples that several steps train on.
+
+        Raises ValueError where nothing was trained yet and too little is left for training.
+        """
+        self.ledger.add(Entry("within", forward_flops=flops, full_flops=flops))
+        self._controller.served += batches
+        if not self.ledger.batches and self._steps is None:
+            self._terms.require(self._controller.smallest_rho(), 1.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on: plain values, fit for JSON."""

@@ -104,13 +104,18 @@ class GreenCallback(TrainerCallback):
         else:
             self._begin(next(self._batches.draw(0, 1)))
 
-    def receive(self, batch: Batch) -> None:
-        """A batch that the Trainer has made in its step, before its forward pass."""
+    def receive(self, batch: Batch, within: int = 0, batches: int = 1) -> None:
+        """A batch that the Trainer has made in its step, before its forward pass.
+
+        within: FLOPs that it took to make this and some more.  batches: so many in all.
+        """
         if not self.waits:
             return
         if self.engine is None or self.engine.closed:
             self._begin(batch)
         assert self.engine is not None
+        if within:
+            self.engine.add_within(within, batches)
         if self.engine.between_steps:
             self.engine.prepare(lambda: [batch])
 

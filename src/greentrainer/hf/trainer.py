@@ -34,6 +34,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import Seq2SeqTrainer, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
+from greentrainer.cost import flop_counter
 from greentrainer.engine import AdaptiveBackprop, hollow, release
 from greentrainer.forward import moved
 from greentrainer.hf import checkpoint
@@ -52,6 +53,7 @@ class Green(Trainer):
     """What is mixed into a Trainer, before it.  green: budget and schedule."""
 
     _stepping = _measuring = False
+    _within = 0
 
     def __init__(self, *args: Any, green: GreenConfig | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -148,12 +150,24 @@ class Green(Trainer):
         finally:
             self._stepping = False
 
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        """As the Trainer's; what it executes to make a batch within a step is counted."""
+        if not (self._stepping and self.green_callback.waits):
+            return super()._prepare_inputs(inputs)
+        with flop_counter() as count:
+            made = super()._prepare_inputs(inputs)
+        self._within += count.get_total_flops()
+        return made
+
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's; in a training step the batch is made known to the engine."""
         if self._measuring or not (self._stepping and torch.is_grad_enabled()):
             return super().compute_loss(model, inputs, *args, **kwargs)
         batch = dict(inputs) if isinstance(inputs, Mapping) else inputs
-        self.green_callback.receive(batch)
+        within, self._within = self._within, 0
+        made: Any = self.args
+        batches = getattr(made, "steps_per_generation", 1) * getattr(made, "num_iterations", 1)
+        self.green_callback.receive(batch, within, batches)
         with self.engine.batch(batch):
             return super().compute_loss(model, inputs, *args, **kwargs)
 

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-Kind = Literal["train", "probe", "select", "trace"]
+Kind = Literal["train", "probe", "select", "trace", "within"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One training batch, one probe, one selection, or one cost that took a real pass to know.
+    """One training batch, one probe, one selection, one cost that took a real pass to know, or what
+    a Trainer does within its steps besides, such as generating: full fine-tuning would do it too.
 
     FLOPs are 2 per multiply-accumulate of matrix work.  `full_flops` is the cost of the same batch
     under full fine-tuning, 0 for what full fine-tuning would not do.  `skipped_flops` are those of
@@ -128,9 +129,15 @@ class Ledger:
         return int(self.total("forward_flops", "trace") + self.total("backward_flops", "trace"))
 
     @property
+    def within_flops(self) -> int:
+        """FLOPs of what is done within steps besides, and would be in full fine-tuning."""
+        return int(self.total("forward_flops", "within"))
+
+    @property
     def spent_flops(self) -> int:
-        """All FLOPs: training, probes, and real passes that tracing took."""
-        return self.forward_flops + self.backward_flops + self.probe_flops + self.trace_flops
+        """All FLOPs: training, what belongs to its steps, probes, and real passes of tracing."""
+        training = self.forward_flops + self.backward_flops + self.within_flops
+        return training + self.probe_flops + self.trace_flops
 
     @property
     def full_flops(self) -> int:
@@ -158,6 +165,7 @@ class Ledger:
             "backward_flops": self.backward_flops,
             "probe_flops": self.probe_flops,
             "trace_flops": self.trace_flops,
+            "within_flops": self.within_flops,
             "skipped_flops": int(self.total("skipped_flops")),
             "full_flops": full,
             "saved_flops": full - spent,

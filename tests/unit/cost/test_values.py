@@ -129,3 +129,15 @@ def test_a_branch_on_weights_takes_a_real_pass() -> None:
     batch = batch_of(0)
     assert cache.of_batch(batch).full_flops == executed(model, batch)
     assert len(made) == 1
+
+
+def test_hidden_states_are_taken_to_be_numbers() -> None:
+    def look(x: Any, _ids: Any) -> Any:
+        if torch.isnan(x).any() or torch.isinf(x).any() or not torch.isfinite(x).all():
+            return x[:1]
+        return x
+
+    model, batch = Net(look).train(), batch_of(0)
+    graph = trace(model, batch)
+    assert graph.notes == ()
+    assert graph.full_flops == executed(model, batch)
