@@ -87,6 +87,7 @@ def assemble(walk: Walk, variants: Variants, notes: tuple[str, ...]) -> CostGrap
     old = sorted(range(len(new)), key=new.__getitem__)
     parents = tuple(tuple(sorted(new[p] for p in draft.parents[o])) for o in old)
     modules = _nodes_of_modules(walk, {node: new[n] for node, n in number.items()})
+    forced = walk.forced - {node for _, node, _ in walk.leaves}  # these are frozen if not chosen
     return CostGraph(
         parents=parents,
         costs=tuple(draft.costs[o] for o in old),
@@ -96,7 +97,7 @@ def assemble(walk: Walk, variants: Variants, notes: tuple[str, ...]) -> CostGrap
         stages=_stages(walk, parents, modules),
         modules=modules,
         uncounted_ops=tuple(sorted(walk.recorder.uncounted)),
-        forced=tuple(sorted(new[number[node]] for node in walk.forced if node in number)),
+        forced=tuple(sorted(new[number[node]] for node in forced if node in number)),
         variants=variants,
         notes=notes,
         questions=walk.questions or None,

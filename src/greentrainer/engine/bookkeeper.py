@@ -90,12 +90,16 @@ class Bookkeeper:
             self._quiet = before
 
     @contextmanager
-    def one_batch(self, batch: Batch) -> Iterator[None]:
-        """All forward passes in here belong to the loss of this one batch."""
+    def one_batch(self, batch: Batch, after: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """All forward passes in here belong to the loss of this one batch.
+
+        after: called when the loss is there, before a backward pass.
+        """
         self._batch = batch
         try:
             with nullcontext() if self._quiet else self.verifier.loss():
                 yield
+            after()
         finally:
             self._batch, self._quiet = None, False
 

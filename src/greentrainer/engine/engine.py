@@ -307,7 +307,7 @@ class AdaptiveBackprop(Course):
 
     def batch(self, batch: Batch) -> AbstractContextManager[None]:
         """A context in which all forward passes belong to the loss of this batch."""
-        return self._bookkeeper.one_batch(batch)
+        return self._bookkeeper.one_batch(batch, self._freezer.hold)
 
     def add_within(self, flops: int, batches: int = 1) -> None:
         """Enter what a step executes besides training, and would in full fine-tuning.
@@ -417,6 +417,7 @@ class AdaptiveBackprop(Course):
             allowance = self._course(self.selection, bases)
             if allowance is not None:
                 self._choose(bases, allowance, asked=False)
+        self._freezer.hold()
         self._freezer.silence()
 
 

@@ -402,6 +402,9 @@ def undo_input_gradients(model: Any) -> None:
     for module in model.modules():
         if "_require_grads_hooks" in vars(module) or "_require_grads_hook" in vars(module):
             module.disable_input_require_grads()
+        for key, hook in list(module._forward_hooks.items()):  # as Trainers hang up themselves
+            if getattr(hook, "__name__", "").startswith("make_inputs_require_grad"):
+                del module._forward_hooks[key]
         if hasattr(module, ENABLE):
             vars(module)[ENABLE] = _demand_none
 

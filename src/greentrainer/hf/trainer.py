@@ -176,14 +176,22 @@ class Green(Trainer):
         super().log({**logs, **self.green_callback.figures()}, *args, **kwargs)
 
     def _loss(self, model: nn.Module, batch: Batch) -> Any:
-        """Of a batch, to trace or to measure."""
+        """Of a batch, to trace or to measure.
+
+        What is trained stays so: adapters that are switched off and on again become trainable.
+        """
+        flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         given = dict(batch) if isinstance(batch, Mapping) else batch
         before, self._measuring = self._measuring, True
         try:
             with records_kept(self), self.compute_loss_context_manager():
-                return self.compute_loss(model, given)
+                loss = self.compute_loss(model, given)
         finally:
             self._measuring = before
+        for parameter, flag in flags:
+            if parameter.requires_grad != flag:
+                parameter.requires_grad_(flag)
+        return loss
 
     def _loss_name(self) -> str | None:
         """What sets the loss apart from the model's own; None where code of the user's does."""

@@ -39,13 +39,14 @@ class Freezer:
         self.optimizer = optimizer
         self.optimizer_state = optimizer_state
         self.idle: tuple[str, ...] = ()
+        self._chosen: set[str] | None = None
         self._silenced: dict[nn.Module, None] = {}
         self._offloaded: dict[str, dict[str, torch.device]] = {}
 
     def apply(self, names: Collection[str], idle_modules: Iterable[str] = ()) -> None:
         """Train exactly `names` from now on; `idle_modules` are those no gradient passes."""
         self.wake()
-        chosen = set(names)
+        self._chosen = chosen = set(names)
         for name, parameter in self.parameters.items():
             parameter.requires_grad_(name in chosen)
             if name in chosen:
@@ -54,6 +55,14 @@ class Freezer:
                 parameter.grad = None
                 self._put_away(name, parameter)
         self.idle = tuple(idle_modules)
+
+    def hold(self) -> None:
+        """Freeze again what others made trainable, as adapters do that are switched off and on."""
+        if self._chosen is None:
+            return
+        for name, parameter in self.parameters.items():
+            if parameter.requires_grad != (name in self._chosen):
+                parameter.requires_grad_(name in self._chosen)
 
     def silence(self) -> None:
         """Switch idle modules to evaluation: again before each forward, for `train()` undoes it."""
@@ -73,6 +82,7 @@ class Freezer:
     def release(self) -> None:
         """Make every candidate trainable again and give the modules their mode back."""
         self.apply(self.parameters)
+        self._chosen = None
 
     def _put_away(self, name: str, parameter: nn.Parameter) -> None:
         if self.optimizer_state == "drop":

@@ -1,0 +1,52 @@
+"""Any Trainer: what its run executes is what the books say, and within rho of its own full run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conformance.trainers import KINDS, MODES, Kind, counting, trainer_of
+
+USUAL = {
+    ("sft", "plain"), ("sft, packed", "plain"), ("dpo", "plain"), ("grpo", "plain"),
+    ("reward", "accumulated"), ("sft", "lora"),
+}  # fmt: skip
+NEVER = {("reward", "lora"), ("kto", "lora")}
+"""LoRA beside a head that is trained whole; covered by the others."""
+ALL = [
+    pytest.param(name, mode, marks=[] if (name, mode) in USUAL else pytest.mark.thorough)
+    for name in KINDS
+    for mode in MODES
+    if (name, mode) not in NEVER
+]
+
+
+def rho_of(kind: Kind, mode: str) -> float:
+    """LoRA's forward pass is most of what it costs."""
+    return max(kind.rho, 0.9) if mode == "lora" else kind.rho
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("name", "mode"), ALL)
+def test_the_books_say_what_is_executed(name: str, mode: str, tmp_path: Path) -> None:
+    kind = KINDS[name]
+    torch.manual_seed(1)
+    full = sum(counting(trainer_of(kind, tmp_path / "full", mode)))
+    torch.manual_seed(1)
+    rho = rho_of(kind, mode)
+    trainer = trainer_of(kind, tmp_path / "green", mode, rho)
+    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+    executed = counting(trainer)
+    ledger = trainer.ledger
+    aside = ledger.probe_flops if not trainer.green_callback.waits else 0
+    assert abs(sum(executed) + aside + 0.0 - ledger.spent_flops) <= 1e-3 * ledger.spent_flops
+    assert ledger.spent_flops <= (rho + 1e-9) * full
+    # of adapters alone, full asks for a gradient at the embeddings that nobody needs
+    assert ledger.full_flops <= full if mode == "lora" else ledger.full_flops == full
+    assert ledger.verified >= 2
+    assert ledger.worst_deviation <= 1e-3
+    moved = {n for n, p in trainer.model.named_parameters() if not torch.equal(before[n], p)}
+    trained: set[Any] = {n for event in trainer.engine.history for n in event["names"]}
+    assert moved <= trained
+    assert moved
