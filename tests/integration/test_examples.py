@@ -54,6 +54,7 @@ def run(example: str, model: Path, launcher: tuple[str, ...] = ()) -> list[float
         pytest.param("seq2seq", "seq2seq", 0.6, marks=pytest.mark.thorough),
         pytest.param("lora", "decoder", 0.8, marks=pytest.mark.thorough),
         pytest.param("sft", "decoder", 0.6, marks=pytest.mark.thorough),
+        pytest.param("dpo", "decoder", 0.8, marks=pytest.mark.thorough),
     ],
 )
 def test_example(example: str, kind: str, rho: float, models: Path) -> None:

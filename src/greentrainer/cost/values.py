@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import _disable_current_modes
@@ -36,10 +37,8 @@ __all__ = ["Questions", "Values"]
 
 aten = torch.ops.aten
 
-LARGEST = 1 << 22
+LARGEST = 1 << 23
 """Elements of a tensor whose values are followed."""
-LARGEST_FLOAT = 1 << 12
-"""The same of one with fractions: hidden states are not followed, lengths and shares are."""
 LEAST = 6
 """Numbers in a program that are no batch's sizes."""
 SIZED_BY_VALUES = frozenset(
@@ -280,8 +279,11 @@ class Values:
             found = self._sized(aten.nonzero.default, (one,), {})
             if found is NotImplemented:
                 return NotImplemented
-            places += found.unbind(1)
-        return func(tensor, places)
+            ways = range(found.shape[1])
+            places += [self._derive(aten.select.int, (found, 1, i), {}) for i in ways]
+        out = func(tensor, places)
+        self.follow(func, (tensor, places), {}, out)
+        return out
 
     def _sized(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """An operation that has as many results as its values say."""
@@ -324,7 +326,7 @@ class Values:
         known = self._known.get(id(tensor))
         if known is not None:
             return known[1]
-        if not isinstance(tensor, FakeTensor) and _worth_following(tensor):
+        if not isinstance(tensor, FakeTensor | nn.Parameter) and _worth_following(tensor):
             return tensor.detach()
         return None
 
@@ -368,12 +370,11 @@ def named_tensors(batch: Batch) -> dict[str, torch.Tensor]:
 
 
 def _worth_following(tensor: torch.Tensor) -> bool:
-    fractions = tensor.is_floating_point() or tensor.is_complex()
     try:
         size = math.prod(int(n) for n in tensor.shape)
     except RuntimeError:  # a symbol
         return False
-    return size <= (LARGEST_FLOAT if fractions else LARGEST)
+    return size <= LARGEST
 
 
 def _of_sound_numbers(packet: Any, args: tuple[Any, ...]) -> bool | None:

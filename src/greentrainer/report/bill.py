@@ -32,6 +32,9 @@ def bill_table(summary: dict[str, Any]) -> Table:
     spent, reference = bill["spent_flops"], _reference(bill)
     table.add_row("FLOPs", _tera(spent), _tera(reference), f"{spent / reference:.1%}")
     table.add_row("  of them probes", _tera(bill["probe_flops"]), "-", f"{bill['probe_share']:.1%}")
+    if bill.get("within_flops"):
+        within = bill["within_flops"]
+        table.add_row("  of them generating", _tera(within), _tera(within), "100.0%")
     if bill["skipped_flops"]:
         spared = bill["skipped_flops"]
         table.add_row("  spared: kept activations", _tera(spared), "-", f"{spared / reference:.1%}")
@@ -43,6 +46,8 @@ def bill_table(summary: dict[str, Any]) -> Table:
         table.add_row("steps", str(made), str(asked), f"{made / asked:.1%}")
         table.caption = f"ended: {bill['ending']}"
         table.caption_justify = "left"
+    if bill.get("verified_batches"):
+        table.add_row("  verified", verified(bill), "", "")
     seconds = spent_seconds(bill)
     if full:
         table.add_row(
@@ -67,6 +72,13 @@ def bill_table(summary: dict[str, Any]) -> Table:
             later = f"{after[key]:.{digits}f}" if after else "interrupted"
             table.add_row(label, f"{before[key]:.{digits}f}", later, "")
     return table
+
+
+def verified(bill: Mapping[str, Any]) -> str:
+    """How many steps were counted while they ran, and how far off the books were."""
+    count, worst = bill["verified_batches"], bill["worst_deviation"]
+    steps = "1 step" if count == 1 else f"{count} steps"
+    return f"{steps} counted, worst deviation {worst:.1%}"
 
 
 def _budget(bill: dict[str, Any]) -> str:
