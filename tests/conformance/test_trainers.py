@@ -50,3 +50,39 @@ def test_the_books_say_what_is_executed(name: str, mode: str, tmp_path: Path) ->
     trained: set[Any] = {n for event in trainer.engine.history for n in event["names"]}
     assert moved <= trained
     assert moved
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name",
+    ["dpo", *(pytest.param(one, marks=pytest.mark.thorough) for one in ("sft, packed", "kto"))],
+)
+def test_a_run_that_was_cut_short_resumes_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    kind = KINDS[name]
+
+    def run(folder: Path, **more: Any) -> Any:
+        torch.manual_seed(1)
+        saving = {"save_strategy": "steps", "save_steps": 3, **more}
+        return trainer_of(kind, folder, "plain", 0.85, **saving)
+
+    whole = run(tmp_path / "whole")
+    whole.train()
+    cut = run(tmp_path / "cut")
+    step, made = cut.training_step, [0]
+
+    def breaking(*args: Any, **kwargs: Any) -> Any:
+        made[0] += 1
+        if made[0] > 5:
+            raise KeyboardInterrupt
+        return step(*args, **kwargs)
+
+    cut.training_step = breaking
+    with pytest.raises(KeyboardInterrupt):
+        cut.train()
+    again = run(tmp_path / "cut")
+    again.train(resume_from_checkpoint=True)
+    for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    spent = [[e.flops for e in one.ledger if e.kind == "train"] for one in (whole, again)]
+    assert spent[0] == spent[1]
+    assert again.ledger.verified == whole.ledger.verified

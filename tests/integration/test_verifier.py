@@ -14,7 +14,12 @@ from tests.conformance.families import batch_for, build
 from tests.trainer import arguments, rows
 
 SIZE = 16
-PLAIN = torch.autograd.backward
+
+
+@pytest.fixture
+def plain() -> Any:
+    """Torch's backward as it is before a test."""
+    return torch.autograd.backward
 
 
 class Sly(nn.Module):
@@ -66,7 +71,7 @@ def sly_batches(count: int) -> list[Any]:
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["hooks", "engine.batch"])
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_graph_that_tells_wrong_is_corrected(wrapped: bool) -> None:
+def test_a_graph_that_tells_wrong_is_corrected(wrapped: bool, plain: Any) -> None:
     with engine_for(Sly(2).train(), 0.8, 40) as engine:
         spent = through(engine, sly_batches(40), wrapped)
         ledger = engine.ledger
@@ -74,7 +79,7 @@ def test_a_graph_that_tells_wrong_is_corrected(wrapped: bool) -> None:
         assert ledger.worst_deviation > 0.05
         assert booked == spent  # the first is counted, and the others are told by it
         assert ledger.spent_flops <= 0.8 * ledger.full_flops
-    assert torch.autograd.backward is PLAIN
+    assert torch.autograd.backward is plain
 
 
 def test_it_is_said_once() -> None:
@@ -87,13 +92,13 @@ def test_it_is_said_once() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_what_cannot_be_met_is_refused_before_anything_is_trained() -> None:
+def test_what_cannot_be_met_is_refused_before_anything_is_trained(plain: Any) -> None:
     model = Sly(40).train()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     with engine_for(model, 0.6, 40) as engine, pytest.raises(ValueError, match="choose it between"):
         through(engine, sly_batches(40))
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
-    assert torch.autograd.backward is PLAIN
+    assert torch.autograd.backward is plain
 
 
 @pytest.mark.parametrize("family", ["opt", "t5", "bloom"])
@@ -132,7 +137,7 @@ def test_a_resumed_run_goes_on_with_its_corrections() -> None:
         assert [entry.flops for entry in later] == spent
 
 
-def test_a_step_that_breaks_off_leaves_torch_as_it_was() -> None:
+def test_a_step_that_breaks_off_leaves_torch_as_it_was(plain: Any) -> None:
     class Broken(Sly):
         def forward(self, x: Any) -> Any:
             if bool((x == 7).any()):
@@ -146,7 +151,7 @@ def test_a_step_that_breaks_off_leaves_torch_as_it_was() -> None:
             through(engine, [*sly_batches(1), bad])
         through(engine, sly_batches(5))
         assert engine.ledger.verified
-    assert torch.autograd.backward is PLAIN
+    assert torch.autograd.backward is plain
 
 
 def test_the_bill_says_what_was_counted(tmp_path: Any) -> None:

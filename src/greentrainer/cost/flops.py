@@ -14,11 +14,12 @@ over.
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import cache
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import (
-    FlopCounterMode,
     flop_registry,
     sdpa_backward_flop_count,
     sdpa_flop_count,
@@ -102,10 +103,22 @@ _UNCOUNTED = frozenset(
 _OWN_NAMESPACES = frozenset({"aten", "prim", "prims", "profiler"})
 
 
-class _Counter(FlopCounterMode):
-    """Goes around `torch.compile`: a frame met under a mode would stay uncompiled for good."""
+class FlopCounter(TorchDispatchMode):
+    """Counts the FLOPs of what runs in it, by this module's convention, on every device.
 
-    def __enter__(self) -> "_Counter":
+    Unlike torch's `FlopCounterMode` it takes no operation apart that has a kernel of its own: the
+    parts would give other bits.  Goes around `torch.compile`: a frame met under a mode would stay
+    uncompiled for good.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    def __enter__(self) -> "FlopCounter":
+        self.flops = 0
         self._around = ExitStack()
         self._around.enter_context(uncompiled())
         super().__enter__()  # type: ignore[no-untyped-call]
@@ -115,10 +128,57 @@ class _Counter(FlopCounterMode):
         with self._around:
             return super().__exit__(*raised)  # type: ignore[no-untyped-call]
 
+    def get_total_flops(self) -> int:
+        """FLOPs since it was entered."""
+        return self.flops
 
-def flop_counter() -> FlopCounterMode:
-    """A silent `FlopCounterMode` that follows this module's convention on every device."""
-    return _Counter(display=False, custom_mapping=ATTENTION)
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run one operation, or those it is made of, and count."""
+        kwargs = kwargs or {}
+        packet = getattr(func, "overloadpacket", None)
+        if packet is not None and packet not in FORMULAS and not _has_kernel(func):
+            with self._within():
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **kwargs)
+        if packet is not None:
+            self.flops += count_flops(packet, args, kwargs, out)
+        return out
+
+    def _within(self) -> Any:
+        """In here what an operation is made of is counted too."""
+        return _Parts(self)
+
+
+class _Parts(TorchDispatchMode):
+    """The counter again, without beginning anew."""
+
+    def __init__(self, counter: FlopCounter) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._counter = counter
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return self._counter.__torch_dispatch__(func, types, args, kwargs)
+
+
+@cache
+def _has_kernel(func: Any) -> bool:
+    """Whether an operation runs as it is on some device."""
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    return any(has(func.name(), key) for key in _KERNELS)
+
+
+_KERNELS = ("CPU", "CUDA", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional")
+
+
+def flop_counter() -> FlopCounter:
+    """A counter of FLOPs."""
+    return FlopCounter()
 
 
 def count_flops(packet: Any, args: Any, kwargs: Any, out: Any) -> int:

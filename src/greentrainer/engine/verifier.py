@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import wraps
 from typing import Any
+from weakref import ref
 
 import torch
 
@@ -67,14 +68,19 @@ class Verifier:
     @property
     def state(self) -> dict[str, Any]:
         """What another one goes on from, as plain values."""
-        return {"known": sorted(self.known), "scales": list(self.scales), "ratio": self.ratio}
+        return {
+            "known": sorted(self.known), "scales": list(self.scales), "ratio": self.ratio,
+            "due": self._due, "last": self._last,
+        }  # fmt: skip
 
     def go_on(self, state: Mapping[str, Any]) -> None:
         """As it was when the run was saved."""
-        self.known = set(state.get("known", ()))
-        forward, backward = state.get("scales", (1.0, 1.0))
-        self.scales, self._last = (forward, backward), self._ledger().batches
-        self._due = self._key not in self.known
+        if not state:  # of a release that counted nothing
+            return
+        self.known = set(state["known"])
+        forward, backward = state["scales"]
+        self.scales = forward, backward
+        self._due, self._last = state["due"], state["last"]
         if self.scales != (1.0, 1.0):
             self.ratio = state["ratio"]
             self.found(self.ratio)
@@ -202,26 +208,27 @@ class Verifier:
         return int(self._counter.get_total_flops()) if self._counter is not None else 0
 
 
-_waiting: list[Verifier] = []
+_waiting: list["ref[Verifier]"] = []
 """Those whose batch is being counted, the newest last; meanwhile torch's backward is ours."""
 _plain = torch.autograd.backward
 
 
 @wraps(_plain)
 def _seen_backward(*args: Any, **kwargs: Any) -> None:
-    with _waiting[-1].backward_pass() if _waiting else nullcontext():
+    alive = [one for one in (held() for held in _waiting) if one is not None]
+    with alive[-1].backward_pass() if alive else nullcontext():
         _plain(*args, **kwargs)
 
 
 def _wait_for(verifier: Verifier) -> None:
     _forget(verifier)
-    _waiting.append(verifier)
+    _waiting.append(ref(verifier))
     torch.autograd.backward = _seen_backward
 
 
 def _forget(verifier: Verifier) -> None:
-    if verifier in _waiting:
-        _waiting.remove(verifier)
+    """It waits no more, nor do those that are gone."""
+    _waiting[:] = [held for held in _waiting if held() not in (None, verifier)]
     if not _waiting and torch.autograd.backward is _seen_backward:
         torch.autograd.backward = _plain
 
