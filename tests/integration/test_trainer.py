@@ -11,7 +11,7 @@ from trl import SFTConfig, SFTTrainer
 
 from greentrainer.cost import flop_counter
 from greentrainer.hf import GreenCallback, GreenConfig, GreenTrainer
-from greentrainer.hf.callback import undo_input_gradients
+from greentrainer.hf.input_gradients import undo_input_gradients
 from greentrainer.run.arguments import checkpointing_argument
 from tests.conformance.families import build
 from tests.tiny import characters

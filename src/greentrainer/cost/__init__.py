@@ -6,9 +6,9 @@ Start with `trace.py`.  The graph itself is a value (`types.CostGraph`); choosin
 from greentrainer.cost.blank import faked, unseen
 from greentrainer.cost.flops import ATTENTION, FORMULAS, count_flops, flop_counter
 from greentrainer.cost.plain import foretold_of, graph_of, plain_foretold, plain_graph
+from greentrainer.cost.questions import Questions
 from greentrainer.cost.sizes import LESS, ROOM, SMALLEST, Foretold, added, form_of, symbols
 from greentrainer.cost.trace import trace
-from greentrainer.cost.values import Questions
 
 __all__ = [
     "ATTENTION",

@@ -8,8 +8,8 @@ from functools import reduce
 
 from torch.autograd.graph import Node
 
+from greentrainer.cost.questions import Questions
 from greentrainer.cost.record import Recorder, Step
-from greentrainer.cost.values import Questions
 from greentrainer.types import CostGraph, Stage, descendants, dominators, meet
 
 Variants = tuple[tuple[frozenset[str], CostGraph], ...]

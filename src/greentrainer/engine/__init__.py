@@ -6,7 +6,8 @@ Start with `engine.py`.  It is a schedule over the packages below; what they com
 from greentrainer.engine.chooser import Selector
 from greentrainer.engine.controller import PROBE_SHARE
 from greentrainer.engine.engine import AdaptiveBackprop, StepsAsked, release
-from greentrainer.engine.graph_cache import GraphCache, hollow
+from greentrainer.engine.graph_cache import GraphCache
+from greentrainer.engine.hollow import hollow
 from greentrainer.engine.state import STATE_VERSION
 from greentrainer.engine.traces import Traces
 

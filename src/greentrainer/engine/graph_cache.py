@@ -1,6 +1,5 @@
 """Cost graphs by shape: each shape of batch is traced once, and what that tells may be kept."""
 
-import copy
 import logging
 import time
 from collections import OrderedDict
@@ -408,22 +407,6 @@ class _Contradiction(ValueError):
 
 class _ByLabels(Exception):
     """Costs depend on labels, which is now known."""
-
-
-def hollow(model: nn.Module) -> nn.Module:
-    """A copy of a model without values: every parameter and buffer on the meta device.
-
-    What is cut into shards later can no longer be traced; its hollow copy can.
-    """
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    memo: dict[int, Any] = {}
-    for _, tensor in tensors:
-        blank = torch.empty_like(tensor, device="meta")
-        kept = (
-            nn.Parameter(blank, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else blank
-        )
-        memo[id(tensor)] = kept
-    return copy.deepcopy(model, memo)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from greentrainer.engine import AdaptiveBackprop, StepsAsked, release
 from greentrainer.forward import ForwardOptions, Positions
 from greentrainer.hf import checkpoint
 from greentrainer.hf.config import GreenConfig
+from greentrainer.hf.input_gradients import redo_input_gradients, undo_input_gradients
 from greentrainer.hf.probe_batches import ProbeBatches, is_stream, length_of
 from greentrainer.hf.schedule import follow, schedule
 from greentrainer.hf.trace_cache import kept_traces
@@ -390,34 +391,3 @@ def inner(optimizer: Any) -> Any:
     while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         optimizer = optimizer.optimizer
     return optimizer
-
-
-def undo_input_gradients(model: Any) -> None:
-    """Undo what activation checkpointing does to the input embeddings, and let it not come again.
-
-    A gradient demanded there makes every block pay the backward pass, whatever is frozen.  It is
-    needed only by reentrant checkpointing, which tracing refuses.  Some Trainers switch
-    checkpointing off and on again within a step, which would demand it anew.
-    """
-    for module in model.modules():
-        if "_require_grads_hooks" in vars(module) or "_require_grads_hook" in vars(module):
-            module.disable_input_require_grads()
-        for key, hook in list(module._forward_hooks.items()):  # as Trainers hang up themselves
-            if getattr(hook, "__name__", "").startswith("make_inputs_require_grad"):
-                del module._forward_hooks[key]
-        if hasattr(module, ENABLE):
-            vars(module)[ENABLE] = _demand_none
-
-
-def redo_input_gradients(model: Any) -> None:
-    """Let a model demand gradients at its input embeddings again."""
-    for module in model.modules():
-        if vars(module).get(ENABLE) is _demand_none:
-            del vars(module)[ENABLE]
-
-
-ENABLE = "enable_input_require_grads"
-
-
-def _demand_none() -> None:
-    """In place of the method that demands gradients."""
