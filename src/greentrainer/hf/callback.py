@@ -76,6 +76,7 @@ class GreenCallback(TrainerCallback):
         self.hollow: nn.Module | None = None
         self.resumed_from: Path | None = None
         self._ear: Any = None
+        self._model: nn.Module | None = None
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -91,6 +92,7 @@ class GreenCallback(TrainerCallback):
         optimizer = inner(kwargs["optimizer"])
         self.release()  # an earlier training may have ended in an error
         self._refuse(args, model, optimizer, loader)
+        self._model = model
         undo_input_gradients(model)
         self._step = state.global_step
         self._begin = partial(
@@ -337,7 +339,8 @@ class GreenCallback(TrainerCallback):
         """Give the model back; what the engine did can still be read."""
         if self.engine is not None:
             self.engine.close()
-            redo_input_gradients(self.engine.model)
+        if self._model is not None:
+            redo_input_gradients(self._model)
         if self._ear is not None:
             self._ear.remove()
 
