@@ -118,7 +118,6 @@ class FlopCounter(TorchDispatchMode):
         self.flops = 0
 
     def __enter__(self) -> "FlopCounter":
-        self.flops = 0
         self._around = ExitStack()
         self._around.enter_context(uncompiled())
         super().__enter__()  # type: ignore[no-untyped-call]
