@@ -30,6 +30,7 @@ import torch
 from torch import nn
 from torch._C._autograd import _get_sequence_nr
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import backward  # itself, even where a step's is being counted
 from torch.autograd.graph import Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
@@ -257,7 +258,7 @@ class _Tracer:
                 )
             handles += [node.register_prehook(self._open(node)), node.register_hook(self._close)]
         self.recorder.backward = True
-        torch.autograd.backward(loss)
+        backward(loss)
         for handle in handles:
             handle.remove()
 
