@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from greentrainer import AdaptiveBackprop
-from greentrainer.cost import flop_counter
+from greentrainer.cost import flop_counter, trace
 from greentrainer.engine.verifier import APART
 from tests.conformance.families import batch_for, build
 from tests.trainer import arguments, rows
@@ -164,3 +164,17 @@ def test_the_bill_says_what_was_counted(tmp_path: Any) -> None:
     told = trainer.ledger.summary()
     assert told["verified_batches"] >= 1
     assert told["worst_deviation"] == 0
+
+
+def test_a_trace_is_no_step_of_an_engine_that_waits() -> None:
+    """One that was never closed waits for an update while another model is traced."""
+    waiting = engine_for(Sly(0).train(), 0.8, 40)
+    batch = sly_batches(1)[0]
+    waiting.reselect([batch])
+    waiting.model(**batch).loss.backward()
+    counted = list(waiting._bookkeeper.verifier._counted)
+    other = build("llama").train()
+    graph = trace(other, batch_for("llama"))
+    assert waiting._bookkeeper.verifier._counted == counted
+    waiting.close()
+    assert trace(other, batch_for("llama")) == graph

@@ -8,7 +8,7 @@ from greentrainer.cost.flops import ATTENTION, FORMULAS, count_flops, flop_count
 from greentrainer.cost.plain import foretold_of, graph_of, plain_foretold, plain_graph
 from greentrainer.cost.questions import Questions
 from greentrainer.cost.sizes import LESS, ROOM, SMALLEST, Foretold, added, form_of, symbols
-from greentrainer.cost.trace import trace
+from greentrainer.cost.trace import is_tracing, trace
 
 __all__ = [
     "ATTENTION",
@@ -25,6 +25,7 @@ __all__ = [
     "foretold_of",
     "form_of",
     "graph_of",
+    "is_tracing",
     "plain_foretold",
     "plain_graph",
     "symbols",

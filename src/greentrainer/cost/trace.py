@@ -30,7 +30,6 @@ import torch
 from torch import nn
 from torch._C._autograd import _get_sequence_nr
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.autograd import backward  # itself, even where a step's is being counted
 from torch.autograd.graph import Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
@@ -189,6 +188,8 @@ class _Tracer:
     def run(self, batch: Batch, loss_fn: LossFn | None) -> Walk:
         watcher = _GradientWatcher()
         with ExitStack() as stack:
+            _running.append(self)
+            stack.callback(_running.pop)
             stack.enter_context(uncompiled())
             if self.mode is not None:
                 stack.enter_context(uncollected())
@@ -258,7 +259,7 @@ class _Tracer:
                 )
             handles += [node.register_prehook(self._open(node)), node.register_hook(self._close)]
         self.recorder.backward = True
-        backward(loss)
+        torch.autograd.backward(loss)
         for handle in handles:
             handle.remove()
 
@@ -288,6 +289,14 @@ class _Tracer:
         elif variable is not None:
             self.walk.forced.add(window.node)
         self.recorder.window = None
+
+
+_running: list[_Tracer] = []
+
+
+def is_tracing() -> bool:
+    """Whether a trace is being made: what runs now is no step of anybody's."""
+    return bool(_running)
 
 
 def _discard_gradient(parameter: torch.Tensor) -> None:

@@ -22,7 +22,7 @@ from weakref import ref
 
 import torch
 
-from greentrainer.cost import flop_counter
+from greentrainer.cost import flop_counter, is_tracing
 from greentrainer.records import Ledger
 from greentrainer.types import Selection
 
@@ -216,7 +216,7 @@ _plain = torch.autograd.backward
 @wraps(_plain)
 def _seen_backward(*args: Any, **kwargs: Any) -> None:
     alive = [one for one in (held() for held in _waiting) if one is not None]
-    with alive[-1].backward_pass() if alive else nullcontext():
+    with alive[-1].backward_pass() if alive and not is_tracing() else nullcontext():
         _plain(*args, **kwargs)
 
 

@@ -1,10 +1,12 @@
 """FLOPs of fused attention where heads of queries share one of keys, and of vectors."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from greentrainer.cost import ATTENTION, count_flops, flop_counter, trace
 
@@ -55,3 +57,23 @@ def test_a_step_with_vectors_is_counted() -> None:
     assert graph.uncounted_ops == ()
     assert graph.forward_flops == 30
     assert count.get_total_flops() == graph.forward_flops + graph.full_backward_flops
+
+
+def test_what_only_asks_for_a_device_is_no_work() -> None:
+    """Counting tensors without values asks each for its device, by an operation without kernels."""
+    with FakeTensorMode(), flop_counter() as count:
+        one = torch.ones(3, 5)
+        assert one.device.type == "cpu"
+        torch.nn.functional.silu(one @ one.t())
+    assert count.get_total_flops() == 2 * 3 * 5 * 3
+
+
+def test_counting_changes_no_bit() -> None:
+    """Silu's backward pass has a kernel, and parts that give other bits."""
+    found = []
+    for around in (nullcontext(), flop_counter()):
+        given = torch.linspace(-9, 9, 4001, requires_grad=True)
+        with around:
+            (torch.nn.functional.silu(given) ** 2).sum().backward()
+        found.append(given.grad)
+    assert torch.equal(*found)  # type: ignore[arg-type]
