@@ -52,13 +52,8 @@ class Eager(torch.autograd.Function):
         return tuple(g if g is None else scale * g for g in ctx.saved_tensors)
 
 
-class Paired(torch.autograd.Function):
+class Paired(Lazy):
     """Two operands share a product that the third does not need."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, w: Any, v: Any) -> Any:
-        ctx.save_for_backward(x, w, v)
-        return x @ w.t() + x @ v.t()
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
