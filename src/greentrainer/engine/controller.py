@@ -86,9 +86,13 @@ class Controller:
 
     def smallest_rho(self) -> float:
         """The smallest share of full fine-tuning at which coming batches can train anything."""
-        smallest = min(self._expected(graph).smallest_rho() for graph in self.prices.values())
+        smallest = self._smallest_told() * self.cost_unit.correction
         mean, within = self.full_cost, self._within()
-        return (smallest * self.cost_unit.correction * mean + within) / (mean + within)
+        return (smallest * mean + within) / (mean + within)
+
+    def _smallest_told(self) -> float:
+        """The same of training alone, as graphs tell it."""
+        return min(self._expected(graph).smallest_rho() for graph in self.prices.values())
 
     def _within(self) -> float:
         """What a batch holds besides its training, whatever is chosen."""
@@ -149,9 +153,7 @@ class Controller:
         tilt = self._tilt(self.spending.horizon(batches))
         if tilt == 1:
             return even
-        floor = (
-            self.smallest_rho() / self.cost_unit.correction
-        )  # what is above it can be moved from one time to another
+        floor = self._smallest_told()  # what is above it can be moved from one time to another
         return floor + (even - floor) * tilt if even > floor else even
 
     def _tilt(self, left: int) -> float:

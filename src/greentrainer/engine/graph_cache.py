@@ -349,12 +349,10 @@ class GraphCache:
         if len(set(calls)) == 1 and (self.one_call or own == before):
             call, told = calls[-1], own[plain:]
             keys |= {(*call, *told)}
-            self._asking |= {(*call, *before[plain:]): one for one in self._asked(before)}
+            if before in self._asking:
+                self._asking[*call, *before[plain:]] = self._asking[before]
         self._known |= dict.fromkeys(keys, graph)
         return graph
-
-    def _asked(self, wanted: Signature) -> list[Questions]:
-        return [self._asking[wanted]] if wanted in self._asking else []
 
     def _require_true(self, told: Sequence[tuple[Signature, Foretold]], batch: Batch) -> None:
         """Hold what is foretold of batches that are looked at against a trace of one."""

@@ -1,7 +1,7 @@
 """Holds the books against what steps really execute.
 
 What a batch costs is told by its graph before it is run.  Whether that is true shows when it is
-run: so the first batch of a run is counted, operation by operation, and the first after each
+run: so the first batches of a run are counted, operation by operation, and the first after each
 selection; it costs a little time and changes nothing.  Where the count and the books differ, the
 books take the count, later batches are booked by the same ratio until the next one is counted, and
 what may be spent from now on is planned by it.
