@@ -29,6 +29,7 @@ def bill_table(summary: dict[str, Any]) -> Table:
     table = Table(title=f"the bill of {bill['method']}{budget}", title_justify="left")
     for column in ("", bill["method"], "full fine-tuning", "share"):
         table.add_column(column, justify="left" if not column else "right")
+    remarks = []
     spent, reference = bill["spent_flops"], _reference(bill)
     table.add_row("FLOPs", _tera(spent), _tera(reference), f"{spent / reference:.1%}")
     table.add_row("  of them probes", _tera(bill["probe_flops"]), "-", f"{bill['probe_share']:.1%}")
@@ -44,10 +45,9 @@ def bill_table(summary: dict[str, Any]) -> Table:
     if bill.get("ending"):
         made, asked = bill["steps"], bill["steps_asked"]
         table.add_row("steps", str(made), str(asked), f"{made / asked:.1%}")
-        table.caption = f"ended: {bill['ending']}"
-        table.caption_justify = "left"
+        remarks.append(f"ended: {bill['ending']}")
     if bill.get("verified_batches"):
-        table.add_row("  verified", verified(bill), "", "")
+        remarks.append(f"verified: {verified(bill)}")
     seconds = spent_seconds(bill)
     if full:
         table.add_row(
@@ -71,6 +71,7 @@ def bill_table(summary: dict[str, Any]) -> Table:
         if key in before:
             later = f"{after[key]:.{digits}f}" if after else "interrupted"
             table.add_row(label, f"{before[key]:.{digits}f}", later, "")
+    table.caption, table.caption_justify = "\n".join(remarks), "left"
     return table
 
 
