@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -118,6 +118,7 @@ class RunConfig(BaseModel):
     lora_rank: of method lora; with green or full, train adapters of this rank on all linear layers,
         and choose among them.
     lora_targets: where method lora has its adapters.
+    load_in_4bit, load_in_8bit: the base in few bits, by bitsandbytes, and adapters beside it.
     virtual_tokens: of prefix and prompt tuning.
     top_blocks: how many of the last blocks method top_blocks trains.
     positions: positions of each prompt that gradient passes through: all, so many before the
@@ -194,6 +195,8 @@ class RunConfig(BaseModel):
     decoding: Literal["greedy", "paper"] = "greedy"
     lora_rank: Count | None = None
     lora_targets: Literal["attention", "all-linear"] = "attention"
+    load_in_4bit: bool = False
+    load_in_8bit: bool = False
     virtual_tokens: Count = 20
     top_blocks: Count = 2
     bf16: bool = False
@@ -233,6 +236,17 @@ class RunConfig(BaseModel):
             name: value for name, value in values.items() if name != "rho" or value is not None
         }
         return values | {"rho": None} if given and given != ["rho"] else values
+
+    @model_validator(mode="after")
+    def _one_precision(self) -> Self:
+        if self.load_in_4bit and self.load_in_8bit:
+            raise ValueError("give load_in_4bit or load_in_8bit, not both")
+        return self
+
+    @property
+    def bits(self) -> Literal[4, 8] | None:
+        """Of the base's weights, where they are few."""
+        return 4 if self.load_in_4bit else 8 if self.load_in_8bit else None
 
     @property
     def budget(self) -> tuple[Unit, float]:

@@ -208,6 +208,11 @@ class Terms:
                 f"{self.budget} of full fine-tuning does not pay for getting ready and one step: "
                 f"train on more examples{advice}"
             )
+        if self.share < smallest and unit == "rho" and smallest > 1:
+            raise ValueError(
+                f"training anything takes {smallest:.3f} times what full fine-tuning does: leave "
+                "out what is fixed (positions, say), or train on longer rows"
+            )
         if self.share < smallest and unit == "rho":
             raise ValueError(
                 f"rho is {amount}: choose it between {smallest:.4f} (for this model) and 1"

@@ -30,13 +30,19 @@ def delta(
 @app.command()
 def merge(
     base: BaseModel,
-    folder: Annotated[Path, typer.Argument(help="the delta's folder")],
+    folder: Annotated[Path, typer.Argument(help="the delta's folder, or the adapter's")],
     output: Annotated[Path, typer.Argument(help="where the whole model is written")],
 ) -> None:
-    """Rebuild a whole model from its base and a delta; refuses another base."""
+    """Rebuild a whole model from its base and a delta or an adapter; refuses another base."""
     console = quiet_console()
-    from greentrainer.hf import base_dtype, load, load_delta
+    from greentrainer.hf import base_dtype, is_adapter, load, load_delta, put_on
 
+    if is_adapter(folder):
+        model, tokenizer = load(base)
+        put_on(model, folder).save_pretrained(output)
+        tokenizer.save_pretrained(output)
+        console.print(f"the adapter is added to the weights of {base}; the model is in {output}")
+        return
     model, tokenizer = load(base, dtype=base_dtype(folder))
     changed = load_delta(model, folder)
     model.save_pretrained(output)

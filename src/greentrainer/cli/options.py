@@ -52,6 +52,12 @@ Bf16 = Annotated[bool | None, typer.Option(help="compute in bfloat16 where that 
 Checkpointing = Annotated[bool | None, typer.Option(help="recompute activations to save memory")]
 Compile = Annotated[bool | None, typer.Option(help="compile the model block by block")]
 LoraRank = Annotated[int | None, typer.Option(help="train adapters of this rank, chosen among")]
+LoadIn4Bit = Annotated[
+    bool | None, typer.Option("--load-in-4bit", help="the base in 4 bits, adapters beside it")
+]
+LoadIn8Bit = Annotated[
+    bool | None, typer.Option("--load-in-8bit", help="the base in 8 bits, adapters beside it")
+]
 EvaluateEvery = Annotated[int | None, typer.Option(help="steps between evaluations")]
 Patience = Annotated[int | None, typer.Option(help="evaluations without gain that end the run")]
 SaveEvery = Annotated[int | None, typer.Option(help="steps between checkpoints")]

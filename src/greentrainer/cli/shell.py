@@ -25,6 +25,10 @@ def finish(summary: dict[str, Any]) -> None:
         raise typer.Exit(130)
 
 
+_QUIET = ("huggingface_hub", "bitsandbytes", "torchao", "torch.utils._pytree")
+"""Silent while they try again, or find no kernel for a device that is not there."""
+
+
 def quiet_console() -> Any:
     """A console to talk to the user by; transformers keep quiet from now on."""
     import logging as standard
@@ -34,7 +38,8 @@ def quiet_console() -> Any:
 
     from greentrainer.records import tell
 
-    standard.getLogger("huggingface_hub").setLevel(standard.ERROR)  # silent while it tries again
+    for name in _QUIET:
+        standard.getLogger(name).setLevel(standard.ERROR)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     console = Console(highlight=False, soft_wrap=True)

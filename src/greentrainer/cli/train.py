@@ -1,7 +1,7 @@
 """Commands that train a model, or judge one."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,8 @@ from greentrainer.cli.options import (
     Keep,
     Kwh,
     LearningRate,
+    LoadIn4Bit,
+    LoadIn8Bit,
     LoraRank,
     MaxLength,
     Method,
@@ -104,6 +106,8 @@ def train(
     activation_checkpointing: Checkpointing = None,
     compile: Compile = None,
     lora_rank: LoraRank = None,
+    load_in_4bit: LoadIn4Bit = None,
+    load_in_8bit: LoadIn8Bit = None,
     evaluate_every: EvaluateEvery = None,
     patience: Patience = None,
     save_every: SaveEvery = None,
@@ -119,8 +123,8 @@ def train(
     flags = {k: v for k, v in locals().items() if k not in ("config", "set_", "dry_run")}
     from greentrainer.config import read, settings
 
-    asked = read(config, flags | settings(set_ or []))
     console = quiet_console()
+    asked = read(config, _within_budget(flags | settings(set_ or []), console))
     from greentrainer.report import bill_table
     from greentrainer.run import execute, rehearse
 
@@ -130,6 +134,17 @@ def train(
     summary = execute(asked, console, typed())
     console.print(bill_table(summary))
     finish(summary)
+
+
+def _within_budget(flags: dict[str, Any], console: Any) -> dict[str, Any]:
+    """Method lora with a budget: adapters, and green to choose among them."""
+    from greentrainer.config import BUDGETS
+
+    asked = any(flags.get(unit) is not None for unit in BUDGETS) and flags.get("rho") != 1
+    if flags.get("method") != "lora" or not asked or flags.get("stop_early"):
+        return flags
+    console.print("lora within a budget: method green chooses among the adapters (lora_rank)")
+    return flags | {"method": "green", "lora_rank": flags.get("lora_rank") or 8}
 
 
 @app.command()

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter, tree_map_only
 
 from greentrainer.cost.draws import CertainDraws
@@ -59,15 +59,30 @@ def device_of(batch: Batch) -> torch.device:
 
 
 def blank(tensor: torch.Tensor, home: torch.device) -> torch.Tensor:
-    """A tensor like this one without values (made under the fake mode); meta comes `home`."""
+    """A tensor like this one without values (made under the fake mode); meta comes `home`.
+
+    One made of others (a quantised weight and its scales) is made of blanks.
+    """
+    whole: Any = tensor
+    if is_traceable_wrapper_subclass(whole):
+        names, context = whole.__tensor_flatten__()
+        inner = {name: blank(getattr(whole, name), home) for name in names}
+        return type(whole).__tensor_unflatten__(inner, context, whole.size(), whole.stride())
     device = home if tensor.is_meta else tensor.device
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+    made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+    return _with_attributes(made, tensor)
 
 
 def alias(tensor: torch.Tensor) -> torch.Tensor:
     """A leaf on the same weights with a gradient of its own; buffers are copied."""
     alias = tensor.detach()
-    return alias if isinstance(tensor, nn.Parameter) else alias.clone()
+    return _with_attributes(alias if isinstance(tensor, nn.Parameter) else alias.clone(), tensor)
+
+
+def _with_attributes(made: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """With what the tensor carries beside its values (how they were quantised)."""
+    made.__dict__.update(vars(tensor))
+    return made
 
 
 @contextmanager

@@ -7,9 +7,9 @@ backward (the scores are recomputed), no discount for a causal mask.
 
 Formulas are torch's own but for products with vectors or added in place, which it has none for,
 and fused attention: torch counts it as 0 on the CPU, and before 2.12 not at all where several heads
-of queries share one of keys.  Where torch has no formula, ours is put into its registry.  An
-operation that does matrix work and has no formula is reported by `has_uncounted_work`, never passed
-over.
+of queries share one of keys.  Those of products with quantised weights are in `quantised.py`.
+Where torch has no formula, ours is put into its registry.  An operation that does matrix work and
+has no formula is reported by `has_uncounted_work`, never passed over.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +25,7 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
+from greentrainer.cost import quantised
 from greentrainer.cost.blank import uncompiled
 
 aten = torch.ops.aten
@@ -90,13 +91,25 @@ for _operation, _formula in {**ATTENTION, **VECTORS, **IN_PLACE}.items():
 FORMULAS: dict[Any, Callable[..., int]] = {**flop_registry, **ATTENTION}
 """Operation -> formula, called as `formula(*args, **kwargs, out_val=result)`."""
 
+
+@cache
+def formula_of(packet: Any) -> Callable[..., int] | None:
+    """The formula of an operation; None for one that does no matrix work or is not known."""
+    found: Callable[..., int] | None = FORMULAS.get(packet)
+    if found is None:
+        found = quantised.named(str(packet))
+        if found is not None:
+            flop_registry.setdefault(packet, found)
+    return found
+
+
 _UNCOUNTED = frozenset(
     {
         "addbmm", "cdist", "_cdist_forward", "_cdist_backward", "dot",
-        "_int_mm", "linear", "_fused_sdp_choice_math", "linear_backward", "lstm", "gru",
+        "linear", "_fused_sdp_choice_math", "linear_backward", "lstm", "gru",
         "mkldnn_linear", "mkldnn_rnn_layer", "mkldnn_rnn_layer_backward", "vdot",
-        "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell", "_trilinear", "_weight_int4pack_mm",
-        "_weight_int8pack_mm", "_sparse_mm", "_sparse_addmm",
+        "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell", "_trilinear", "_sparse_mm",
+        "_sparse_addmm",
         "_scaled_dot_product_attention_math_for_mps", "_fft_c2c", "_fft_r2c", "_fft_c2r",
     }
 )  # fmt: skip
@@ -137,7 +150,7 @@ class FlopCounter(TorchDispatchMode):
         """Run one operation, or those it is made of, and count."""
         kwargs = kwargs or {}
         packet = getattr(func, "overloadpacket", None)
-        if packet is not None and packet not in FORMULAS and not _has_kernel(func):
+        if packet is not None and formula_of(packet) is None and not _has_kernel(func):
             with self._within():
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
@@ -184,7 +197,7 @@ def flop_counter() -> FlopCounter:
 
 def count_flops(packet: Any, args: Any, kwargs: Any, out: Any) -> int:
     """FLOPs of one call of the operation `packet`; 0 when it has no formula."""
-    formula = FORMULAS.get(packet)
+    formula = formula_of(packet)
     return int(formula(*args, **kwargs, out_val=out)) if formula else 0
 
 
@@ -203,7 +216,7 @@ def has_uncounted_work(packet: Any) -> bool:
     Known matrix operations without a formula, and anything from outside torch's own namespaces
     (custom kernels), which could do anything.
     """
-    if packet in FORMULAS:
+    if formula_of(packet) is not None:
         return False
     namespace, _, name = str(packet).rpartition(".")
     own = namespace in _OWN_NAMESPACES or namespace == ""

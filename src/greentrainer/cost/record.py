@@ -19,7 +19,7 @@ from torch.autograd.graph import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from greentrainer.cost.flops import FORMULAS, count_by_output, count_flops, has_uncounted_work
+from greentrainer.cost.flops import count_by_output, count_flops, formula_of, has_uncounted_work
 from greentrainer.cost.values import Values
 
 
@@ -128,7 +128,7 @@ class Recorder(TorchDispatchMode):
             told = self.values.answer(func, args, kwargs)
             if told is not NotImplemented:
                 return told
-        if packet not in FORMULAS:
+        if formula_of(packet) is None:
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:

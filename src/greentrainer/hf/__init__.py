@@ -4,7 +4,7 @@ Start with `trainer.py`.  Runs from a configuration are `run`, fine-tuning metho
 """
 
 from greentrainer.hf import models, trackers
-from greentrainer.hf.adapters import peft
+from greentrainer.hf.adapters import is_adapter, peft, put_on
 from greentrainer.hf.blocks import compile_blocks, layout
 from greentrainer.hf.callback import GreenCallback
 from greentrainer.hf.checkpoint import last_whole
@@ -12,6 +12,7 @@ from greentrainer.hf.clock_cache import save_clock, saved_clock
 from greentrainer.hf.config import GreenConfig
 from greentrainer.hf.delta import base_dtype, load_delta, save_delta
 from greentrainer.hf.models import load
+from greentrainer.hf.quantised import dense, is_quantised
 from greentrainer.hf.smollm2 import SMOLLM2, cache_root
 from greentrainer.hf.trace_cache import keeps, kept_traces
 from greentrainer.hf.trainer import Green, GreenSeq2SeqTrainer, GreenTrainer
@@ -26,6 +27,9 @@ __all__ = [
     "base_dtype",
     "cache_root",
     "compile_blocks",
+    "dense",
+    "is_adapter",
+    "is_quantised",
     "keeps",
     "kept_traces",
     "last_whole",
@@ -34,6 +38,7 @@ __all__ = [
     "load_delta",
     "models",
     "peft",
+    "put_on",
     "save_clock",
     "save_delta",
     "saved_clock",

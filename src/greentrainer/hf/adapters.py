@@ -17,8 +17,9 @@ WEIGHTS = "adapter_model.safetensors"
 def peft() -> Any:
     """The package.  Raises ValueError, with what to install, where it is missing.
 
-    It hands prefixes to models under a name that transformers gives up; no user can mend that.
+    It calls transformers by names that are given up there; no user can mend that.
     """
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)
     try:
         return import_module("peft")

@@ -20,6 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from greentrainer.hf import adapters
+from greentrainer.hf.quantised import Bits, differentiable, quantisation
 from greentrainer.hf.smollm2 import (
     ALIASES,
     CACHE_VARIABLE,
@@ -42,7 +43,11 @@ logger = logging.getLogger(__name__)
 
 
 def load(
-    model: str, *, dtype: torch.dtype = torch.float32, notify: Notify = logger.warning
+    model: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    notify: Notify = logger.warning,
+    bits: Bits | None = None,
 ) -> tuple[Any, Any]:
     """A model and its tokenizer: decoder-only or encoder-decoder, as its configuration says.
 
@@ -50,6 +55,7 @@ def load(
         adapter of PEFT is loaded with the model that it names.
     dtype: of the weights.
     notify: told when a model is rebuilt or a cache was damaged.
+    bits: load the weights quantised, on the GPU if there is one, to train adapters beside them.
 
     A tokenizer without a padding token pads with its end-of-sequence token; padding is masked, so
     this changes no result.  Raises ValueError, in one line that says what to do, for anything
@@ -59,6 +65,8 @@ def load(
         model = str(rebuilt_smollm2(notify))
     folder = Path(model).expanduser()
     if adapters.is_adapter(folder):
+        if bits:
+            raise ValueError(f"{folder} holds an adapter: load its base in {bits} bits")
         network, tokenizer = load(adapters.base_of(folder), dtype=dtype, notify=notify)
         return adapters.put_on(network, folder), tokenizer
     source, local = _locate(model)
@@ -66,7 +74,7 @@ def load(
     with _in_one_line(model, local):
         config = transformers.AutoConfig.from_pretrained(source, **options)
         _refuse_quantised(config)
-        network = _network(source, config, dtype, options)
+        network = _network(source, config, dtype, options | _few_bits(bits, dtype))
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
         _settle_tokenizer(tokenizer)
         if network.generation_config.pad_token_id is None:
@@ -165,10 +173,18 @@ def _in_one_line(model: str, local: bool) -> Iterator[None]:
 
 def _refuse_quantised(config: Any) -> None:
     if config.to_dict().get("quantization_config"):
-        raise ValueError("its weights are quantised: fine-tune the original, unquantised model")
+        raise ValueError("its weights are quantised: give the original, and --load-in-4bit")
 
 
-def _network(source: str, config: Any, dtype: torch.dtype, options: dict[str, bool]) -> Any:
+def _few_bits(bits: Bits | None, dtype: torch.dtype) -> dict[str, Any]:
+    """Options of a model that is loaded quantised, which cannot be moved afterwards."""
+    if bits is None:
+        return {}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {"quantization_config": quantisation(bits, dtype), "device_map": {"": device}}
+
+
+def _network(source: str, config: Any, dtype: torch.dtype, options: dict[str, Any]) -> Any:
     with no_progress_bars():
         network, info = _kind(config).from_pretrained(
             source,
@@ -189,7 +205,7 @@ def _network(source: str, config: Any, dtype: torch.dtype, options: dict[str, bo
             f"{len(other)} weights of {type(network).__name__} have other shapes than config.json "
             f"says ({other[0]}, ...): save the model again with save_pretrained"
         )
-    return network
+    return differentiable(network)
 
 
 def _settle_tokenizer(tokenizer: Any) -> None:

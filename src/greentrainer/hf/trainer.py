@@ -41,6 +41,7 @@ from greentrainer.hf import checkpoint
 from greentrainer.hf.callback import GreenCallback
 from greentrainer.hf.config import GreenConfig
 from greentrainer.hf.own_records import records_kept
+from greentrainer.hf.quantised import differentiable
 from greentrainer.model import Replicas, Together
 from greentrainer.records import Ledger
 from greentrainer.types import Batch
@@ -64,6 +65,7 @@ class Green(Trainer):
         if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.fsdp_version == 1:
             raise ValueError("FSDP1 flattens tensors together: set fsdp_version: 2")
         release(self.model)
+        differentiable(self.model)
         self.green_callback = GreenCallback(green)
         self.green_callback.loss_fn = self._loss
         self.green_callback.one_call = False

@@ -10,7 +10,7 @@ from typing import Any
 from transformers.pytorch_utils import Conv1D
 
 from greentrainer.config import RunConfig
-from greentrainer.hf import peft
+from greentrainer.hf import is_quantised, peft
 from greentrainer.methods.adapters import adapted, task_type
 from greentrainer.methods.base import Method
 
@@ -44,9 +44,14 @@ def _adapt(model: Any, config: RunConfig) -> Any:
 
 
 def merged(model: Any) -> Any:
-    """The adapters' product added to the weights: an ordinary model again."""
+    """The adapters' product added to the weights: an ordinary model again.
+
+    Beside weights of few bits, which would round it away, adapters stay as they are.
+    """
     adapted = "peft" in sys.modules and isinstance(model, peft().PeftModel)
     if not adapted or model.active_peft_config.is_prompt_learning:  # loaded with virtual tokens
+        return model
+    if is_quantised(model):
         return model
     return model.merge_and_unload()
 

@@ -40,8 +40,12 @@ from greentrainer.tasks import encode, require_room, show, virtual_config
 
 def prepare(config: RunConfig, console: Console, *, training: bool = True) -> RunInputs:
     """Load model and task, and tokenise the examples; only those held out if not training."""
-    model, tokenizer = models.load(config.model, notify=console.print)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if config.bits and config.bf16 else torch.float32
+    model, tokenizer = models.load(
+        config.model, dtype=dtype, notify=console.print, bits=config.bits
+    )
+    if not config.bits:
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
     _require_room(config, model)
     task = load_task(config, tokenizer)
     train, validation = training_examples(task, config) if training else ([], [])
@@ -84,6 +88,11 @@ def _require(config: RunConfig) -> None:
         raise ValueError("a run trains on one GPU: show it one, as with CUDA_VISIBLE_DEVICES=0")
     require_budget(config, METHODS[config.method])
     require_meter(config.meter)
+    if config.bits and not METHODS[config.method].adapts(config):
+        raise ValueError(
+            f"a base in {config.bits} bits trains adapters alone: use method lora, or add "
+            "--lora-rank 8"
+        )
 
 
 @contextmanager

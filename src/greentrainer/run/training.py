@@ -26,6 +26,7 @@ from greentrainer.hf import (
     GreenConfig,
     GreenTrainer,
     compile_blocks,
+    dense,
     keeps,
     last_whole,
     save_clock,
@@ -142,7 +143,8 @@ def fit(
     early = method.stops_early(config)
     chooses = steps_asked(config, method) == "choose"
     other = method.adapts(config) or config.activation_checkpointing
-    plain = step_flops(config, graphs_of(model), train, collate) if other or early else []
+    bare = dense(model) if config.bits else model
+    plain = step_flops(config, graphs_of(bare), train, collate) if other or early else []
 
     def told(graphs: GraphCache) -> int:
         """Of plain full fine-tuning, whose batches the engine's own graphs tell of."""
