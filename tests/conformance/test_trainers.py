@@ -12,8 +12,10 @@ USUAL = {
     ("sft", "plain"), ("sft, packed", "plain"), ("dpo", "plain"), ("grpo", "plain"),
     ("reward", "accumulated"), ("sft", "lora"),
 }  # fmt: skip
-NEVER = {("reward", "lora"), ("kto", "lora")}
-"""LoRA beside a head that is trained whole; covered by the others."""
+NEVER = {("reward", "lora"), ("kto", "lora")} | {
+    (name, mode) for name in ("seq2seq", "sentences") for mode in ("not checkpointed", "lora")
+}
+"""LoRA beside a head that is trained whole, and what these Trainers do not do of themselves."""
 ALL = [
     pytest.param(name, mode, marks=[] if (name, mode) in USUAL else pytest.mark.thorough)
     for name in KINDS

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from peft import LoraConfig
 
 from greentrainer.cost import flop_counter
 from greentrainer.hf import Green, GreenConfig
+from tests.conformance.families import build
 from tests.tiny import characters
 
 with warnings.catch_warnings():
@@ -67,6 +69,7 @@ class Kind:
     """A Trainer, its settings' class, data, and what it is given besides.
 
     rho: to spend; a smaller one is refused where little of what it executes is training.
+    make: the model and what else it is given, in a folder; a tiny Llama by default.
     """
 
     trainer: Any
@@ -76,8 +79,42 @@ class Kind:
     given: dict[str, Any]
     rho: float = 0.7
     scores: bool = False
+    make: Callable[[Path], tuple[Any, dict[str, Any]]] | None = None
 
 
+def summariser(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """A tiny T5 and its collator."""
+    torch.manual_seed(0)
+    model, made = build("t5"), tokenizer()
+    collator = tf.DataCollatorForSeq2Seq(made, model=model, pad_to_multiple_of=8)
+    return model, {"processing_class": made, "data_collator": collator}
+
+
+def embedder(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """A tiny BERT that is taught which sentences belong together."""
+    torch.manual_seed(0)
+    tf.BertModel(
+        tf.BertConfig(
+            vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=4,
+            num_attention_heads=4, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        )
+    ).save_pretrained(folder)  # fmt: skip
+    tokenizer().save_pretrained(folder)
+    reads = st_modules.Transformer(str(folder), max_seq_length=32)
+    model = st.SentenceTransformer(modules=[reads, st_modules.Pooling(32)], device="cpu")
+    return model, {"loss": st_losses.MultipleNegativesRankingLoss(model)}
+
+
+def translated() -> list[dict[str, Any]]:
+    """Rows of token ids, for an encoder and a decoder."""
+    rows = []
+    for i in range(32):
+        said_, answered = (tokenizer()(text)["input_ids"] for text in (f"say {i}" * 2, f"it {i}"))
+        rows.append({"input_ids": said_, "labels": answered})
+    return rows
+
+
+SENTENCES = [{"anchor": f"say {i} " + "so " * (i % 5), "positive": f"it is {i}"} for i in range(32)]
 SFT = (trl.SFTTrainer, trl.SFTConfig, CHATS)
 REWARDED = {"reward_funcs": length}
 GENERATED = {"max_completion_length": 8, "num_generations": 4}
@@ -100,8 +137,20 @@ KINDS = {
     "orpo": Kind(ORPOTrainer, ORPOConfig, PAIRS, {"max_length": 64}, {}),
     "cpo": Kind(CPOTrainer, CPOConfig, PAIRS, {"max_length": 64}, {}),
     "grpo": Kind(trl.GRPOTrainer, trl.GRPOConfig, PROMPTS, GENERATED, REWARDED, 0.9),
+    "seq2seq": Kind(
+        tf.Seq2SeqTrainer, tf.Seq2SeqTrainingArguments, translated(), {}, {}, make=summariser
+    ),
     "rloo": Kind(trl.RLOOTrainer, trl.RLOOConfig, PROMPTS, GENERATED, REWARDED, 0.95),
 }
+if find_spec("sentence_transformers"):
+    import sentence_transformers as st
+    from sentence_transformers.sentence_transformer import losses as st_losses
+    from sentence_transformers.sentence_transformer import modules as st_modules
+
+    KINDS["sentences"] = Kind(
+        st.SentenceTransformerTrainer, st.SentenceTransformerTrainingArguments, SENTENCES,
+        {"num_train_epochs": 4}, {}, make=embedder,
+    )  # fmt: skip
 MODES: dict[str, dict[str, Any]] = {
     "plain": {},
     "accumulated": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2},
@@ -111,7 +160,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-def model_in(folder: Path, scores: bool = False) -> Any:
+def model_in(folder: Path, scores: bool = False) -> tuple[Any, dict[str, Any]]:
     """A tiny Llama that has a folder, as Trainers that load it again need it."""
     torch.manual_seed(0)
     made = tokenizer()
@@ -122,9 +171,10 @@ def model_in(folder: Path, scores: bool = False) -> Any:
     )  # fmt: skip
     tf.LlamaForCausalLM(config).save_pretrained(folder)
     made.save_pretrained(folder)
+    given = {"processing_class": tokenizer()}
     if scores:
-        return tf.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
-    return tf.AutoModelForCausalLM.from_pretrained(folder)
+        return tf.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1), given
+    return tf.AutoModelForCausalLM.from_pretrained(folder), given
 
 
 def mixed(trainer: Any) -> Any:
@@ -142,7 +192,10 @@ def trainer_of(
         "logging_strategy": "no", "bf16": False, "dataloader_pin_memory": False,
         **kind.options, **MODES[mode], **more,
     }  # fmt: skip
-    given = dict(kind.given)
+    model, given = (
+        kind.make(folder / "model") if kind.make else model_in(folder / "model", kind.scores)
+    )
+    given = {**given, **kind.given}
     if mode == "lora":
         given["peft_config"] = LoraConfig(r=4, target_modules="all-linear")
     if rho is not None:
@@ -150,9 +203,8 @@ def trainer_of(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return (kind.trainer if rho is None else mixed(kind.trainer))(
-            model_in(folder / "model", kind.scores),
-            args=kind.settings(str(folder / "run"), **settings),
-            train_dataset=Dataset.from_list(kind.data), processing_class=tokenizer(), **given,
+            model, args=kind.settings(str(folder / "run"), **settings),
+            train_dataset=Dataset.from_list(kind.data), **given,
         )  # fmt: skip
 
 

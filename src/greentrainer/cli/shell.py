@@ -25,23 +25,13 @@ def finish(summary: dict[str, Any]) -> None:
         raise typer.Exit(130)
 
 
-_QUIET = ("huggingface_hub", "bitsandbytes", "torchao", "torch.utils._pytree")
-"""Silent while they try again, or find no kernel for a device that is not there."""
-
-
 def quiet_console() -> Any:
     """A console to talk to the user by; transformers keep quiet from now on."""
-    import logging as standard
-
     from rich.console import Console
-    from transformers.utils import logging
 
-    from greentrainer.records import tell
+    from greentrainer.records import quieten, tell
 
-    for name in _QUIET:
-        standard.getLogger(name).setLevel(standard.ERROR)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quieten()
     console = Console(highlight=False, soft_wrap=True)
     tell(console)
     return console

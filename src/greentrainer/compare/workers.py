@@ -151,10 +151,9 @@ def _clear(process: BaseProcess, run: Run) -> None:
 
 def _run(run: Run, go: Connection) -> None:
     """In the new process."""
-    from transformers.utils import logging
+    from greentrainer.records import quieten
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quieten()
     warnings.formatwarning = partial(_warned, run.trial.title)
     try:
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -14,6 +14,7 @@ from greentrainer.records.files import (
 from greentrainer.records.ledger import Entry, Ledger
 from greentrainer.records.progress import Work, over, tell, working
 from greentrainer.records.provenance import processor, provenance
+from greentrainer.records.quiet import quieten
 
 __all__ = [
     "Entry",
@@ -23,6 +24,7 @@ __all__ = [
     "over",
     "processor",
     "provenance",
+    "quieten",
     "read_lines",
     "tell",
     "working",
