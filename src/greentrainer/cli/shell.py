@@ -6,6 +6,9 @@ from typing import Any
 
 import typer
 
+from greentrainer.records import hush
+
+hush()  # before anything loads them; a process that a command starts reads this too
 app = typer.Typer(
     help="Fine-tune a language model for a stated share of full fine-tuning's compute.",
     no_args_is_help=True,

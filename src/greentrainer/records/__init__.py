@@ -14,13 +14,14 @@ from greentrainer.records.files import (
 from greentrainer.records.ledger import Entry, Ledger
 from greentrainer.records.progress import Work, over, tell, working
 from greentrainer.records.provenance import processor, provenance
-from greentrainer.records.quiet import quieten
+from greentrainer.records.quiet import hush, quieten
 
 __all__ = [
     "Entry",
     "Growing",
     "Ledger",
     "Work",
+    "hush",
     "over",
     "processor",
     "provenance",

@@ -6,11 +6,15 @@ _LOUD = ("huggingface_hub", "bitsandbytes", "torchao", "torch.utils._pytree")
 """Warn while they try again, or that they found no kernel for a device that is not there."""
 
 
-def quieten() -> None:
-    """Let transformers and what it loads be silent from now on, but for errors."""
-    from transformers.utils import logging as loud
-
+def hush() -> None:
+    """Let these be silent from now on, but for errors; loads none of them."""
     for name in _LOUD:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def quieten() -> None:
+    """The same of transformers, bars and all."""
+    from transformers.utils import logging as loud
+
     loud.set_verbosity_error()
     loud.disable_progress_bar()
