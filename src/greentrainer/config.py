@@ -88,14 +88,32 @@ def _prompts(value: str) -> str:
     return value
 
 
+class Source(BaseModel):
+    """One of several tasks that are mixed.
+
+    path: as `RunConfig.task`.  weight: how often its examples are seen in a pass over the mix.
+    limit: of its training examples, before they are weighed.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    weight: Positive = 1.0
+    limit: Count | None = None
+
+
 class RunConfig(BaseModel):
     """A fine-tuning run.
 
-    task: pydoc, scitldr, dialogsum, piqa, webquestions, or one's own JSONL, JSON, CSV or Parquet
-        file, or a hub id.
+    task: pydoc, scitldr, dialogsum, piqa, webquestions, or one's own file, folder or pattern of
+        files, a hub id (`org/name`, `org/name:split`), or - for standard input.
+    tasks: several of these, mixed, in place of one: each a path, a weight and a limit.
     data_dir: folder with the files of a published data set; from the hub when None.
     prompt_format: of a published data set: natural text, the paper's, or the bare source.
     prompt_column, completion_column, messages_column: of one's own file.
+    turns: each: every turn of the assistant is learned, in the context in which the chat template
+        shows it, so one row may become several examples; last: the last turn alone.
+    chat_template: file with the template to use in place of the tokenizer's.
     test_path: one's own file to test on; some rows are held out when None.
     method: one of `greentrainer.methods`.
     rho: share of full fine-tuning's FLOPs (of method green, and where a run stops early); 0.5 if
@@ -159,11 +177,14 @@ class RunConfig(BaseModel):
 
     model: str = "smollm2-135m"
     task: str = "pydoc"
+    tasks: tuple[Source, ...] | None = None
     data_dir: Path | None = None
     prompt_format: Literal["plain", "paper", "source"] = "plain"
     prompt_column: str = "prompt"
     completion_column: str = "completion"
     messages_column: str | None = None
+    turns: Literal["each", "last"] = "each"
+    chat_template: Path | None = None
     test_path: str | None = None
     method: MethodName = "green"
     rho: Share | None = RHO
@@ -290,7 +311,12 @@ def read(path: Path | None, flags: dict[str, Any]) -> RunConfig:
 
 
 def over(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with those given in their place; a budget takes the place of any other."""
+    """The values with those given in their place; a budget takes the place of any other.
+
+    So does one task of several, and several of one.
+    """
+    if given.get("task") is not None and given.get("tasks") is None:
+        values = {name: value for name, value in values.items() if name != "tasks"}
     if any(given.get(name) is not None for name in BUDGETS):
         values = {name: value for name, value in values.items() if name not in BUDGETS}
     return {**values, **given}

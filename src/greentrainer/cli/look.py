@@ -8,6 +8,7 @@ import typer
 from greentrainer.cli.options import (
     BatchSize,
     Bf16,
+    ChatTemplate,
     DataDir,
     Epochs,
     MaxLength,
@@ -18,7 +19,7 @@ from greentrainer.cli.options import (
     Task,
     TrainLimit,
 )
-from greentrainer.cli.shell import app, quiet_console
+from greentrainer.cli.shell import app, asked_for, quiet_console
 
 
 @app.command()
@@ -46,7 +47,7 @@ def plan(
     flags = {k: v for k, v in locals().items() if k not in ("apart", *apart)}
     from greentrainer.config import read, settings
 
-    asked = read(None, flags | settings(set_ or []))
+    asked = read(None, asked_for(flags) | settings(set_ or []))
     console = quiet_console()
     if probe:
         from greentrainer.plan import probe as weighed
@@ -56,7 +57,7 @@ def plan(
     from greentrainer.plan import Planner
     from greentrainer.report import plan_head, plan_tables, write_plan
 
-    planner = Planner(asked, padded="task" not in asked.model_fields_set)
+    planner = Planner(asked, padded=not {"task", "tasks"} & asked.model_fields_set)
     if calibrate:
         planner.calibrate()
     else:
@@ -79,10 +80,14 @@ def plan(
 
 @app.command()
 def data(
-    task: Annotated[str, typer.Argument(help="a task's name, your own file, or a hub id")],
+    task: Annotated[
+        list[str],
+        typer.Argument(help="a task's name, your own file, or a hub id; several are mixed"),
+    ],
     model: Model = None,
     data_dir: DataDir = None,
     prompt_format: PromptFormat = None,
+    chat_template: ChatTemplate = None,
     split: Annotated[str, typer.Option(help="train, validation or test")] = "train",
     count: Annotated[int, typer.Option(min=0, help="examples shown")] = 3,
     max_length: MaxLength = None,
@@ -92,7 +97,7 @@ def data(
     flags = {k: v for k, v in locals().items() if k not in ("split", "count", "set_")}
     from greentrainer.config import read, settings
 
-    asked = read(None, flags | settings(set_ or []))
+    asked = read(None, asked_for(flags) | settings(set_ or []))
     console = quiet_console()
     from greentrainer.run import preview
 

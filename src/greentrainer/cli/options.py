@@ -7,8 +7,11 @@ import typer
 
 Model = Annotated[str | None, typer.Option(help="smollm2-135m, a folder, or a hub id")]
 Task = Annotated[
-    str | None,
-    typer.Option(help="pydoc, scitldr, dialogsum, piqa, webquestions, your own file, or a hub id"),
+    list[str] | None,
+    typer.Option(help="pydoc, scitldr, ..., your own file, or a hub id; several are mixed"),
+]
+ChatTemplate = Annotated[
+    Path | None, typer.Option(help="file with a chat template, in place of the tokenizer's")
 ]
 DataDir = Annotated[Path | None, typer.Option(help="folder with a published data set's files")]
 PromptFormat = Annotated[str | None, typer.Option(help="plain, paper or source")]

@@ -22,6 +22,16 @@ def typed() -> str:
     return shlex.join(["greentrainer", *sys.argv[1:]])
 
 
+def asked_for(given: dict[str, Any]) -> dict[str, Any]:
+    """Flags as the configuration takes them: one task, or several to be mixed."""
+    named = given.pop("task", None)
+    if not named:
+        return given
+    if len(named) == 1:
+        return given | {"task": named[0]}
+    return given | {"tasks": [{"path": path} for path in named]}
+
+
 def finish(summary: dict[str, Any]) -> None:
     """End the command; one that was interrupted exits as a shell expects."""
     if summary["bill"]["interrupted"]:

@@ -10,6 +10,7 @@ from greentrainer.cli.options import (
     BatchSize,
     Bf16,
     CarbonSchedule,
+    ChatTemplate,
     Checkpointing,
     Compile,
     Cost,
@@ -49,7 +50,7 @@ from greentrainer.cli.options import (
     TrainLimit,
     Watts,
 )
-from greentrainer.cli.shell import app, finish, quiet_console, typed
+from greentrainer.cli.shell import app, asked_for, finish, quiet_console, typed
 
 
 @app.command()
@@ -77,6 +78,7 @@ def train(
     task: Task = None,
     data_dir: DataDir = None,
     prompt_format: PromptFormat = None,
+    chat_template: ChatTemplate = None,
     method: Method = None,
     rho: Rho = None,
     hours: Hours = None,
@@ -124,7 +126,7 @@ def train(
     from greentrainer.config import read, settings
 
     console = quiet_console()
-    asked = read(config, _within_budget(flags | settings(set_ or []), console))
+    asked = read(config, _within_budget(asked_for(flags) | settings(set_ or []), console))
     from greentrainer.report import bill_table
     from greentrainer.run import execute, rehearse
 
@@ -153,6 +155,7 @@ def evaluate(
     task: Task = None,
     data_dir: DataDir = None,
     prompt_format: PromptFormat = None,
+    chat_template: ChatTemplate = None,
     batch_size: BatchSize = None,
     max_length: MaxLength = None,
     seed: Seed = None,
@@ -166,7 +169,7 @@ def evaluate(
     console = quiet_console()
     from greentrainer.config import read, settings
 
-    asked = read(None, flags | settings(set_ or []))
+    asked = read(None, asked_for(flags) | settings(set_ or []))
     from greentrainer.run import evaluation, prepare
 
     result = evaluation.evaluate(prepare(asked, console, training=False), asked)

@@ -7,7 +7,7 @@ import torch
 
 from greentrainer.config import RunConfig
 from greentrainer.engine import GraphCache
-from greentrainer.run import EpochOrder, load_task, training_examples
+from greentrainer.run import EpochOrder, encoded_of, load_task, training_examples, with_template
 from greentrainer.tasks import encode
 
 
@@ -55,9 +55,9 @@ def of_padded(
 
 def of_task(config: RunConfig, tokenizer: Any, graphs: GraphCache, seq2seq: bool) -> Workload:
     """The batches of an epoch of the task.  graphs: of the model, with everything trained."""
-    task = load_task(config, tokenizer)
+    task = load_task(config, with_template(tokenizer, config.chat_template))
     examples, _ = training_examples(task, config)
-    encoded = encode.encode_all(examples, tokenizer, config.max_length, seq2seq)
+    encoded = encoded_of(examples, tokenizer, config, seq2seq)
     collate = encode.Collator(encode.pad_id(tokenizer), config.pad_multiple, config.max_length)
     order = EpochOrder(encoded, config.batch_size, config.seed)
     batches = [collate([encoded[i] for i in rows]) for rows in order.groups()]

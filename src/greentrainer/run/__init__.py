@@ -4,7 +4,13 @@ What of it knows no configuration belongs further down (`hf`, `engine`, `tasks`)
 """
 
 from greentrainer.run import evaluation
-from greentrainer.run.inputs import RunInputs, load_task, training_examples
+from greentrainer.run.inputs import (
+    RunInputs,
+    load_task,
+    training_examples,
+    with_template,
+)
+from greentrainer.run.inputs import encoded as encoded_of
 from greentrainer.run.quickstart import CONFIG, quickstart
 from greentrainer.run.reference import EpochOrder
 from greentrainer.run.result import RunResult, bill_of
@@ -17,6 +23,7 @@ __all__ = [
     "RunInputs",
     "RunResult",
     "bill_of",
+    "encoded_of",
     "evaluation",
     "execute",
     "load_task",
@@ -28,4 +35,5 @@ __all__ = [
     "save",
     "train",
     "training_examples",
+    "with_template",
 ]

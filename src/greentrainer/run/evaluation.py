@@ -37,7 +37,8 @@ def evaluate(inputs: RunInputs, config: RunConfig) -> dict[str, Any]:
 def predictions(inputs: RunInputs, result: dict[str, Any]) -> list[dict[str, Any]]:
     """What the model answered in an evaluation, beside what it was asked."""
     texts = result.get("predictions", [])
+    asked = [one for one in inputs.test_examples if not one.text]
     return [
         {"prompt": one.prompt + one.cue, "references": list(one.answers), "prediction": text}
-        for one, text in zip(inputs.test_examples, texts, strict=False)  # the first are asked
+        for one, text in zip(asked, texts, strict=False)  # the first are asked
     ]

@@ -2,11 +2,12 @@
 
 import random
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from greentrainer import tasks
 from greentrainer.config import RunConfig
-from greentrainer.tasks import Encoded, Example, Task
+from greentrainer.tasks import Encoded, Example, Task, encode
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,22 @@ class RunInputs:
 
 
 def load_task(config: RunConfig, tokenizer: Any) -> Task:
-    """The task that a run is on."""
+    """The task that a run is on, or the mix of several."""
+    if not config.tasks:
+        return _task(config, config.task, tokenizer)
+    parts = (
+        tasks.Part(_task(config, one.path, tokenizer, mixed=True), one.weight, one.limit)
+        for one in config.tasks
+    )
+    return tasks.Mixed(tuple(parts), config.data_seed)
+
+
+def _task(config: RunConfig, name: str, tokenizer: Any, mixed: bool = False) -> Task:
+    published = tasks.is_published(name) or not mixed
     return tasks.load(
-        config.task,
-        data_dir=config.data_dir,
-        prompt_format=config.prompt_format,
+        name,
+        data_dir=config.data_dir if published else None,
+        prompt_format=config.prompt_format if published else "plain",
         eos=tokenizer.eos_token,
         prompt=config.prompt_column,
         completion=config.completion_column,
@@ -43,6 +55,39 @@ def load_task(config: RunConfig, tokenizer: Any) -> Task:
         test_path=config.test_path,
         seed=config.data_seed,
     )
+
+
+def to_learn(examples: list[Example], tokenizer: Any, config: RunConfig) -> list[Example]:
+    """The examples, with those of turns that the chat template shows otherwise later on."""
+    last = config.turns == "last"
+    found = []
+    for row, example in enumerate(examples, 1):
+        try:
+            found += tasks.expanded(example, tokenizer, last)
+        except ValueError as error:
+            raise ValueError(f"row {row}: {error}") from error
+    return found
+
+
+def encoded(
+    examples: list[Example], tokenizer: Any, config: RunConfig, seq2seq: bool
+) -> list[Encoded]:
+    """Tokens and labels of the examples, and of those that their chats become."""
+    wanted = to_learn(examples, tokenizer, config)
+    return encode.encode_all(wanted, tokenizer, config.max_length, seq2seq)
+
+
+def with_template(tokenizer: Any, path: Path | None) -> Any:
+    """The tokenizer, with the chat template in a file where one is given.
+
+    Raises ValueError for a file that cannot be read.
+    """
+    if path is not None:
+        try:
+            tokenizer.chat_template = path.expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"cannot read the chat template {path}: {error}") from error
+    return tokenizer
 
 
 def training_examples(task: Task, config: RunConfig) -> tuple[list[Example], list[Example]]:

@@ -30,7 +30,14 @@ from greentrainer.records import write_json, write_lines
 from greentrainer.report import draw, write_card
 from greentrainer.run.arguments import CHECKPOINTS, arguments_of, steps_of
 from greentrainer.run.evaluation import evaluate, predictions
-from greentrainer.run.inputs import RunInputs, load_task, sample, training_examples
+from greentrainer.run.inputs import (
+    RunInputs,
+    load_task,
+    sample,
+    to_learn,
+    training_examples,
+    with_template,
+)
 from greentrainer.run.journal import Journal
 from greentrainer.run.progress import training_line
 from greentrainer.run.result import RunResult, bill_of
@@ -47,6 +54,7 @@ def prepare(config: RunConfig, console: Console, *, training: bool = True) -> Ru
     if not config.bits:
         model.to("cuda" if torch.cuda.is_available() else "cpu")
     _require_room(config, model)
+    tokenizer = with_template(tokenizer, config.chat_template)
     task = load_task(config, tokenizer)
     train, validation = training_examples(task, config) if training else ([], [])
     test = sample(task.examples("test"), config.test_limit, config.data_seed)
@@ -54,7 +62,7 @@ def prepare(config: RunConfig, console: Console, *, training: bool = True) -> Ru
     console.print(f"{task.name}: {len(train)} examples to train on{held}, {len(test)} held out")
     seq2seq = bool(model.config.is_encoder_decoder)
     encoded = [
-        encode.encode_all(part, tokenizer, config.max_length, seq2seq)
+        encode.encode_all(to_learn(part, tokenizer, config), tokenizer, config.max_length, seq2seq)
         for part in (train, validation, test)
     ]
     return RunInputs(model, tokenizer, encoded[0], encoded[1], encoded[2], test, task.scores)
@@ -160,13 +168,21 @@ def rehearse(config: RunConfig, console: Console) -> None:
 def preview(config: RunConfig, split: str, count: int, console: Console) -> None:
     """Print what a task holds: its splits, `count` tokenised examples, and how long they are."""
     model, tokenizer = models.load_tokenizer(config.model, notify=console.print)
+    tokenizer = with_template(tokenizer, config.chat_template)
     seq2seq = bool(model.is_encoder_decoder)
     task = load_task(config, tokenizer)
+    rows = task.examples(split)
     console.print(task.describe(), markup=False)
-    examples = task.examples(split)
+    examples = to_learn(rows, tokenizer, config)
+    if len(examples) > len(rows):
+        console.print(
+            "the chat template shows earlier turns otherwise than the assistant has to write them: "
+            f"{len(rows):,} rows become {len(examples):,} examples, each turn in its own context "
+            "(--set turns=last: the last turn alone)"
+        )
     for example in sample(examples, count, config.seed):
-        encoded = encode.encode(example, tokenizer, config.max_length, seq2seq)
-        console.print(show.marked(encoded, tokenizer, seq2seq), end="\n\n")
+        one = encode.encode(example, tokenizer, config.max_length, seq2seq)
+        console.print(show.marked(one, tokenizer, seq2seq), end="\n\n")
     found = show.lengths(examples, tokenizer, config.max_length, seq2seq)
     console.print(f"{split}, {found.line()}", markup=False)
     console.print(show.histogram(found))

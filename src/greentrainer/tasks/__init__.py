@@ -10,12 +10,15 @@ from greentrainer.tasks import encode, metrics, show
 from greentrainer.tasks.base import SPLITS, Example, Message, Task
 from greentrainer.tasks.encode import Encoded
 from greentrainer.tasks.generation import virtual_config
+from greentrainer.tasks.mixed import Mixed, Part
 from greentrainer.tasks.modes import evaluating
 from greentrainer.tasks.positions import require_room
 from greentrainer.tasks.published import FORMATS, PromptFormat
-from greentrainer.tasks.registry import NAMES, load
+from greentrainer.tasks.registry import NAMES, is_published, load
+from greentrainer.tasks.turns import expanded
 
 __all__ = [
-    "FORMATS", "NAMES", "SPLITS", "Encoded", "Example", "Message", "PromptFormat", "Task",
-    "encode", "evaluating", "load", "metrics", "require_room", "show", "virtual_config",
+    "FORMATS", "NAMES", "SPLITS", "Encoded", "Example", "Message", "Mixed", "Part", "PromptFormat",
+    "Task", "encode", "evaluating", "expanded", "is_published", "load", "metrics", "require_room",
+    "show", "virtual_config",
 ]  # fmt: skip

@@ -12,10 +12,23 @@ SCORES = ("rouge", "exact", "choice")
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a chat.  role: system, user or assistant."""
+    """One turn of a chat.
+
+    role: system, developer, user, assistant or tool.
+    content: its text; empty of a turn that only calls tools.
+    trained: of the assistant's: whether the loss covers it.
+    more: other keys that a chat template may look at (`tool_calls`, `name`, ...), as JSON.
+    """
 
     role: str
     content: str
+    trained: bool = True
+    more: str = ""
+
+    @property
+    def learned(self) -> bool:
+        """Whether it is the assistant's, and the loss covers it."""
+        return self.role == "assistant" and self.trained
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,10 @@ class Example:
     ends: whether an end-of-sequence token follows the completion.
     messages: of a chat, read in place of prompt and cue (the prompt only tells the turns before the
         last); the loss covers what the assistant says, and the completion is its last message.
+    tools: that the assistant may call, as the chat template is told of them, in JSON.
+    either: a chat that is read as prompt and cue where the tokenizer has no chat template.
+    text: the completion is a text without a prompt, all of it learned; such examples fill windows
+        one after the other.
     """
 
     prompt: str
@@ -39,6 +56,14 @@ class Example:
     choices: tuple[str, ...] = ()
     ends: bool = True
     messages: tuple[Message, ...] = ()
+    tools: str = ""
+    either: bool = False
+    text: bool = False
+
+    @property
+    def key(self) -> str:
+        """What tells it from others when some are held out: its prompt, or a text itself."""
+        return self.completion if self.text else self.prompt
 
     @property
     def answers(self) -> tuple[str, ...]:

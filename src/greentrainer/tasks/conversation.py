@@ -1,11 +1,32 @@
-"""Chats: from a row's list of turns to an example."""
+"""Chats: from a row's list of turns to an example.
+
+Turns are `role` and `content`, or as in ShareGPT `from` and `value`.  A content may be a text,
+parts of text, or nothing where the assistant calls tools.  `train: false` or `weight: 0` on a turn
+of the assistant leaves it out of the loss.
+"""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from greentrainer.tasks.base import Example, Message
 from greentrainer.tasks.tables import Row, checked
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "developer", "user", "assistant", "tool")
+ALIASES = {
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "ai": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    "function": "tool",
+    "ipython": "tool",
+}
+"""Other names of the roles."""
+_KNOWN = frozenset({"role", "content", "from", "value", "train", "weight"})
 
 
 def read_messages(row: Row, column: str) -> tuple[Message, ...]:
@@ -16,20 +37,52 @@ def read_messages(row: Row, column: str) -> tuple[Message, ...]:
     """
     key = row.key(column)
     where = f"{row.where}: {key!r}"
-    turns = _turns(row.values[key], where)
-    messages = tuple(_message(turn, f"{where}, turn {i}") for i, turn in enumerate(turns, 1))
+    messages = turns_of(row.values[key], where)
+    if row.values.get("system") and messages and messages[0].role not in ("system", "developer"):
+        messages = (Message("system", row.text("system")), *messages)
+    return whole(messages, where)
+
+
+def turns_of(value: object, where: str) -> tuple[Message, ...]:
+    """The turns that a value lists.  Raises ValueError, beginning with `where`."""
+    return tuple(_message(t, f"{where}, turn {i}") for i, t in enumerate(_turns(value, where), 1))
+
+
+def whole(messages: tuple[Message, ...], where: str) -> tuple[Message, ...]:
+    """The messages, if there is something to learn in them and something to learn it from."""
     if not messages or messages[-1].role != "assistant":
         last = messages[-1].role if messages else "missing"
         raise ValueError(f"{where}: the last turn is {last}: a chat must end with the assistant's")
     if all(message.role == "assistant" for message in messages):
         raise ValueError(f"{where}: nobody but the assistant speaks: begin with a user's turn")
+    if not any(message.learned for message in messages):
+        raise ValueError(f"{where}: no turn is to be learned: leave train or weight out on one")
     return messages
 
 
-def chat(messages: tuple[Message, ...]) -> Example:
+def chat(messages: tuple[Message, ...], tools: str = "", *, either: bool = False) -> Example:
     """The example of a chat; its prompt tells the turns before the last, in words."""
     before = "\n".join(f"{message.role}: {message.content}" for message in messages[:-1])
-    return Example(before, messages[-1].content, messages=messages)
+    last = messages[-1]
+    return Example(before, last.content or last.more, messages=messages, tools=tools, either=either)
+
+
+def tools_of(row: Row) -> str:
+    """The tools that a row names, as JSON; nothing if it names none.
+
+    Raises ValueError, naming the row, for what is no list of objects.
+    """
+    value = row.values.get("tools")
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{row.where}: 'tools' is a text that is not JSON") from error
+    if not value:
+        return ""
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise ValueError(f"{row.where}: 'tools' is no list of objects")
+    return json.dumps(_filled(value))
 
 
 def _turns(value: object, where: str) -> list[object]:
@@ -46,8 +99,85 @@ def _turns(value: object, where: str) -> list[object]:
 
 
 def _message(turn: object, where: str) -> Message:
-    if not isinstance(turn, dict) or not {"role", "content"} <= turn.keys():
-        raise ValueError(f"{where}: no object with 'role' and 'content'")
-    if turn["role"] not in ROLES:
-        raise ValueError(f"{where}: the role is {turn['role']!r}: use one of {', '.join(ROLES)}")
-    return Message(str(turn["role"]), checked(turn["content"], f"{where}: 'content'"))
+    if not isinstance(turn, dict) or not (
+        {"role", "content"} <= turn.keys() or {"from", "value"} <= turn.keys()
+        or {"role", "tool_calls"} <= turn.keys()
+    ):  # fmt: skip
+        raise ValueError(f"{where}: no object with 'role' and 'content', or 'from' and 'value'")
+    key = "content" if "role" in turn else "value"
+    named = turn.get("role", turn.get("from"))
+    role = ALIASES.get(named, named) if isinstance(named, str) else named
+    if role not in ROLES:
+        raise ValueError(f"{where}: the role is {named!r}: use one of {', '.join(ROLES)}")
+    more = {name: value for name, value in turn.items() if name not in _KNOWN}
+    more = _filled(more)
+    content = turn.get(key)
+    if named == "function_call":
+        more["tool_calls"], content = _called(content, where), None
+    if more.get("tool_calls"):
+        more["tool_calls"] = [_with_arguments(call) for call in more["tool_calls"]]
+    text = _content(content, f"{where}: {key!r}", empty=bool(more.get("tool_calls")))
+    return Message(role, text, _trained(turn, where), json.dumps(more) if more else "")
+
+
+def _content(value: object, where: str, empty: bool) -> str:
+    """The text of a content.  empty: whether there may be none."""
+    if isinstance(value, list):
+        texts = []
+        for number, part in enumerate(value, 1):
+            if not isinstance(part, dict):
+                raise ValueError(f"{where} is a list, not a text, and part {number} is no object")
+            kind = part.get("type", "text")
+            if kind != "text":
+                raise ValueError(
+                    f"{where}, part {number} is {kind}: texts alone are trained on by command; "
+                    "for images and sound use a Trainer with a processor (docs/huggingface.md)"
+                )
+            texts.append(part.get("text"))
+        value = "\n".join(checked(text, where) for text in texts)
+    if empty and (value is None or (isinstance(value, str) and not value.strip())):
+        return ""
+    return checked(value, where)
+
+
+def _trained(turn: Mapping[str, Any], where: str) -> bool:
+    weight, train = turn.get("weight"), turn.get("train")
+    if weight not in (None, 0, 1):
+        raise ValueError(f"{where}: the weight is {weight!r}: give 0 or 1")
+    if train not in (None, True, False):
+        raise ValueError(f"{where}: train is {train!r}: give true or false")
+    return weight != 0 and train is not False
+
+
+def _called(value: object, where: str) -> list[dict[str, Any]]:
+    """Calls as ShareGPT has them: the JSON of one or several, of name and arguments."""
+    try:
+        calls = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: the call is a text that is not JSON") from error
+    calls = calls if isinstance(calls, list) else [calls]
+    if not all(isinstance(call, dict) and "name" in call for call in calls):
+        raise ValueError(f"{where}: the call is no object with 'name' and 'arguments'")
+    return [{"type": "function", "function": call} for call in calls]
+
+
+def _with_arguments(call: object) -> object:
+    """A call whose arguments are an object, as templates expect; often they come as JSON."""
+    if not isinstance(call, dict) or not isinstance(call.get("function"), dict):
+        return call
+    function = dict(call["function"])
+    if isinstance(function.get("arguments"), str):
+        try:
+            parsed = json.loads(function["arguments"])
+        except (ValueError, RecursionError):
+            parsed = None
+        if isinstance(parsed, dict):
+            function["arguments"] = parsed
+    return {**call, "function": function}
+
+
+def _filled(value: Any) -> Any:
+    """Without keys that hold nothing, which Parquet gives to every object alike."""
+    if isinstance(value, dict):
+        return {name: _filled(one) for name, one in value.items() if one is not None}
+    return [_filled(one) for one in value] if isinstance(value, list) else value

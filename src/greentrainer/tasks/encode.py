@@ -6,7 +6,8 @@ A decoder-only model reads one sequence
     -100 ................................... | labels .................... |
 
 and an encoder-decoder reads `specials prompt cue specials` and is to write the completion.  A chat
-stands in place of prompt and cue, with labels on all that the assistant says (see `segments`).
+stands in place of prompt and cue, with labels on all that the assistant says (see `segments`).  A
+text without a prompt is labelled whole.
 
 Each of the three texts is tokenised by itself.  So the boundary between what is given and what is
 asked falls between two tokens, the same in training and in generation, whatever the texts are; and
@@ -59,10 +60,14 @@ def encode(
     """Tokens and labels of `example` within a window of `max_length` tokens.
 
     An encoder-decoder has that window on each side.  The completion ends with the tokenizer's
-    end-of-sequence token, on which there is a label too, unless `example.ends` is false.  Raises
-    ValueError, naming `row`, if completion and cue leave no room for the prompt, or if the
-    tokenizer has no chat template that writes the example's messages.
+    end-of-sequence token, on which there is a label too, unless `example.ends` is false.  Of a text
+    without a prompt it is the beginning.  Raises ValueError, naming `row`, if completion and cue
+    leave no room for the prompt, or if the tokenizer has no chat template that writes the example's
+    messages.
     """
+    if example.text:
+        ids = _whole(example, tokenizer, is_encoder_decoder, row)[:max_length]
+        return Encoded(ids, ids)
     parts = _parts(example, tokenizer, is_encoder_decoder, row)
     if is_encoder_decoder:
         _check_room(len(parts.asked) - max_length, "completion", max_length, row)
@@ -75,11 +80,32 @@ def encode(
 def encode_all(
     examples: Sequence[Example], tokenizer: Any, max_length: int, is_encoder_decoder: bool = False
 ) -> list[Encoded]:
-    """`encode` for each example; errors name rows from 1."""
-    return [
-        encode(example, tokenizer, max_length, is_encoder_decoder, row)
-        for row, example in enumerate(examples, 1)
-    ]
+    """`encode` for each example, and windows full of those that are texts; errors name rows from 1.
+
+    Texts follow one another, an end of sequence after each, and are cut where a window is full.
+    """
+    made: list[Encoded] = []
+    stream: list[int] = []
+    for row, example in enumerate(examples, 1):
+        if example.text:
+            stream += _whole(example, tokenizer, is_encoder_decoder, row)
+        else:
+            made.append(encode(example, tokenizer, max_length, is_encoder_decoder, row))
+    windows = (tuple(stream[i : i + max_length]) for i in range(0, len(stream), max_length))
+    return made + [Encoded(ids, ids) for ids in windows if len(ids) > 1]
+
+
+def _whole(
+    example: Example, tokenizer: Any, is_encoder_decoder: bool, row: int | None
+) -> tuple[int, ...]:
+    """All tokens of a text, with those that the tokenizer puts before one, and its end."""
+    if is_encoder_decoder:
+        raise ValueError(
+            f"{_place(row)}a text without a prompt is for models that go on writing: give prompt "
+            "and completion to an encoder-decoder"
+        )
+    before, _ = segments.specials(tokenizer)
+    return (*before, *segments.ids_of(tokenizer, example.completion), tokenizer.eos_token_id)
 
 
 def encode_prompt(

@@ -17,7 +17,7 @@ def cut(
 
     Raises ValueError, beginning with `where`, for fewer prompts than sides.
     """
-    prompts = sorted({one.prompt for one in examples}, key=lambda prompt: _rank(seed, prompt))
+    prompts = sorted({one.key for one in examples}, key=lambda prompt: _rank(seed, prompt))
     if len(prompts) <= len(shares):
         have = "one prompt only" if len(prompts) == 1 else f"{len(prompts)} prompts only"
         raise ValueError(f"{where} has {have}, none can be held out: add rows or a test file")
@@ -28,7 +28,7 @@ def cut(
         side |= dict.fromkeys(prompts[len(side) : len(side) + count], split)
     parts: dict[str, list[Example]] = {split: [] for split in ("train", *shares)}
     for example in examples:
-        parts[side.get(example.prompt, "train")].append(example)
+        parts[side.get(example.key, "train")].append(example)
     return parts
 
 

@@ -173,8 +173,10 @@ def evaluate_answers(
         likelihood is over all.  With 0 the scores of texts, and the texts, are left out.
     max_length: window of prompt and answer together, or of an encoder.
 
-    An answer ends with its first line, unless a right answer of the example has several.
+    An answer ends with its first line, unless a right answer of the example has several.  Texts
+    without a prompt ask for no answer.
     """
+    examples = [one for one in examples if not one.text]
     result: dict[str, Any] = {}
     if "choice" in scores:
         result["accuracy_likelihood"] = choice_accuracy(

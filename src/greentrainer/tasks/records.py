@@ -1,4 +1,4 @@
-"""The user's own examples: a file of rows with a prompt and a completion, or with a chat.
+"""The user's own examples: a file of rows, of any kind that `formats` knows.
 
 A row that cannot be used is an error that names it, never skipped: a fine-tuning run on half a
 file looks like any other.  (Blank lines are no rows.)
@@ -12,22 +12,19 @@ from functools import cached_property
 from pathlib import Path
 
 from greentrainer.tasks.base import SCORES, Example, pick, sizes
-from greentrainer.tasks.conversation import chat, read_messages
+from greentrainer.tasks.formats import Columns, ReadAs, read_as, told
 from greentrainer.tasks.holdout import cut
-from greentrainer.tasks.hub import hub_rows
+from greentrainer.tasks.sources import rows_of
 from greentrainer.tasks.tables import Row, read
-
-MESSAGES = "messages"
-"""Column of chats, where there is no column of prompts."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """A task out of `path`: a JSONL, JSON, CSV or Parquet file, or (a text) a hub id.
+    """A task out of `path`: a file or folder, or (a text) anything else that `sources` knows.
 
     prompt, completion: columns of a row's texts; a completion may be a list of right answers, the
         first of which is learned.
-    messages: column of chats; by default `messages`, where a row has no prompt.
+    messages: column of chats; by default rows are read by the columns they have (`formats`).
     cue: text put after each prompt, never cut (see `Example`).
     test_path: rows to test on; without it the test (or else validation) split on the hub, or
         `test_fraction` of the prompts (at least one, never all), chosen by `seed`.
@@ -55,8 +52,8 @@ class Records:
 
     @property
     def name(self) -> str:
-        """The file's name without its ending."""
-        return Path(self.path).stem
+        """The file's name without its endings."""
+        return Path(self.path).name.partition(".")[0] or str(self.path)
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -70,13 +67,13 @@ class Records:
     def describe(self) -> str:
         """Where the examples come from, and how many there are of each split."""
         parts, source = self._split
-        return f"{self.path}: {sizes(parts)} ({source})"
+        return f"{self.path}: {sizes(parts)} ({source}); read as: {told(self._read)}"
 
     @cached_property
     def _split(self) -> tuple[Mapping[str, list[Example]], str]:
         """The splits, and where test came from."""
-        rows, test = self._rows()
-        source = "test as on the hub"
+        rows, test = rows_of(self.path)
+        source = "test as on the hub" if isinstance(self.path, str) else "test as in the folder"
         if self.test_path is not None:
             test, source = read(self.test_path), f"test from {self.test_path}"
         train = self._examples(rows)
@@ -85,26 +82,16 @@ class Records:
         shares = {"test": self.test_fraction}
         return cut(train, shares, self.seed, str(self.path)), "held out by hash"
 
-    def _rows(self) -> tuple[list[Row], list[Row]]:
-        """Rows to train on, and the source's own rows to test on, if any."""
-        if isinstance(self.path, Path):
-            return read(self.path), []
-        found = hub_rows(self.path, None, "give a file instead, no such file is here")
-        train = found.get("train") or next(iter(found.values()), [])
-        if not train:
-            raise ValueError(f"{self.path} on the hub holds no rows")
-        test = found.get("test") or found.get("validation") or []
-        return train, [] if test is train else test
-
     def _examples(self, rows: Sequence[Row]) -> list[Example]:
-        return [self._example(row) for row in rows]
+        columns = Columns(self.prompt, self.completion, self.messages, self.cue)
+        found = [read_as(row, columns) for row in rows]
+        self._read.extend(found)
+        return [one.example for one in found]
 
-    def _example(self, row: Row) -> Example:
-        column = self.messages or MESSAGES
-        if self.messages is not None or (self.prompt not in row.values and column in row.values):
-            return chat(read_messages(row, column))
-        prompt, answers = row.text(self.prompt), row.texts(self.completion)
-        return Example(prompt, answers[0], self.cue, answers if len(answers) > 1 else ())
+    @cached_property
+    def _read(self) -> list[ReadAs]:
+        """All rows that were read so far."""
+        return []
 
 
 def read_rows(path: Path, prompt: str, completion: str) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,5 @@
 """Tasks by name, or by the file or hub id of one's own."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,14 +10,12 @@ from greentrainer.tasks.published import FORMATS, Form, PromptFormat, Published
 from greentrainer.tasks.pydoc import PyDoc
 from greentrainer.tasks.records import Records
 from greentrainer.tasks.scitldr import SCITLDR
-from greentrainer.tasks.tables import ENDINGS
+from greentrainer.tasks.sources import own
 from greentrainer.tasks.webquestions import WEBQUESTIONS
 
 _PUBLISHED = {data.name: data for data in (SCITLDR, DIALOGSUM, PIQA, WEBQUESTIONS)}
 NAMES = ("pydoc", *_PUBLISHED)
 """Tasks that `load` knows by name."""
-
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def load(
@@ -57,7 +54,7 @@ def load(
     if name_or_path in NAMES:
         return PyDoc()
     return Records(
-        _own(name_or_path),
+        own(name_or_path, ", ".join(NAMES)),
         prompt=prompt,
         completion=completion,
         messages=messages,
@@ -69,18 +66,10 @@ def load(
     )
 
 
+def is_published(name: str) -> bool:
+    """Whether it is the name of a published data set, which takes `data_dir` and formats."""
+    return name in _PUBLISHED
+
+
 def _path(path: Path | str | None) -> Path | None:
     return None if path is None else Path(path).expanduser()
-
-
-def _own(name: str) -> Path | str:
-    """The file of that name, or else a hub id."""
-    path = Path(name).expanduser()
-    if path.exists() or path.suffix.lower() in ENDINGS:
-        return path
-    if _HUB_ID.fullmatch(name):
-        return name
-    raise ValueError(
-        f"no task {name!r}: give one of {', '.join(NAMES)}, a {', '.join(ENDINGS)} file, or a hub "
-        "id such as org/name"
-    )

@@ -9,15 +9,12 @@ Each segment is tokenised by itself, so that boundaries fall between two tokens.
 content goes with the content, where tokenizers expect it.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from greentrainer.tasks.base import Example, Message
-
-_SENTINEL = re.compile("\ue000([0-9]+)\ue001")
-"""Stands for a content while the template is rendered; private characters, in no template."""
+from greentrainer.tasks.turns import written
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,8 @@ def parts(example: Example, tokenizer: Any, is_encoder_decoder: bool = False) ->
     An encoder-decoder has the tokenizer's special tokens around either side.  Raises ValueError
     for a chat whose tokenizer has no chat template, or one that does not write it.
     """
-    made = _chat(example, tokenizer) if example.messages else _text(example, tokenizer)
+    chat = example.messages and (tokenizer.chat_template or not example.either)
+    made = _chat(example, tokenizer) if chat else _text(example, tokenizer)
     if not is_encoder_decoder:
         return made
     before, after = specials(tokenizer)
@@ -92,75 +90,35 @@ def _text(example: Example, tokenizer: Any) -> Parts:
 def _chat(example: Example, tokenizer: Any) -> Parts:
     """A chat's segments; the template writes its own special tokens, none are added.
 
-    The assistant's turn ends with what the template writes from there to the next special token;
-    if it writes none, the last turn ends with the end of sequence.
+    A learned turn ends with the last special token that the template writes for it; if it writes
+    none, the last turn ends with the end of sequence.
     """
-    *gaps, tail = _gaps(example.messages, tokenizer)
-    turn_end = _turn_end(tail, tokenizer)
+    chat = written(example, tokenizer)
     given: list[Segment] = []
-    blank = ""
-    for number, gap in enumerate(gaps):
-        if number:
-            message = example.messages[number - 1]
-            given.append(_content(message, blank, tokenizer))
-            if message.role == "assistant" and turn_end and gap.startswith(turn_end):
-                given.append(Segment(ids_of(tokenizer, turn_end), trained=True))
-                gap = gap[len(turn_end) :]
+    place = 0
+    for span in chat.spans:
+        gap = chat.text[place : span.start]
         head = gap.rstrip(" ")
-        blank = gap[len(head) :]
         given.append(Segment(ids_of(tokenizer, head)))
-    asked = ids_of(tokenizer, blank + example.completion.strip())
-    end = ids_of(tokenizer, turn_end) if turn_end else (tokenizer.eos_token_id,)
-    return Parts(tuple(given), asked + (end if example.ends else ()))
-
-
-def _content(message: Message, blank: str, tokenizer: Any) -> Segment:
-    ids = ids_of(tokenizer, blank + message.content.strip())
-    trained = message.role == "assistant"
-    return Segment(ids, trained=trained, cuttable=not trained)
-
-
-def _gaps(messages: Sequence[Message], tokenizer: Any) -> list[str]:
-    """What the template writes before, between and after the contents of the messages."""
-    from jinja2 import TemplateError
-
-    if not tokenizer.chat_template:
-        raise ValueError(
-            "the tokenizer has no chat template, which messages need: give prompt and completion, "
-            "or a model that was made for chats"
+        said = gap[len(head) :] + chat.text[span.start : span.end]
+        given.append(
+            Segment(ids_of(tokenizer, said), trained=span.learned, cuttable=not span.learned)
         )
-    turns = [{"role": m.role, "content": f"\ue000{i}\ue001"} for i, m in enumerate(messages)]
-    try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False)
-    except TemplateError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"the chat template refuses these messages: {reason}") from error
-    pieces = _SENTINEL.split(text)
-    if pieces[1::2] != [str(i) for i in range(len(messages))]:
-        raise ValueError(
-            f"the chat template does not write each of the {len(messages)} messages once, in their "
-            f"order ({', '.join(m.role for m in messages)})"
-        )
-    return pieces[0::2]
+        place = span.end
+    asked = given.pop().ids
+    if not example.ends:
+        asked = ids_of(tokenizer, chat.text[chat.spans[-1].start : chat.said])
+    elif not chat.ended:
+        asked += (tokenizer.eos_token_id,)
+    return Parts(tuple(given), asked)
 
 
 def stop_ids(tokenizer: Any) -> list[int]:
     """The tokens that end an answer: the end of sequence, and what ends a turn of a chat."""
-    chat = (Message("user", "a"), Message("assistant", "b"))
+    asked = Example("a", "b", messages=(Message("user", "a"), Message("assistant", "b")))
     try:
-        tail = _gaps(chat, tokenizer)[-1]
+        chat = written(asked, tokenizer)
     except ValueError:  # no template, or one for other chats than these
         return [tokenizer.eos_token_id]
-    turn_end = ids_of(tokenizer, _turn_end(tail, tokenizer))[-1:]
+    turn_end = ids_of(tokenizer, chat.text)[-1:] if chat.ended else ()
     return list(dict.fromkeys([tokenizer.eos_token_id, *turn_end]))
-
-
-def _turn_end(tail: str, tokenizer: Any) -> str:
-    """What the template writes after the last content, up to and with its first special token."""
-    known = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    known |= set(tokenizer.all_special_tokens)
-    found = [(tail.find(token), -len(token)) for token in known if token in tail]
-    if not found:
-        return ""
-    start, length = min(found)
-    return tail[: start - length]

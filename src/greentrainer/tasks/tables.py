@@ -1,19 +1,22 @@
-"""Rows out of files: JSONL, JSON, CSV and Parquet, each row with the place it came from.
+"""Rows out of files: JSONL, JSON, CSV, TSV, Parquet and Arrow, each row with its place.
 
-A line that cannot be read is an error that names file and line, never skipped.  Nothing in a file
-is run: JSON and text are parsed, Parquet holds plain values.
+Any of them may be compressed (`.gz`, `.bz2`, `.zst`).  A line that cannot be read is an error that
+names file and line, never skipped.  Nothing in a file is run: JSON and text are parsed, Parquet and
+Arrow hold plain values.
 """
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
+ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 """Of files that `read` knows; any other is taken for JSONL."""
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,13 @@ class Row:
         for name in names:
             if name in self.values:
                 return name
+        raise ValueError(self.lacks(*names))
+
+    def lacks(self, *names: str) -> str:
+        """That the row has none of these names, in words."""
         wanted = " or ".join(map(repr, names))
         have = ", ".join(map(repr, self.values))
-        raise ValueError(f"{self.where}: no {wanted} among the keys {have}")
+        return f"{self.where}: no {wanted} among the keys {have}"
 
     def text(self, *names: str) -> str:
         """The text in the first of these columns that there is; raises ValueError if empty."""
@@ -83,7 +90,7 @@ def _json_list(text: str) -> object:
 
 
 def read(path: Path) -> list[Row]:
-    """Every row of a file, in its order.
+    """Every row of a file, in its order.  (Folders and more are read by `sources`.)
 
     Raises ValueError, in one line with file and line or row, for anything that cannot be read, and
     for a file without rows.
@@ -94,23 +101,49 @@ def read(path: Path) -> list[Row]:
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    readers = {".json": _json, ".csv": _csv, ".parquet": _parquet}
-    rows = list(readers.get(path.suffix.lower(), _jsonl)(path, content))
+    name = path
+    if path.suffix.lower() in PACKED:
+        content, name = _unpacked(path, content), path.with_suffix("")
+    return rows_in(path, content, name.suffix.lower())
+
+
+def rows_in(path: Path, content: bytes, ending: str) -> list[Row]:
+    """Every row of a file's content.  ending: of its name, which says how it is read."""
+    rows = list(_READERS.get(ending, _jsonl)(path, content))
     if not rows:
         raise ValueError(
-            f"{path} holds no rows: write one {_UNIT.get(path.suffix, 'JSON object a line')}"
+            f"{path} holds no rows: write one {_UNIT.get(ending, 'JSON object a line')}"
         )
     return rows
 
 
+PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+"""Endings of compressed files, and what Arrow calls how they are."""
 _UNIT = {
     ".json": "list of JSON objects",
     ".csv": "line of names and one line a row",
+    ".tsv": "line of names and one line a row",
     ".parquet": "row at least",
+    ".arrow": "row at least",
+    ".txt": "text at least",
 }
 
 
+def _unpacked(path: Path, content: bytes) -> bytes:
+    import pyarrow
+
+    kind = PACKED[path.suffix.lower()]
+    try:
+        with pyarrow.CompressedInputStream(pyarrow.BufferReader(content), kind) as stream:
+            return bytes(stream.read())
+    except (pyarrow.ArrowException, OSError, EOFError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise ValueError(f"{path}: not {kind}, or cut short ({reason})") from error
+
+
 def _jsonl(path: Path, content: bytes) -> Iterator[Row]:
+    if content.startswith(_UTF16):
+        content = _text(path, content).encode()
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if line.strip():
             where = f"{path}, line {number}"
@@ -121,16 +154,36 @@ def _json(path: Path, content: bytes) -> Iterator[Row]:
     text = _text(path, content)
     if not text.strip():
         return
-    rows = _parsed(text, str(path))
+    try:
+        rows = _parsed(text, str(path))
+    except ValueError:
+        lines = [line for line in text.splitlines() if line.strip()]
+        if len(lines) < 2 or not all(line.lstrip().startswith("{") for line in lines):
+            raise
+        yield from _jsonl(path, text.encode())  # one object a line, under another name
+        return
+    if isinstance(rows, dict):  # what exporters wrap around the list
+        lists = [value for value in rows.values() if _is_rows(value)]
+        rows = lists[0] if len(lists) == 1 else rows
     if not isinstance(rows, list):
         raise ValueError(f"{path}: a JSON {type(rows).__name__}, not a list of objects")
     for number, row in enumerate(rows, 1):
         yield _row(row, f"{path}, row {number}")
 
 
-def _csv(path: Path, content: bytes) -> Iterator[Row]:
+def _is_rows(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+
+
+def _tsv(path: Path, content: bytes) -> Iterator[Row]:
+    return _csv(path, content, "\t")
+
+
+def _csv(path: Path, content: bytes, separator: str | None = None) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)  # by default 131,072: less than some documents
-    reader = csv.reader(io.StringIO(_text(path, content), newline=""), strict=True)
+    text = _text(path, content)
+    between = separator or _separator(text)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=between)
     try:
         lines = ((reader.line_num, cells) for cells in reader if cells)
         names = next(lines, (0, []))[1]
@@ -140,11 +193,43 @@ def _csv(path: Path, content: bytes) -> Iterator[Row]:
             if len(cells) != len(names):
                 raise ValueError(
                     f"{path}, line {number}: {len(cells)} cells, but the first line names "
-                    f"{len(names)} columns: quote cells that hold commas or line breaks"
+                    f"{len(names)} columns: quote cells that hold {_NAMED[between]} or line breaks"
                 )
             yield Row(f"{path}, line {number}", dict(zip(names, cells, strict=True)), True)
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
+
+
+_NAMED = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+"""What may stand between cells."""
+
+
+def _separator(text: str) -> str:
+    """What stands between the names in the first line; a comma in doubt."""
+    head = re.sub(r'"[^"]*"', "", text.lstrip().partition("\n")[0])
+    return max(_NAMED, key=lambda mark: (head.count(mark), mark == ","))
+
+
+def _txt(path: Path, content: bytes) -> Iterator[Row]:
+    """The whole file as one text."""
+    text = _text(path, content)
+    if text.strip():
+        yield Row(str(path), {"text": text})
+
+
+def _arrow(path: Path, content: bytes) -> Iterator[Row]:
+    import pyarrow
+
+    try:
+        buffer = pyarrow.BufferReader(content)
+        try:
+            table = pyarrow.ipc.open_stream(buffer).read_all()
+        except pyarrow.ArrowInvalid:
+            table = pyarrow.ipc.open_file(pyarrow.BufferReader(content)).read_all()
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not Arrow ({reason[:200]})") from error
+    yield from numbered(table.to_pylist(), str(path))
 
 
 def _parquet(path: Path, content: bytes) -> Iterator[Row]:
@@ -159,6 +244,17 @@ def _parquet(path: Path, content: bytes) -> Iterator[Row]:
     yield from numbered(rows, str(path))
 
 
+_READERS: dict[str, Callable[[Path, bytes], Iterator[Row]]] = {
+    ".json": _json,
+    ".csv": _csv,
+    ".tsv": _tsv,
+    ".parquet": _parquet,
+    ".arrow": _arrow,
+    ".txt": _txt,
+    ".md": _txt,
+}
+
+
 def numbered(rows: Iterable[Mapping[str, object]], where: str) -> Iterator[Row]:
     """Rows that are already values, named by number from 1."""
     for number, values in enumerate(rows, 1):
@@ -167,6 +263,11 @@ def numbered(rows: Iterable[Mapping[str, object]], where: str) -> Iterator[Row]:
 
 def _text(path: Path, content: bytes) -> str:
     """The text of a whole file, its line named where it is not UTF-8."""
+    if content.startswith(_UTF16):
+        try:
+            return content.decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not UTF-16, though it begins so: save as UTF-8") from error
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

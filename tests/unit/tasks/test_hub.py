@@ -58,7 +58,10 @@ def test_the_users_own_comes_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> No
     task = load("some-one/pairs_2")
     assert [len(task.examples(split)) for split in ("train", "test")] == [20, 3]
     assert asked == [(("some-one/pairs_2", None), {})]
-    assert task.describe() == "some-one/pairs_2: 20 train, 3 test (test as on the hub)"
+    assert (
+        task.describe()
+        == "some-one/pairs_2: 20 train, 3 test (test as on the hub); read as: prompt and completion"
+    )
     hub(monkeypatch, {"train": PAIRS})
     assert len(load("some-one/pairs_2").examples("test")) == 2
     hub(monkeypatch, {"train": [*PAIRS, {"prompt": "p"}]})

@@ -65,7 +65,10 @@ def test_every_format_gives_the_same_rows(ending: str, tmp_path: Path) -> None:
     path = written(tmp_path, ending, WRITERS[ending](ROWS))
     task = load(str(path))
     assert all_of(task) == [Example(row["prompt"], row["completion"]) for row in ROWS]
-    assert task.describe() == f"{path}: 1 train, 1 test (held out by hash)"
+    assert (
+        task.describe()
+        == f"{path}: 1 train, 1 test (held out by hash); read as: prompt and completion"
+    )
 
 
 def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
@@ -150,7 +153,7 @@ def test_chats_are_found_in_every_format(ending: str, tmp_path: Path) -> None:
     if ending == ".csv":
         rows = [{"messages": json.dumps(row["messages"])} for row in rows]
     one, other = all_of(load(str(written(tmp_path, ending, WRITERS[ending](rows)))))
-    assert one.messages == tuple(Message(**turn) for turn in CHAT)
+    assert one.messages == tuple(Message(turn["role"], turn["content"]) for turn in CHAT)
     assert (one.prompt, one.completion) == ("system: s\nuser: u", "a")
     assert (len(other.messages), other.completion) == (4, "c")
 
@@ -172,7 +175,7 @@ NO_CHAT: dict[str, tuple[object, str]] = {
     "ends with the user": (CHAT[:-1], "the last turn is user"),
     "no turns": ([], "the last turn is missing"),
     "assistant only": (CHAT[2:], "nobody but the assistant"),
-    "unknown role": (turns(("human", "u"), ("assistant", "a")), "turn 1: the role is 'human'"),
+    "unknown role": (turns(("robot", "u"), ("assistant", "a")), "turn 1: the role is 'robot'"),
     "empty content": (turns(("user", "u"), ("assistant", " ")), "turn 2: 'content' is empty"),
     "no content": ([{"role": "user"}, CHAT[2]], "turn 1: no object with 'role' and 'content'"),
     "content of parts": ([{"role": "user", "content": ["u"]}, CHAT[2]], "turn 1: 'content' is"),

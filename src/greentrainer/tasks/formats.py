@@ -1,0 +1,147 @@
+"""How a row is read, told by its columns.
+
+| read as | columns |
+|---|---|
+| prompt and completion | `prompt`, `completion` (texts, or turns of a chat) |
+| chat | `messages` (or `conversations`) of `role` and `content`; `tools` |
+| ShareGPT | `conversations` (or `messages`) of `from` and `value`; `system`, `tools` |
+| Alpaca | `instruction`, `output`; `input`, `history`, `system` |
+| Dolly | `instruction`, `response`; `context` |
+| text | `text`: learned whole, filling the window |
+| preference pairs | `chosen`, `rejected`: for Trainers of preferences only |
+
+Each row is read by its own columns, so files of several kinds may be mixed.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from greentrainer.tasks.base import Example, Message
+from greentrainer.tasks.conversation import chat, read_messages, tools_of, turns_of, whole
+from greentrainer.tasks.tables import Row
+
+CHATS = ("messages", "conversations", "conversation")
+"""Columns of chats, where there is no column of prompts."""
+ALPACA = ("### Instruction:\n", "\n\n### Input:\n", "\n\n### Response:\n")
+"""What stands between an instruction's parts where the tokenizer has no chat template (Stanford
+Alpaca, Taori et al., 2023, without its preamble)."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names that the user gave.  messages: of a column of chats; cue: put after each prompt."""
+
+    prompt: str = "prompt"
+    completion: str = "completion"
+    messages: str | None = None
+    cue: str = ""
+
+
+@dataclass(frozen=True)
+class ReadAs:
+    """An example, and what its row was taken for."""
+
+    example: Example
+    kind: str
+
+
+def read_as(row: Row, columns: Columns) -> ReadAs:
+    """The example of a row.
+
+    Raises ValueError, naming the row, for columns of no known kind, and for anything wrong in them.
+    """
+    has = row.values
+    if columns.messages is not None:
+        return _chat(row, columns.messages)
+    if {"chosen", "rejected"} <= has.keys() and columns.completion not in has:
+        raise ValueError(
+            f"{row.where}: preference pairs (chosen, rejected) are for a Trainer of preferences: "
+            "use examples/dpo.py, or train on one side with --set completion_column=chosen"
+        )
+    if columns.prompt in has:
+        if isinstance(has[columns.prompt], list):
+            return _asked(row, columns)
+        prompt, answers = row.text(columns.prompt), row.texts(columns.completion)
+        more = answers if len(answers) > 1 else ()
+        return ReadAs(Example(prompt, answers[0], columns.cue, more), "prompt and completion")
+    if found := next((name for name in CHATS if name in has), None):
+        return _chat(row, found)
+    if "instruction" in has and ("output" in has or "response" in has):
+        return _instruction(row)
+    if "text" in has:
+        return ReadAs(Example("", row.text("text"), text=True), "text")
+    raise ValueError(row.lacks(columns.prompt))
+
+
+def _chat(row: Row, column: str) -> ReadAs:
+    messages = read_messages(row, column)
+    turns: object = row.values[column]
+    first = turns[0] if isinstance(turns, list) else None
+    kind = "ShareGPT" if isinstance(first, dict) and "from" in first else "chats"
+    return ReadAs(chat(messages, tools_of(row)), kind)
+
+
+def _asked(row: Row, columns: Columns) -> ReadAs:
+    """Prompt and completion that are turns both, as TRL has them; the latter are learned."""
+    where = f"{row.where}: {columns.prompt!r}"
+    given = turns_of(row.values[columns.prompt], where)
+    key = row.key(columns.completion)
+    said = turns_of(row.values[key], f"{row.where}: {key!r}")
+    before = (Message(m.role, m.content, False, m.more) for m in given)
+    messages = whole((*before, *said), where)
+    return ReadAs(chat(messages, tools_of(row)), "prompt and completion in turns")
+
+
+def _instruction(row: Row) -> ReadAs:
+    """An instruction and its answer, with turns before it if there are any."""
+    has = row.values
+    alpaca = "output" in has
+    more = "input" if alpaca else "context"
+    instruction, answer = row.text("instruction"), row.text("output" if alpaca else "response")
+    given = has.get(more)
+    context = row.text(more) if isinstance(given, str) and given.strip() else ""
+    turns = [Message("system", row.text("system"))] if has.get("system") else []
+    for number, pair in enumerate(_history(row), 1):
+        where = f"{row.where}: 'history', turn {number}"
+        if not (
+            isinstance(pair, list) and len(pair) == 2 and all(isinstance(t, str) for t in pair)
+        ):
+            raise ValueError(f"{where}: no pair of question and answer")
+        turns += [Message("user", pair[0]), Message("assistant", pair[1])]
+    asked = f"{instruction}\n{context}" if context else instruction
+    made = chat((*turns, Message("user", asked), Message("assistant", answer)), either=True)
+    head, between, cue = ALPACA
+    earlier = "".join(f"{head}{t.content}" if t.role == "user" else f"{cue}{t.content}\n\n"
+                      for t in turns if t.role != "system")  # fmt: skip
+    prompt = earlier + head + instruction + (between + context if context else "")
+    kind = "Alpaca" if alpaca else "Dolly"
+    return ReadAs(Example(prompt, answer, cue, messages=made.messages, either=True), kind)
+
+
+def _history(row: Row) -> list[object]:
+    value = row.values.get("history") or []
+    if not isinstance(value, list):
+        raise ValueError(f"{row.where}: 'history' is a {type(value).__name__}, not a list of pairs")
+    return value
+
+
+def told(found: Iterable[ReadAs]) -> str:
+    """What rows were read as, in words: `ShareGPT, 2 to 5 turns`."""
+    kinds = Counter(one.kind for one in found)
+    turns: dict[str, set[int]] = {}
+    for one in found:
+        if one.example.messages:
+            turns.setdefault(one.kind, set()).add(len(one.example.messages))
+    parts = []
+    for kind, count in kinds.most_common():
+        share = f" ({count:,} rows)" if len(kinds) > 1 else ""
+        parts.append(f"{kind}{_range(turns.get(kind, set()))}{share}")
+    return "; ".join(parts)
+
+
+def _range(counts: set[int]) -> str:
+    if not counts:
+        return ""
+    low, high = min(counts), max(counts)
+    return f", {low} turns" if low == high else f", {low} to {high} turns"

@@ -1,0 +1,124 @@
+"""Chat templates: programs that come with a tokenizer, run within bounds and told of in one line.
+
+A template is somebody else's program.  transformers runs it in a sandbox; here it also has a time
+limit, and whatever it raises becomes a `ValueError` of one line.
+"""
+
+import json
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from greentrainer.tasks.base import Message
+
+SECONDS = 5.0
+"""How long a template may take to write one chat."""
+
+
+class _TookTooLong(Exception):
+    """The time limit."""
+
+
+def rendered(
+    tokenizer: Any, messages: Sequence[Message], tools: str = "", *, asks: bool = False
+) -> str:
+    """What the tokenizer's chat template makes of the messages.
+
+    tools: see `Example`.  asks: with what it writes for the assistant to go on from.
+    Raises ValueError, in one line, for a tokenizer without a template, and for a template that
+    raises, takes longer than `SECONDS`, or writes no text.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError(
+            "the tokenizer has no chat template, which messages need: give prompt and completion, "
+            "a model that was made for chats, or --chat-template FILE"
+        )
+    knows = "developer" in str(tokenizer.chat_template)
+    turns = [_turn(message, knows) for message in messages]
+    given = {"tools": json.loads(tools)} if tools else {}
+    try:
+        with _limited(SECONDS):
+            text = tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=asks, **given
+            )
+    except _TookTooLong:
+        raise ValueError(
+            f"the chat template took longer than {SECONDS:g} s to write one chat: mend it, or "
+            "give another with --chat-template FILE"
+        ) from None
+    except Exception as error:  # a template can raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"the chat template refuses these messages: {reason[:200]}") from error
+    if not isinstance(text, str):
+        raise ValueError(f"the chat template writes a {type(text).__name__}, not a text")
+    return text
+
+
+def spelled(
+    messages: Sequence[Message], tools: str, tokenizer: Any
+) -> tuple[tuple[Message, ...], str]:
+    """Messages and tools as the tokenizer's template can write them.
+
+    A template that knows no tools would leave calls out without a word; they are written into the
+    contents, and the tools into the first one, in the form of Hermes 2 Pro (Nous Research, 2024),
+    which most open models that call tools have learned.
+    """
+    calling = [m for m in messages if "tool_calls" in m.more]
+    if not (tools or calling) or "tool" in str(tokenizer.chat_template):
+        return tuple(messages), tools
+    told = [_calls_told(m) if m in calling else m for m in messages]
+    if tools:
+        listed = "\n".join(json.dumps(one) for one in json.loads(tools))
+        head = f"{TOOLS_HEAD}\n<tools>\n{listed}\n</tools>"
+        first = told[0]
+        both = (
+            (first.content, head)
+            if first.role in ("system", "developer")
+            else (head, first.content)
+        )
+        told[0] = replace(first, content="\n\n".join(part for part in both if part))
+    return tuple(told), ""
+
+
+TOOLS_HEAD = "You may call these functions:"
+"""Before the list of tools, where the template has no words for it."""
+
+
+def _calls_told(message: Message) -> Message:
+    """The message with its calls in its content."""
+    more = json.loads(message.more)
+    calls = (call.get("function", call) for call in more.pop("tool_calls"))
+    texts = [f"<tool_call>\n{json.dumps(call)}\n</tool_call>" for call in calls]
+    content = "\n".join(part for part in (message.content, *texts) if part)
+    return replace(message, content=content, more=json.dumps(more) if more else "")
+
+
+def _turn(message: Message, developer: bool) -> dict[str, Any]:
+    """A message as templates take it; one that knows no developer is told of the system."""
+    role = message.role
+    if role == "developer" and not developer:
+        role = "system"
+    more = json.loads(message.more) if message.more else {}
+    return {"role": role, "content": message.content.strip(), **more}
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Raise `_TookTooLong` in here after so many seconds, where signals can be had."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    def raise_(*_: Any) -> None:
+        raise _TookTooLong
+
+    before = signal.signal(signal.SIGALRM, raise_)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
