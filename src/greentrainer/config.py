@@ -56,6 +56,7 @@ RHO = 0.5
 MAY_DIFFER = frozenset(
     {
         "resume",
+        "overwrite",
         "output_dir",
         "save_every",
         "keep",
@@ -164,6 +165,7 @@ class RunConfig(BaseModel):
         loss end the run.
     save_every, keep: steps between checkpoints, and how many are kept.
     resume: go on from the last whole checkpoint in `output_dir`, if there is one.
+    overwrite: remove an earlier run from `output_dir` first.
     meter: what says how much energy training takes: the hardware's counters, or an estimate where
         there are none (auto); the package codecarbon; or an estimate in any case.
     watts: power of all devices together that an estimate goes by; an assumed one when None.
@@ -240,6 +242,7 @@ class RunConfig(BaseModel):
     keep: Count = 2
     license: str | None = None
     resume: bool = False
+    overwrite: bool = False
     meter: Literal["auto", "codecarbon", "estimate"] = "auto"
     watts: Annotated[float, Field(gt=0)] | None = None
     carbon_intensity: Positive = WORLD_INTENSITY

@@ -66,6 +66,9 @@ Patience = Annotated[int | None, typer.Option(help="evaluations without gain tha
 SaveEvery = Annotated[int | None, typer.Option(help="steps between checkpoints")]
 Keep = Annotated[int | None, typer.Option(help="checkpoints kept")]
 Resume = Annotated[bool | None, typer.Option(help="go on from the last whole checkpoint")]
+Overwrite = Annotated[
+    bool | None, typer.Option("--overwrite", help="remove an earlier run from the folder first")
+]
 Watts = Annotated[float | None, typer.Option(help="power that an estimate of energy goes by")]
 Set = Annotated[
     list[str] | None,

@@ -32,6 +32,7 @@ from greentrainer.cli.options import (
     Method,
     Model,
     OutputDir,
+    Overwrite,
     Passes,
     Patience,
     ProbeBatches,
@@ -115,6 +116,7 @@ def train(
     save_every: SaveEvery = None,
     keep: Keep = None,
     resume: Resume = None,
+    overwrite: Overwrite = None,
     watts: Watts = None,
     set_: Set = None,
     dry_run: Annotated[

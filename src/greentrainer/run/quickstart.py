@@ -33,6 +33,7 @@ CONFIG = RunConfig(
     generate=24,
     steps="all",  # so that its published figures stay those of its command
     output_dir=Path("runs/quickstart"),
+    overwrite=True,
 )
 FULL_BATCHES = 8
 """Batches of full fine-tuning that are measured."""

@@ -23,15 +23,17 @@ from rich.console import Console
 
 from greentrainer.config import RunConfig
 from greentrainer.energy import require_meter, start_meter
-from greentrainer.hf import last_whole, models
+from greentrainer.hf import models
 from greentrainer.methods import METHODS
 from greentrainer.model import PeakMemory
 from greentrainer.records import write_json, write_lines
 from greentrainer.report import draw, write_card
 from greentrainer.run.arguments import CHECKPOINTS, arguments_of, steps_of
 from greentrainer.run.evaluation import evaluate, predictions
+from greentrainer.run.folder import in_one_line, open_folder, require_disk
 from greentrainer.run.inputs import (
     RunInputs,
+    encoded,
     load_task,
     sample,
     to_learn,
@@ -61,11 +63,8 @@ def prepare(config: RunConfig, console: Console, *, training: bool = True) -> Ru
     held = f" and {len(validation)} to choose by" if validation else ""
     console.print(f"{task.name}: {len(train)} examples to train on{held}, {len(test)} held out")
     seq2seq = bool(model.config.is_encoder_decoder)
-    encoded = [
-        encode.encode_all(to_learn(part, tokenizer, config), tokenizer, config.max_length, seq2seq)
-        for part in (train, validation, test)
-    ]
-    return RunInputs(model, tokenizer, encoded[0], encoded[1], encoded[2], test, task.scores)
+    parts = [encoded(part, tokenizer, config, seq2seq) for part in (train, validation, test)]
+    return RunInputs(model, tokenizer, parts[0], parts[1], parts[2], test, task.scores)
 
 
 def _require_room(config: RunConfig, model: Any) -> None:
@@ -82,8 +81,8 @@ def execute(config: RunConfig, console: Console, command: str | None = None) -> 
     if not METHODS[config.method].trains:
         raise ValueError(f"{config.method} trains nothing: use greentrainer evaluate")
     _require(config)
-    _open_folder(config)
-    with _recorded(config, command) as journal:
+    open_folder(config)
+    with in_one_line(config), _recorded(config, command) as journal:
         summary = _execute(config, console, journal)
         journal.end("interrupted" if summary["bill"]["interrupted"] else "done")
     console.print(f"report in {config.output_dir / 'report.html'}", markup=False)
@@ -121,6 +120,7 @@ def _recorded(config: RunConfig, command: str | None) -> Iterator[Journal]:
 
 def _execute(config: RunConfig, console: Console, journal: Journal) -> dict[str, Any]:
     inputs = prepare(config, console)
+    require_disk(config, inputs.model)
     journal.note(data={"train": len(inputs.train), "validation": len(inputs.validation),
                        "test": len(inputs.test)})  # fmt: skip
     console.print("evaluating the model as it is")
@@ -141,20 +141,6 @@ def _execute(config: RunConfig, console: Console, journal: Journal) -> dict[str,
     write_card(folder)
     console.print(f"saved to {folder}")
     return summary
-
-
-def _open_folder(config: RunConfig) -> None:
-    """Note the run's configuration in its folder, which must not hold another run's checkpoints."""
-    kept = config.output_dir / CHECKPOINTS
-    if config.resume:
-        config.require_resumable(config.output_dir / "config.yaml")
-    elif last_whole(kept) is not None:
-        raise ValueError(
-            f"{kept} holds checkpoints of an earlier run: add --resume, or choose another "
-            "output_dir"
-        )
-    config.output_dir.mkdir(parents=True, exist_ok=True)
-    config.save(config.output_dir / "config.yaml")
 
 
 def rehearse(config: RunConfig, console: Console) -> None:
