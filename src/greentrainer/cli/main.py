@@ -7,10 +7,10 @@ from typing import Any
 
 import typer
 
-from greentrainer.cli import checkpoint, look, pages, train
+from greentrainer.cli import checkpoint, look, pages, train, use
 from greentrainer.cli.shell import app
 
-COMMANDS = (train, look, pages, checkpoint)
+COMMANDS = (train, look, use, pages, checkpoint)
 """Modules that add their commands to the application, in the order that help shows."""
 
 

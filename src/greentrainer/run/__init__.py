@@ -4,6 +4,7 @@ What of it knows no configuration belongs further down (`hf`, `engine`, `tasks`)
 """
 
 from greentrainer.run import evaluation
+from greentrainer.run.answers import answer, ready, write_answers
 from greentrainer.run.inputs import (
     RunInputs,
     load_task,
@@ -15,6 +16,7 @@ from greentrainer.run.quickstart import CONFIG, quickstart
 from greentrainer.run.reference import EpochOrder
 from greentrainer.run.result import RunResult, bill_of
 from greentrainer.run.run import execute, prepare, preview, rehearse, save, train
+from greentrainer.run.shelf import runs_in, shelf
 from greentrainer.run.training import mode_of
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "EpochOrder",
     "RunInputs",
     "RunResult",
+    "answer",
     "bill_of",
     "encoded_of",
     "evaluation",
@@ -31,9 +34,13 @@ __all__ = [
     "prepare",
     "preview",
     "quickstart",
+    "ready",
     "rehearse",
+    "runs_in",
     "save",
+    "shelf",
     "train",
     "training_examples",
     "with_template",
+    "write_answers",
 ]

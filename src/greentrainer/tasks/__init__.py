@@ -15,10 +15,11 @@ from greentrainer.tasks.modes import evaluating
 from greentrainer.tasks.positions import require_room
 from greentrainer.tasks.published import FORMATS, PromptFormat
 from greentrainer.tasks.registry import NAMES, is_published, load
+from greentrainer.tasks.segments import stop_ids
 from greentrainer.tasks.turns import expanded
 
 __all__ = [
     "FORMATS", "NAMES", "SPLITS", "Encoded", "Example", "Message", "Mixed", "Part", "PromptFormat",
     "Task", "encode", "evaluating", "expanded", "is_published", "load", "metrics", "require_room",
-    "show", "virtual_config",
+    "show", "stop_ids", "virtual_config",
 ]  # fmt: skip

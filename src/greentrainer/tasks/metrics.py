@@ -184,19 +184,22 @@ def evaluate_answers(
         )
     asked = examples[:generated]
     if asked:
-        texts = _answers(model, tokenizer, asked, decoding, max_length, batch_size)
+        texts = answers(
+            model, tokenizer, asked, decoding, max_length=max_length, batch_size=batch_size
+        )
         result |= _text_scores(texts, asked, scores)
         result["predictions"] = texts
     return result
 
 
-def _answers(
+def answers(
     model: Any,
     tokenizer: Any,
     examples: Sequence[Example],
     decoding: Decoding,
+    *,
     max_length: int,
-    batch_size: int,
+    batch_size: int = 8,
 ) -> list[str]:
     """What the model writes for each example; a quarter of a small window is for the answer."""
     two_sided = model.config.is_encoder_decoder
@@ -225,13 +228,13 @@ def _lines(text: str, example: Example) -> str:
 def _text_scores(
     texts: Sequence[str], examples: Sequence[Example], scores: Sequence[str]
 ) -> dict[str, float]:
-    answers = [example.answers for example in examples]
+    right = [example.answers for example in examples]
     result: dict[str, float] = {}
     if "rouge" in scores:
-        result |= rouge(texts, answers)
+        result |= rouge(texts, right)
         result["grounded"] = grounded(texts, [example.prompt for example in examples])
     if "exact" in scores:
-        result |= {"exact_match": exact_match(texts, answers), "f1": token_f1(texts, answers)}
+        result |= {"exact_match": exact_match(texts, right), "f1": token_f1(texts, right)}
     if "choice" in scores:
-        result["accuracy_generation"] = accuracy(texts, answers)
+        result["accuracy_generation"] = accuracy(texts, right)
     return result

@@ -1,0 +1,96 @@
+"""Using what was trained: one answer as it is written, or a file of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from greentrainer.config import RunConfig
+from greentrainer.hf import models
+from greentrainer.records import write_lines
+from greentrainer.run.evaluation import DECODINGS
+from greentrainer.run.inputs import load_task, sample, with_template
+from greentrainer.tasks import metrics, stop_ids
+
+Turn = dict[str, str]
+
+
+def model_of(name: str) -> str:
+    """The model that a name stands for: of a run's folder the model in it."""
+    inside = Path(name).expanduser() / "model"
+    return str(inside) if inside.is_dir() else name
+
+
+def ready(config: RunConfig, console: Console) -> tuple[Any, Any]:
+    """Model and tokenizer, ready to answer."""
+    model, tokenizer = models.load(model_of(config.model), notify=console.print)
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return model, with_template(tokenizer, config.chat_template)
+
+
+def answer(
+    model: Any, tokenizer: Any, turns: Sequence[Turn], new_tokens: int, temperature: float
+) -> str:
+    """The model's answer to a chat, written to the terminal as it comes.
+
+    Without a chat template the last turn is continued as it is.
+    """
+    import transformers
+
+    if tokenizer.chat_template:
+        given: Any = tokenizer.apply_chat_template(
+            list(turns), add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+    else:
+        given = tokenizer(turns[-1]["content"], return_tensors="pt")
+    given = {name: tensor.to(model.device) for name, tensor in given.items()}
+    stream = None
+    if not model.config.is_encoder_decoder:
+        stream = transformers.TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    sampled = {"do_sample": True, "temperature": temperature} if temperature else {
+        "do_sample": False, "temperature": None, "top_p": None, "top_k": None,
+    }  # fmt: skip
+    with torch.no_grad():
+        tokens = model.generate(
+            **given,
+            max_new_tokens=new_tokens,
+            eos_token_id=stop_ids(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            streamer=stream,
+            **sampled,
+        )
+    start = 0 if model.config.is_encoder_decoder else given["input_ids"].shape[1]
+    text = str(tokenizer.decode(tokens[0, start:], skip_special_tokens=True))
+    if stream is None:
+        print(text)
+    return text
+
+
+def write_answers(config: RunConfig, split: str, out: Path, console: Console) -> int:
+    """Write what the model answers to each example of a split, as JSON lines; gives their number.
+
+    Raises ValueError for a split without examples that ask for anything.
+    """
+    model, tokenizer = ready(config, console)
+    task = load_task(config, tokenizer)
+    limit = config.test_limit
+    examples = [
+        one for one in sample(task.examples(split), limit, config.data_seed) if not one.text
+    ]
+    if not examples:
+        raise ValueError(f"{task.name} asks for no answer in {split}: it holds texts only")
+    console.print(f"{task.name}: {len(examples)} examples to answer", markup=False)
+    texts = metrics.answers(
+        model, tokenizer, examples, DECODINGS[config.decoding], max_length=config.max_length,
+        batch_size=config.batch_size,
+    )  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
+    rows = zip(examples, texts, strict=True)
+    write_lines(
+        out,
+        [{"prompt": one.prompt + one.cue, "references": list(one.answers), "prediction": text}
+         for one, text in rows],
+    )  # fmt: skip
+    return len(examples)

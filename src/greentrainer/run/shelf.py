@@ -1,0 +1,101 @@
+"""Run folders side by side: what each was told, and what came of it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.table import Table
+
+DEPTH = 3
+"""How far below a folder runs are looked for."""
+
+
+@dataclass(frozen=True)
+class Shelved:
+    """One run, from its folder's files; what is not there is None."""
+
+    folder: Path
+    status: str
+    started: str
+    method: str
+    budget: str
+    task: str
+    before: float | None
+    after: float | None
+    share: float | None
+
+
+def runs_in(folder: Path) -> list[Shelved]:
+    """The runs in a folder, the last begun first.
+
+    Raises ValueError for no folder, or one without runs.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"no folder {folder}: give the one that runs were written to")
+    found = [_read(path.parent) for path in _records(folder)]
+    if not found:
+        raise ValueError(f"{folder} holds no runs: train writes them to runs/ by default")
+    return sorted(found, key=lambda run: run.started, reverse=True)
+
+
+def shelf(runs: list[Shelved], folder: Path) -> Table:
+    """The runs as lines of a table."""
+    made = Table()
+    for column in ("run", "begun", "status", "method", "budget", "task"):
+        made.add_column(column)
+    for column in ("loss before", "after", "FLOPs"):
+        made.add_column(column, justify="right")
+    for run in runs:
+        name = "." if run.folder == folder else str(run.folder.relative_to(folder))
+        made.add_row(
+            name, run.started[:16].replace("T", " "), run.status, run.method, run.budget, run.task,
+            _told(run.before, ".4f"), _told(run.after, ".4f"), _told(run.share, ".1%"),
+        )  # fmt: skip
+    return made
+
+
+def _told(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _records(folder: Path) -> Iterator[Path]:
+    for depth in range(DEPTH + 1):
+        yield from folder.glob("*/" * depth + "run.json")
+
+
+def _read(folder: Path) -> Shelved:
+    record, metrics = _json(folder / "run.json"), _json(folder / "metrics.json")
+    config = _config(folder / "config.yaml")
+    unit = next((u for u in ("hours", "kwh", "co2_grams", "flops", "rho") if config.get(u)), None)
+    several = [Path(str(one.get("path"))).name for one in config.get("tasks") or []]
+    bill = metrics.get("bill") or {}
+    return Shelved(
+        folder,
+        str(record.get("status", "?")),
+        str(record.get("started", "")),
+        str(config.get("method", "?")),
+        f"{unit} {config[unit]:g}" if unit else "",
+        "+".join(several) or Path(str(config.get("task", "?"))).name,
+        (metrics.get("before") or {}).get("loss"),
+        (metrics.get("after") or {}).get("loss"),
+        bill.get("share_of_plain_full"),
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
