@@ -1,10 +1,10 @@
 """Which Trainers and families hold with which versions: `python benchmarks tried [--end lowest]`.
 
 Runs the conformance suite (half an hour on a core) and writes what passed to
-`results/tried_newest.json`, or `tried_lowest.json` where it is run with the lowest versions that are
-allowed: `.venv-lowest/bin/python benchmarks tried --end lowest` after `make test-lowest`.  Trainers
-are tried as they come, with LoRA, and resumed; `make test-all` tries more.  `--only WORDS` is
-pytest's `-k`, and writes nothing.
+`results/tried_newest.json`, or `tried_lowest.json` where it is run with the lowest versions that
+are allowed: `.venv-lowest/bin/python benchmarks tried --end lowest` after `make test-lowest`.
+Trainers are tried as they come, with LoRA, and resumed; `make test-all` tries more.  `--only WORDS`
+is pytest's `-k`, and writes nothing.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """Commands that use what was trained: talk to it, let it answer a file, list the runs."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,4 +91,6 @@ def runs(
 
     from greentrainer.run import runs_in, shelf
 
-    Console().print(shelf(runs_in(folder), folder))
+    found = runs_in(folder)
+    wide = None if sys.stdout.isatty() else 200  # nothing is folded that is read by a program
+    Console(width=wide).print(shelf(found, folder))

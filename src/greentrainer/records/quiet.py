@@ -16,5 +16,6 @@ def quieten() -> None:
     """The same of transformers, bars and all."""
     from transformers.utils import logging as loud
 
+    hush()  # again: a library that was loaded since has said how loud it is to be
     loud.set_verbosity_error()
     loud.disable_progress_bar()

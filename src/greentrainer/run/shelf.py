@@ -44,14 +44,16 @@ def runs_in(folder: Path) -> list[Shelved]:
 def shelf(runs: list[Shelved], folder: Path) -> Table:
     """The runs as lines of a table."""
     made = Table()
-    for column in ("run", "begun", "status", "method", "budget", "task"):
-        made.add_column(column)
-    for column in ("loss before", "after", "FLOPs"):
-        made.add_column(column, justify="right")
+    made.add_column("run", overflow="fold")
+    for column in ("begun", "status", "method", "budget"):
+        made.add_column(column, no_wrap=True)
+    made.add_column("task", overflow="fold")
+    for column in ("loss", "after", "FLOPs"):
+        made.add_column(column, justify="right", no_wrap=True)
     for run in runs:
         name = "." if run.folder == folder else str(run.folder.relative_to(folder))
         made.add_row(
-            name, run.started[:16].replace("T", " "), run.status, run.method, run.budget, run.task,
+            name, run.started[:10], run.status, run.method, run.budget, run.task,
             _told(run.before, ".4f"), _told(run.after, ".4f"), _told(run.share, ".1%"),
         )  # fmt: skip
     return made

@@ -1,0 +1,75 @@
+"""Commands that use what was trained, as they are typed."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_cli import FLAGS, command
+from tests.integration.test_cli import data as data
+from tests.tiny import characters, saved
+from tests.unit.tasks.test_conversation import BARE
+
+
+@pytest.fixture
+def talker(tmp_path: Path) -> Path:
+    made = characters("<s>", bos_token="<s>")
+    made.chat_template = BARE
+    return saved(tmp_path / "base", tokenizer=made)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, talker: Path, data: Path) -> Path:
+    folder = tmp_path / "runs" / "one"
+    typed = ["train", "--model", talker, "--task", data, "--rho", 1, "--output-dir", folder]
+    assert command(monkeypatch, *typed, *FLAGS, "--train-limit", 12) == 0
+    return folder
+
+
+def test_a_run_answers_a_file_and_is_listed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    run: Path, data: Path,
+) -> None:  # fmt: skip
+    out = tmp_path / "new" / "answers.jsonl"
+    typed = ["generate", run, "--task", data, "--out", out, "--max-length", 32, "--test-limit", 3]
+    assert command(monkeypatch, *typed) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == 3
+    assert all(row["prompt"].startswith("add ") for row in rows)
+    assert all(row["references"][0].startswith("it is ") for row in rows)
+    capsys.readouterr()
+    assert command(monkeypatch, "runs", run.parent) == 0
+    told = capsys.readouterr().out
+    bill = json.loads((run / "metrics.json").read_text())
+    assert all(word in told for word in ("one", "done", "green", "rho 1", "mine.jsonl"))
+    assert f"{bill['after']['loss']:.4f}" in told
+
+
+def test_a_run_is_talked_to(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run: Path, data: Path
+) -> None:
+    capsys.readouterr()
+    assert command(monkeypatch, "chat", run, "--prompt", "add 1", "--new-tokens", 3) == 0
+    once = capsys.readouterr().out
+    assert once.strip()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("add 1\nadd 2\n\n"))
+    assert command(monkeypatch, "chat", run, "--new-tokens", 3, "--system", "be short") == 0
+    assert capsys.readouterr().out.count("> ") == 3
+
+
+def test_what_is_no_run_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "run.json").write_text("[")
+    (tmp_path / "odd" / "config.yaml").write_text(": : :")
+    assert command(monkeypatch, "runs", tmp_path / "empty") == 2
+    assert "holds no runs" in capsys.readouterr().err
+    assert command(monkeypatch, "runs", tmp_path / "none") == 2
+    assert "no folder" in capsys.readouterr().err
+    assert command(monkeypatch, "runs", tmp_path / "odd") == 0
+    assert command(monkeypatch, "chat", tmp_path / "empty", "--prompt", "a") == 2
+    assert "holds no config.json" in capsys.readouterr().err
