@@ -165,6 +165,8 @@ def test_a_dry_run_shows_the_configuration_and_one_example(
     assert "rho: 0.5" in out
     assert "it is" in out
     assert "labelled" in out
+    assert "23 steps of 4 in 1 passes over 90 examples" in " ".join(out.split())
+    assert "of the positions are padding" in " ".join(out.split())
     assert not run.exists()
 
 

@@ -42,7 +42,7 @@ def arguments_of(config: RunConfig, examples: int, max_steps: int = -1) -> Train
         "gradient_accumulation_steps": config.accumulate,
         "learning_rate": config.learning_rate,
         "weight_decay": config.weight_decay,
-        "warmup_steps": math.ceil(config.warmup * steps),
+        "warmup_steps": min(math.ceil(config.warmup * steps), max(steps - 1, 0)),
         "seed": config.seed,
         "bf16": config.bf16,
         checkpointing_argument(): config.activation_checkpointing,

@@ -42,6 +42,7 @@ from greentrainer.run.inputs import (
 )
 from greentrainer.run.journal import Journal
 from greentrainer.run.progress import training_line
+from greentrainer.run.reference import EpochOrder
 from greentrainer.run.result import RunResult, bill_of
 from greentrainer.run.training import fit, require_budget
 from greentrainer.tasks import encode, require_room, show, virtual_config
@@ -149,6 +150,28 @@ def rehearse(config: RunConfig, console: Console) -> None:
     _require(config)
     inputs = prepare(config, console)
     console.print(show.marked(inputs.train[0], inputs.tokenizer, inputs.seq2seq))
+    console.print(_outlook(config, inputs), markup=False)
+
+
+def _outlook(config: RunConfig, inputs: RunInputs) -> str:
+    """How many steps would be made, of how many tokens, and how much of them is padding."""
+    collate = encode.Collator(
+        encode.pad_id(inputs.tokenizer), config.pad_multiple, config.max_length
+    )
+    real = places = 0
+    for rows in EpochOrder(inputs.train, config.batch_size, config.seed).groups():
+        mask = collate([inputs.train[i] for i in rows])["attention_mask"]
+        real, places = real + int(mask.sum()), places + mask.numel()
+    steps = steps_of(config, len(inputs.train))
+    made = (
+        f"of {config.batch_size} x {config.accumulate}"
+        if config.accumulate > 1
+        else (f"of {config.batch_size}")
+    )
+    return (
+        f"{steps:,} steps {made} in {config.epochs} passes over {len(inputs.train):,} examples: "
+        f"{real:,} tokens a pass, and {1 - real / places:.1%} of the positions are padding"
+    )
 
 
 def preview(config: RunConfig, split: str, count: int, console: Console) -> None:
