@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from greentrainer.config import read
 from tests.integration.test_cli import FLAGS, command
 from tests.integration.test_cli import data as data
 from tests.tiny import characters, saved
@@ -73,3 +74,35 @@ def test_what_is_no_run_is_one_line(
     assert command(monkeypatch, "runs", tmp_path / "odd") == 0
     assert command(monkeypatch, "chat", tmp_path / "empty", "--prompt", "a") == 2
     assert "holds no config.json" in capsys.readouterr().err
+
+
+def test_a_first_configuration_is_written_and_can_be_trained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    talker: Path, data: Path,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "new" / "run.yaml"
+    typed = ["init", talker, "--task", data, "--rho", 0.6, "--out", out]
+    assert command(monkeypatch, *typed) == 0
+    asked = read(out, {})
+    assert (asked.model, asked.task, asked.rho) == (str(talker), str(data), 0.6)
+    assert asked.max_length == 64  # the longest row has 29 tokens
+    assert (asked.batch_size, asked.accumulate) == (2, 1)  # of 90 rows: thirty steps and more
+    assert command(monkeypatch, *typed) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert command(monkeypatch, *typed, "--overwrite") == 0
+    assert command(monkeypatch, "train", "--config", out, "--generate", 0) == 0
+    assert (tmp_path / "runs" / "green" / "model").is_dir()
+
+
+@pytest.mark.parametrize("room", [0.0, 1e-4])
+def test_where_little_fits_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, talker: Path, data: Path, room: float
+) -> None:
+    monkeypatch.setattr("greentrainer.plan.start.SPARE", room)
+    out = tmp_path / "run.yaml"
+    assert command(monkeypatch, "init", talker, "--task", data, "--out", out) == 0
+    asked = read(out, {})
+    assert asked.batch_size <= 2
+    assert ("too much" in out.read_text()) == (room == 0)
+    assert asked.activation_checkpointing == (room == 0)

@@ -105,6 +105,33 @@ def data(
 
 
 @app.command()
+def init(
+    model: Annotated[str, typer.Argument(help="smollm2-135m, a folder, or a hub id")],
+    task: Task = None,
+    data_dir: DataDir = None,
+    prompt_format: PromptFormat = None,
+    chat_template: ChatTemplate = None,
+    rho: Rho = None,
+    epochs: Epochs = None,
+    out: Annotated[Path, typer.Option(help="the file that is written")] = Path("run.yaml"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="write over the file")] = False,
+) -> None:
+    """Write a first configuration, commented: length, batch size and precision that fit here."""
+    flags = {k: v for k, v in locals().items() if k not in ("out", "overwrite")}
+    console = quiet_console()
+    from greentrainer.config import read
+    from greentrainer.plan import propose
+
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out} is there already: add --overwrite, or give another --out")
+    asked = read(None, asked_for(flags))
+    written = propose(asked, console).yaml()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(written, encoding="utf-8")
+    console.print(f"written to {out}: greentrainer train --config {out}", markup=False)
+
+
+@app.command()
 def doctor(
     output_dir: Annotated[Path, typer.Option(help="where a run would be written")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,

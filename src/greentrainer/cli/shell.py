@@ -12,7 +12,7 @@ hush()  # before anything loads them; a process that a command starts reads this
 app = typer.Typer(
     help="Fine-tune a language model for a stated share of full fine-tuning's compute.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
 

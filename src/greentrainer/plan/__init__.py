@@ -5,5 +5,6 @@ Costs and memory are told from the configuration alone; what is trained in the e
 
 from greentrainer.plan.planner import Planner
 from greentrainer.plan.probe import probe
+from greentrainer.plan.start import propose
 
-__all__ = ["Planner", "probe"]
+__all__ = ["Planner", "probe", "propose"]

@@ -12,6 +12,7 @@ from greentrainer.tasks.encode import Encoded
 from greentrainer.tasks.generation import virtual_config
 from greentrainer.tasks.mixed import Mixed, Part
 from greentrainer.tasks.modes import evaluating
+from greentrainer.tasks.positions import limit as position_limit
 from greentrainer.tasks.positions import require_room
 from greentrainer.tasks.published import FORMATS, PromptFormat
 from greentrainer.tasks.registry import NAMES, is_published, load
@@ -20,6 +21,6 @@ from greentrainer.tasks.turns import expanded
 
 __all__ = [
     "FORMATS", "NAMES", "SPLITS", "Encoded", "Example", "Message", "Mixed", "Part", "PromptFormat",
-    "Task", "encode", "evaluating", "expanded", "is_published", "load", "metrics", "require_room",
-    "show", "stop_ids", "virtual_config",
+    "Task", "encode", "evaluating", "expanded", "is_published", "load", "metrics",
+    "position_limit", "require_room", "show", "stop_ids", "virtual_config",
 ]  # fmt: skip
