@@ -106,6 +106,7 @@ class Source(BaseModel):
 class RunConfig(BaseModel):
     """A fine-tuning run.
 
+    revision: of a model on the hub: a branch, tag or commit.
     task: pydoc, scitldr, dialogsum, piqa, webquestions, or one's own file, folder or pattern of
         files, a hub id (`org/name`, `org/name:split`), or - for standard input.
     tasks: several of these, mixed, in place of one: each a path, a weight and a limit.
@@ -178,6 +179,7 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = "smollm2-135m"
+    revision: str | None = None
     task: str = "pydoc"
     tasks: tuple[Source, ...] | None = None
     data_dir: Path | None = None

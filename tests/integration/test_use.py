@@ -4,8 +4,10 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import transformers as tf
 
 from greentrainer.config import read
 from tests.integration.test_cli import FLAGS, command
@@ -106,3 +108,35 @@ def test_where_little_fits_it_is_said(
     assert asked.batch_size <= 2
     assert ("too much" in out.read_text()) == (room == 0)
     assert asked.activation_checkpointing == (room == 0)
+
+
+def test_batches_may_be_as_large_as_fits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    talker: Path, data: Path,
+) -> None:  # fmt: skip
+    run = tmp_path / "run"
+    typed = ["train", "--model", talker, "--task", data, "--output-dir", run, "--rho", 1,
+             "--max-length", 32, "--generate", 0, "--accumulate", 2]  # fmt: skip
+    assert command(monkeypatch, *typed, "--batch-size", "auto") == 0
+    assert "batches of 8 x 1" in capsys.readouterr().out
+    assert read(run / "config.yaml", {}).batch_size == 8
+    assert command(monkeypatch, *typed, "--batch-size", "many") == 2
+    assert "batch_size is 'many'" in capsys.readouterr().err
+
+
+def test_a_revision_is_of_a_model_on_the_hub(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    talker: Path, data: Path,
+) -> None:  # fmt: skip
+    asked: list[Any] = []
+
+    def opened(source: str, **options: Any) -> Any:
+        asked.append((source, options["revision"], options["trust_remote_code"]))
+        raise OSError("no network")
+
+    typed = ["train", "--task", data, "--output-dir", tmp_path / "run", "--revision", "v2"]
+    monkeypatch.setattr(tf.AutoConfig, "from_pretrained", opened)
+    assert command(monkeypatch, *typed, "--model", "org/name") == 2
+    assert asked == [("org/name", "v2", False)]
+    assert command(monkeypatch, *typed, "--model", talker) == 2
+    assert "leave it out for a folder" in capsys.readouterr().err

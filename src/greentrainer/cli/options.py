@@ -41,6 +41,11 @@ Published = Annotated[
 ]
 LearningRate = Annotated[float | None, typer.Option(help="peak learning rate of AdamW")]
 BatchSize = Annotated[int | None, typer.Option(help="examples a batch")]
+BatchSizeOrAuto = Annotated[
+    str | None,
+    typer.Option("--batch-size", help="examples a batch; auto: as many as fit the memory"),
+]
+Revision = Annotated[str | None, typer.Option(help="of a model on the hub: branch, tag or commit")]
 MaxLength = Annotated[int | None, typer.Option(help="tokens of prompt and completion together")]
 Seed = Annotated[int | None, typer.Option(help="of shuffling, sampling and dropout")]
 OutputDir = Annotated[Path | None, typer.Option(help="the run's folder")]

@@ -8,6 +8,7 @@ import typer
 from greentrainer.cli.options import (
     Accumulate,
     BatchSize,
+    BatchSizeOrAuto,
     Bf16,
     CarbonSchedule,
     ChatTemplate,
@@ -40,6 +41,7 @@ from greentrainer.cli.options import (
     Prompts,
     Published,
     Resume,
+    Revision,
     Rho,
     SaveEvery,
     Seed,
@@ -76,6 +78,7 @@ def quickstart(
 def train(
     config: Annotated[Path | None, typer.Option(help="a YAML file; flags override it")] = None,
     model: Model = None,
+    revision: Revision = None,
     task: Task = None,
     data_dir: DataDir = None,
     prompt_format: PromptFormat = None,
@@ -94,7 +97,7 @@ def train(
     prompts: Prompts = None,
     published: Published = None,
     learning_rate: LearningRate = None,
-    batch_size: BatchSize = None,
+    batch_size: BatchSizeOrAuto = None,
     max_length: MaxLength = None,
     seed: Seed = None,
     output_dir: OutputDir = None,
@@ -128,7 +131,12 @@ def train(
     from greentrainer.config import read, settings
 
     console = quiet_console()
+    fitted = flags["batch_size"] == "auto" and flags.pop("batch_size")
     asked = read(config, _within_budget(asked_for(flags) | settings(set_ or []), console))
+    if fitted:
+        from greentrainer.plan import fitting
+
+        asked = fitting(asked, console)
     from greentrainer.report import bill_table
     from greentrainer.run import execute, rehearse
 

@@ -48,6 +48,7 @@ def load(
     dtype: torch.dtype = torch.float32,
     notify: Notify = logger.warning,
     bits: Bits | None = None,
+    revision: str | None = None,
 ) -> tuple[Any, Any]:
     """A model and its tokenizer: decoder-only or encoder-decoder, as its configuration says.
 
@@ -55,6 +56,7 @@ def load(
         adapter of PEFT is loaded with the model that it names.
     dtype: of the weights.
     notify: told when a model is rebuilt or a cache was damaged.
+    revision: of a model on the hub: a branch, tag or commit.
     bits: load the weights quantised, on the GPU if there is one, to train adapters beside them.
 
     A tokenizer without a padding token pads with its end-of-sequence token; padding is masked, so
@@ -70,7 +72,7 @@ def load(
         network, tokenizer = load(adapters.base_of(folder), dtype=dtype, notify=notify)
         return adapters.put_on(network, folder), tokenizer
     source, local = _locate(model)
-    options = {"trust_remote_code": False, "local_files_only": local}
+    options = _options(local, revision)
     with _in_one_line(model, local):
         config = transformers.AutoConfig.from_pretrained(source, **options)
         _refuse_quantised(config)
@@ -82,14 +84,16 @@ def load(
     return network, tokenizer
 
 
-def load_tokenizer(model: str, *, notify: Notify = logger.warning) -> tuple[Any, Any]:
+def load_tokenizer(
+    model: str, *, notify: Notify = logger.warning, revision: str | None = None
+) -> tuple[Any, Any]:
     """A model's configuration and its tokenizer, without the weights; as `load` otherwise."""
     if model.lower() in ALIASES:
         model = str(rebuilt_smollm2(notify))
     if adapters.is_adapter(Path(model).expanduser()):
         return load_tokenizer(adapters.base_of(Path(model).expanduser()), notify=notify)
     source, local = _locate(model)
-    options = {"trust_remote_code": False, "local_files_only": local}
+    options = _options(local, revision)
     with _in_one_line(model, local):
         config = transformers.AutoConfig.from_pretrained(source, **options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
@@ -97,7 +101,9 @@ def load_tokenizer(model: str, *, notify: Notify = logger.warning) -> tuple[Any,
     return config, tokenizer
 
 
-def sketch(model: str, *, notify: Notify = logger.warning) -> tuple[Any, Any]:
+def sketch(
+    model: str, *, notify: Notify = logger.warning, revision: str | None = None
+) -> tuple[Any, Any]:
     """A model without weights, on the meta device, and its tokenizer.
 
     model: as for `load`, or a configuration file (JSON), which comes with no tokenizer: None.
@@ -109,7 +115,7 @@ def sketch(model: str, *, notify: Notify = logger.warning) -> tuple[Any, Any]:
     elif path.is_dir() and not any(path.glob("*.safetensors")) and (path / "config.json").is_file():
         config, tokenizer = _read_config(path / "config.json"), None
     else:
-        config, tokenizer = load_tokenizer(model, notify=notify)
+        config, tokenizer = load_tokenizer(model, notify=notify, revision=revision)
     with _in_one_line(model, local=True), torch.device("meta"):
         return _kind(config).from_config(config), tokenizer
 
@@ -167,6 +173,11 @@ def _in_one_line(model: str, local: bool) -> Iterator[None]:
         yield
     except _FAILURES as error:
         reason = " ".join(str(error).split())
+        if "trust_remote_code" in reason:
+            reason = (
+                "it is made by code that comes with it, and such code is never run here: give a "
+                "model whose architecture transformers knows"
+            )
         where = "" if local else "no such folder here, and from the hub: "
         raise ValueError(f"cannot load {model!r}: {where}{reason[:300]}") from error
 
@@ -174,6 +185,14 @@ def _in_one_line(model: str, local: bool) -> Iterator[None]:
 def _refuse_quantised(config: Any) -> None:
     if config.to_dict().get("quantization_config"):
         raise ValueError("its weights are quantised: give the original, and --load-in-4bit")
+
+
+def _options(local: bool, revision: str | None) -> dict[str, Any]:
+    """How transformers is to open a model.  Raises ValueError for a revision of a folder."""
+    if local and revision is not None:
+        raise ValueError("a revision is of a model on the hub: leave it out for a folder")
+    here = {"trust_remote_code": False, "local_files_only": local}
+    return here if revision is None else here | {"revision": revision}
 
 
 def _few_bits(bits: Bits | None, dtype: torch.dtype) -> dict[str, Any]:

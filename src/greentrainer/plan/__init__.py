@@ -5,6 +5,6 @@ Costs and memory are told from the configuration alone; what is trained in the e
 
 from greentrainer.plan.planner import Planner
 from greentrainer.plan.probe import probe
-from greentrainer.plan.start import propose
+from greentrainer.plan.start import fitting, propose
 
-__all__ = ["Planner", "probe", "propose"]
+__all__ = ["Planner", "fitting", "probe", "propose"]

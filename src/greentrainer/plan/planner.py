@@ -67,7 +67,7 @@ class Planner:
 
     def __init__(self, config: RunConfig, padded: bool = False) -> None:
         self.config = config
-        self.network, self.tokenizer = models.sketch(config.model)
+        self.network, self.tokenizer = models.sketch(config.model, revision=config.revision)
         if padded:
             self.tokenizer = None
         elif self.tokenizer is None:

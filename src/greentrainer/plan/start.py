@@ -85,7 +85,7 @@ def propose(config: RunConfig, console: Console) -> Start:
 
     Raises ValueError for a model or data that cannot be read.
     """
-    network, tokenizer = models.sketch(config.model, notify=console.print)
+    network, tokenizer = models.sketch(config.model, notify=console.print, revision=config.revision)
     if tokenizer is None:
         raise ValueError(f"{config.model} comes with no tokenizer: give a model's folder")
     tokenizer = with_template(tokenizer, config.chat_template)
@@ -105,6 +105,20 @@ def propose(config: RunConfig, console: Console) -> Start:
     return Start(made, Lengths(sizes, labelled, window), memory, free, memory <= room, device)
 
 
+def fitting(config: RunConfig, console: Console) -> RunConfig:
+    """With the largest batches of its window that fit the memory, as many rows a step as asked."""
+    device, free, _ = _machine()
+    rows = config.batch_size * config.accumulate
+    made, memory = _fitting(config, round(SPARE * free), rows)
+    again = ", activations recomputed" if made.activation_checkpointing else ""
+    console.print(
+        f"batches of {made.batch_size} x {made.accumulate}{again}: full fine-tuning takes about "
+        f"{memory / 1e9:.1f} of {free / 1e9:.1f} GB on {device}",
+        markup=False,
+    )
+    return made
+
+
 def _window(sizes: tuple[int, ...], most: int) -> int:
     nearly = sorted(sizes)[min(len(sizes) - 1, int(NEARLY_ALL * len(sizes)))]
     return max(min(-(-nearly // STEP) * STEP, most), min(LEAST, most))
@@ -116,7 +130,7 @@ def _fitting(config: RunConfig, room: int, together: int) -> tuple[RunConfig, in
     together: rows a step, or the nearest that whole batches make.
     """
     sizes = [size for size in BATCH_SIZES if size <= together]
-    for checkpointed in (False, True):
+    for checkpointed in sorted({config.activation_checkpointing, True}):
         one, two = (_memory(config, size, checkpointed) for size in (1, 2))
         for size in sizes:
             memory = one + (size - 1) * (two - one)

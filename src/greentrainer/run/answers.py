@@ -25,7 +25,9 @@ def model_of(name: str) -> str:
 
 def ready(config: RunConfig, console: Console) -> tuple[Any, Any]:
     """Model and tokenizer, ready to answer."""
-    model, tokenizer = models.load(model_of(config.model), notify=console.print)
+    model, tokenizer = models.load(
+        model_of(config.model), notify=console.print, revision=config.revision
+    )
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return model, with_template(tokenizer, config.chat_template)
 

@@ -52,7 +52,7 @@ def prepare(config: RunConfig, console: Console, *, training: bool = True) -> Ru
     """Load model and task, and tokenise the examples; only those held out if not training."""
     dtype = torch.bfloat16 if config.bits and config.bf16 else torch.float32
     model, tokenizer = models.load(
-        config.model, dtype=dtype, notify=console.print, bits=config.bits
+        config.model, dtype=dtype, notify=console.print, bits=config.bits, revision=config.revision
     )
     if not config.bits:
         model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -176,7 +176,9 @@ def _outlook(config: RunConfig, inputs: RunInputs) -> str:
 
 def preview(config: RunConfig, split: str, count: int, console: Console) -> None:
     """Print what a task holds: its splits, `count` tokenised examples, and how long they are."""
-    model, tokenizer = models.load_tokenizer(config.model, notify=console.print)
+    model, tokenizer = models.load_tokenizer(
+        config.model, notify=console.print, revision=config.revision
+    )
     tokenizer = with_template(tokenizer, config.chat_template)
     seq2seq = bool(model.is_encoder_decoder)
     task = load_task(config, tokenizer)
