@@ -23,14 +23,17 @@ from typing import Any
 
 import torch
 
+from greentrainer.records import over
 from greentrainer.tasks import segments
 from greentrainer.tasks.base import Example
-from greentrainer.tasks.segments import Parts, Segment
+from greentrainer.tasks.segments import Parts, Segment, Told
 
 IGNORED = -100
 """Label of a position that the loss does not cover (PyTorch's convention)."""
 
 _BUCKET_BATCHES = 50
+_AT_ONCE = 1000
+"""Examples whose texts a tokenizer is given together: one by one takes it twice as long."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +89,15 @@ def encode_all(
     """
     made: list[Encoded] = []
     stream: list[int] = []
-    for row, example in enumerate(examples, 1):
-        if example.text:
-            stream += _whole(example, tokenizer, is_encoder_decoder, row)
-        else:
-            made.append(encode(example, tokenizer, max_length, is_encoder_decoder, row))
+    for start in over(range(0, len(examples), _AT_ONCE), "reading examples"):
+        some = examples[start : start + _AT_ONCE]
+        texts = (text for one in some for text in (one.prompt, one.cue, one.completion))
+        quick = Told(tokenizer, texts)
+        for row, example in enumerate(some, start + 1):
+            if example.text:
+                stream += _whole(example, quick, is_encoder_decoder, row)
+            else:
+                made.append(encode(example, quick, max_length, is_encoder_decoder, row))
     windows = (tuple(stream[i : i + max_length]) for i in range(0, len(stream), max_length))
     return made + [Encoded(ids, ids) for ids in windows if len(ids) > 1]
 

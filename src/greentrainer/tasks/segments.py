@@ -9,7 +9,7 @@ Each segment is tokenised by itself, so that boundaries fall between two tokens.
 content goes with the content, where tokenizers expect it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,13 +64,38 @@ def fitted(given: Sequence[Segment], room: int) -> tuple[list[Segment], int]:
     return kept, max(over, 0)
 
 
+class Told:
+    """A tokenizer that was given texts all at once, and answers for them from what it was told.
+
+    All else it is asked or told goes to the tokenizer itself.
+    """
+
+    def __init__(self, tokenizer: Any, texts: Iterable[str]) -> None:
+        asked = list(dict.fromkeys(texts))
+        ids = tokenizer(asked, add_special_tokens=False, verbose=False).input_ids if asked else []
+        self.tokenizer = tokenizer
+        self.known = {text: tuple(one) for text, one in zip(asked, ids, strict=True)}
+        self.specials = specials(tokenizer)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+    def __call__(self, text: str, **options: Any) -> Any:
+        """As the tokenizer itself."""
+        return self.tokenizer(text, **options)
+
+
 def ids_of(tokenizer: Any, text: str) -> tuple[int, ...]:
     """The tokens of a text by itself, without special tokens around it."""
+    if isinstance(tokenizer, Told) and text in tokenizer.known:
+        return tokenizer.known[text]
     return tuple(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 
 def specials(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Tokens that the tokenizer puts before and after a text, such as BOS and EOS."""
+    if isinstance(tokenizer, Told):
+        return tokenizer.specials
     bare, full = ids_of(tokenizer, "a"), tuple(tokenizer("a").input_ids)
     start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
     return full[:start], full[start + len(bare) :]
