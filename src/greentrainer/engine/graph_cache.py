@@ -97,6 +97,12 @@ class GraphCache:
         self._asking: dict[Signature, Questions] = {}
         self._latest: OrderedDict[tuple[int, ...], tuple[CostGraph, Any]] = OrderedDict()
 
+    @property
+    def by_shapes(self) -> bool:
+        """Whether what whole batches cost is told by their shapes alone, as far as is known."""
+        asked = any(one.graph.questions is not None for _, one in self._learned.foretold)
+        return not (self._by_data or self._by_labels or self._asking or asked)
+
     def of_batch(self, batch: Batch) -> CostGraph:
         """The graph of a batch of these shapes."""
         found = self._find(self._signature(batch), batch)

@@ -92,13 +92,19 @@ def step_flops(
     home = next(graphs.model.parameters()).device
     if home.type == "meta":
         home = torch.device("cpu")  # labels are looked at
+    known: dict[tuple[int, int, int], int] = {}
+
+    def of(rows: list[int]) -> int:
+        some = [train[i] for i in rows]
+        shape = (len(rows), *collate.widths(some))
+        if shape not in known or not graphs.by_shapes:
+            known[shape] = cost(graphs.of_batch(encode.placed(collate(some), home)))
+        return known[shape]
+
     steps = []
     for epoch in range(config.epochs):
         order.set_epoch(epoch)
-        costs = [
-            cost(graphs.of_batch(encode.placed(collate([train[i] for i in rows]), home)))
-            for rows in order.groups()
-        ]
+        costs = [of(rows) for rows in order.groups()]
         size = config.accumulate
         steps += [sum(costs[i : i + size]) for i in range(0, len(costs), size)]
     return steps

@@ -192,6 +192,12 @@ class Collator:
         """The batch."""
         return collate(encoded, self.pad_id, self.multiple, self.max_length)
 
+    def widths(self, encoded: Sequence[Encoded]) -> tuple[int, int]:
+        """How wide its batch of these is: ids, and labels."""
+        sides = ([one.input_ids for one in encoded], [one.labels for one in encoded])
+        given, asked = (_width(rows, self.multiple, self.max_length) for rows in sides)
+        return given, asked
+
 
 def collate(
     encoded: Sequence[Encoded], pad_id: int, multiple: int = 64, max_length: int | None = None
