@@ -152,6 +152,8 @@ def test_affordable_steps_are_the_most_that_fit(steps: list[int], rho: Any) -> N
 class OnGpu:
     """Stands in for the graphs of a model on a GPU."""
 
+    by_shapes = False
+
     def __init__(self) -> None:
         with FakeTensorMode():
             weight = torch.empty(1, device="cuda")
@@ -181,3 +183,24 @@ def test_labels_are_looked_at_where_the_model_has_no_values(tmp_path: Path) -> N
         return step_flops(config, graphs, examples(), collate)
 
     assert priced(hollow(build("llama"))) == priced(build("llama"))
+
+
+class Priced:
+    """Stands in for graphs; of each shape a batch costs more than the one before."""
+
+    def __init__(self, by_shapes: bool) -> None:
+        self.by_shapes, self.asked = by_shapes, 0
+        self.model = SimpleNamespace(parameters=lambda: iter([torch.empty(1)]))
+
+    def of_batch(self, batch: Any) -> Any:
+        self.asked += 1
+        return SimpleNamespace(full_flops=batch["input_ids"].numel())
+
+
+def test_a_shape_is_asked_for_once_where_shapes_tell_all(tmp_path: Path) -> None:
+    config, collate = config_of(tmp_path), Collator(PAD, 16, 32)
+    once, always = Priced(True), Priced(False)
+    told = [step_flops(config, cast(GraphCache, g), examples(), collate) for g in (once, always)]
+    assert told[0] == told[1]
+    assert always.asked == 12  # six batches, twice
+    assert once.asked == len({(rows, width) for rows in (4, 3) for width in (16, 32)}) - 1
