@@ -351,6 +351,41 @@ def whole_runs_table() -> str:
     return markdown(head, body)
 
 
+ENDS = ("newest", "lowest")
+
+
+def tried_table(group: str) -> str:
+    """What held with the newest versions and with the lowest allowed, of one group."""
+    found: dict[str, dict[str, dict[str, bool]]] = {}
+    columns: list[str] = []
+    for end in ENDS:
+        for row in rows_of(f"tried_{end}"):
+            if row["group"] == group:
+                columns += [] if row["column"] in columns else [row["column"]]
+                cell = found.setdefault(row["what"], {}).setdefault(row["column"], {})
+                cell[end] = not row["failed"] and row["passed"] > 0
+    body = [
+        [what, *(_held(cells.get(column, {})) for column in columns)]
+        for what, cells in found.items()
+    ]
+    return markdown(["", *columns], body)
+
+
+def _held(cell: dict[str, bool]) -> str:
+    """Both ends, one of them, or neither."""
+    if not cell:
+        return ""
+    held = [end for end in ENDS if cell.get(end)]
+    return "yes" if len(held) == len(ENDS) else " ".join(held) or "no"
+
+
+def versions_table() -> str:
+    """The versions at both ends."""
+    ends = [load(f"tried_{end}")["versions"] for end in ENDS]
+    names = list(dict.fromkeys(name for end in ends for name in end))
+    return markdown(["", *ENDS], [[name, *(end.get(name, "") for end in ends)] for name in names])
+
+
 def small_table(name: str, *columns: str) -> str:
     """Some columns of a benchmark's rows."""
     body = [[_plain(row.get(column)) for column in columns] for row in rows_of(name)]
@@ -377,6 +412,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "plan": plan_table,
     "gpu_steps": gpu_table,
     "whole_runs": whole_runs_table,
+    "tried_trainers": partial(tried_table, "trainers"),
+    "tried_families": partial(tried_table, "families"),
+    "tried_few_bits": partial(tried_table, "few bits"),
+    "tried_versions": versions_table,
     **{name: partial(comparison, name) for name in STUDIES},
 }
 
