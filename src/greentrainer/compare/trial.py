@@ -2,7 +2,6 @@
 
 import hashlib
 import traceback
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,11 +98,11 @@ def fingerprint(inputs: RunInputs) -> Record:
     }
     return {
         **{name: len(examples) for name, examples in parts.items()},
-        "sha256": _hash([one for examples in parts.values() for one in examples]),
+        "sha256": _hash(one for examples in parts.values() for one in examples),
     }
 
 
-def _hash(examples: Sequence[Encoded]) -> str:
+def _hash(examples: Iterable[Encoded]) -> str:
     digest = hashlib.sha256()
     for one in examples:
         digest.update(repr((one.input_ids, one.labels)).encode())

@@ -1,5 +1,6 @@
 """How good a model is on examples: the loss, and scores of what it answers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from greentrainer.config import RunConfig
@@ -10,7 +11,7 @@ DECODINGS = {"greedy": metrics.GREEDY, "paper": metrics.PAPER}
 """How completions are generated, by the configuration's name for it."""
 
 
-def loss(inputs: RunInputs, examples: list[Encoded], config: RunConfig) -> float:
+def loss(inputs: RunInputs, examples: Sequence[Encoded], config: RunConfig) -> float:
     """Loss per completion token."""
     pad = encode.pad_id(inputs.tokenizer)
     padded = [

@@ -1,6 +1,7 @@
 """What a run works on: a model, and the examples of a task that are trained on and held out."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ class RunInputs:
 
     model: Any
     tokenizer: Any
-    train: list[Encoded]
-    validation: list[Encoded]
-    test: list[Encoded]
+    train: Sequence[Encoded]
+    validation: Sequence[Encoded]
+    test: Sequence[Encoded]
     test_examples: list[Example]
     scores: tuple[str, ...] = ("rouge",)
 
@@ -71,10 +72,10 @@ def to_learn(examples: list[Example], tokenizer: Any, config: RunConfig) -> list
 
 def encoded(
     examples: list[Example], tokenizer: Any, config: RunConfig, seq2seq: bool
-) -> list[Encoded]:
+) -> Sequence[Encoded]:
     """Tokens and labels of the examples, and of those that their chats become."""
     wanted = to_learn(examples, tokenizer, config)
-    return encode.encode_all(wanted, tokenizer, config.max_length, seq2seq)
+    return encode.EncodedRows(encode.each(wanted, tokenizer, config.max_length, seq2seq))
 
 
 def with_template(tokenizer: Any, path: Path | None) -> Any:

@@ -10,7 +10,7 @@ SCORES = ("rouge", "exact", "choice")
 """ROUGE-1/2/L; exact match and token F1; accuracy among an example's choices."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a chat.
 
@@ -31,7 +31,7 @@ class Message:
         return self.role == "assistant" and self.trained
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """A model reads `prompt + cue` and should write `completion`.
 

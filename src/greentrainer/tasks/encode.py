@@ -16,10 +16,11 @@ it is cut at its end (the head of a function or an article says most); cue and c
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, overload
 
 import torch
 
@@ -36,7 +37,7 @@ _AT_ONCE = 1000
 """Examples whose texts a tokenizer is given together: one by one takes it twice as long."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """Tokens of one example.
 
@@ -87,19 +88,63 @@ def encode_all(
 
     Texts follow one another, an end of sequence after each, and are cut where a window is full.
     """
-    made: list[Encoded] = []
-    stream: list[int] = []
+    return list(each(examples, tokenizer, max_length, is_encoder_decoder))
+
+
+def each(
+    examples: Sequence[Example], tokenizer: Any, max_length: int, is_encoder_decoder: bool = False
+) -> Iterator[Encoded]:
+    """The same one by one; windows of texts come last."""
+    stream = array("i")
     for start in over(range(0, len(examples), _AT_ONCE), "reading examples"):
         some = examples[start : start + _AT_ONCE]
         texts = (text for one in some for text in (one.prompt, one.cue, one.completion))
         quick = Told(tokenizer, texts)
         for row, example in enumerate(some, start + 1):
             if example.text:
-                stream += _whole(example, quick, is_encoder_decoder, row)
+                stream.extend(_whole(example, quick, is_encoder_decoder, row))
             else:
-                made.append(encode(example, quick, max_length, is_encoder_decoder, row))
-    windows = (tuple(stream[i : i + max_length]) for i in range(0, len(stream), max_length))
-    return made + [Encoded(ids, ids) for ids in windows if len(ids) > 1]
+                yield encode(example, quick, max_length, is_encoder_decoder, row)
+    for start in range(0, len(stream), max_length):
+        ids = tuple(stream[start : start + max_length])
+        if len(ids) > 1:
+            yield Encoded(ids, ids)
+
+
+class EncodedRows(Sequence[Encoded]):
+    """Encoded examples in eight bytes a token, where a list of them takes ten times that."""
+
+    def __init__(self, rows: Iterable[Encoded] = ()) -> None:
+        self._ids, self._labels = array("i"), array("i")
+        self._ends = array("q", [0]), array("q", [0])
+        for row in rows:
+            self._ids.extend(row.input_ids)
+            self._labels.extend(row.labels)
+            for ends, values in zip(self._ends, (self._ids, self._labels), strict=True):
+                ends.append(len(values))
+
+    def __len__(self) -> int:
+        return len(self._ends[0]) - 1
+
+    @overload
+    def __getitem__(self, place: int) -> Encoded: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Encoded]: ...
+
+    def __getitem__(self, place: int | slice) -> Encoded | list[Encoded]:
+        """One of them, or several."""
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        i = place + len(self) if place < 0 else place
+        if not 0 <= i < len(self):
+            raise IndexError(place)
+        (ids, labels), (a, b) = (self._ids, self._labels), self._ends
+        return Encoded(tuple(ids[a[i] : a[i + 1]]), tuple(labels[b[i] : b[i + 1]]))
+
+    def length(self, i: int) -> int:
+        """As of the example with this number, which is not made for it."""
+        return max(ends[i + 1] - ends[i] for ends in self._ends)
 
 
 def _whole(
@@ -248,9 +293,11 @@ def batches(
     chance = random.Random(f"{seed}/{epoch}")
     order = chance.sample(range(len(encoded)), len(encoded))
     size = batch_size * _BUCKET_BATCHES
+    rows = encoded
+    length = rows.length if isinstance(rows, EncodedRows) else lambda i: rows[i].length
     groups = []
     for start in range(0, len(order), size):
-        bucket = sorted(order[start : start + size], key=lambda i: encoded[i].length)
+        bucket = sorted(order[start : start + size], key=length)
         groups += [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
     chance.shuffle(groups)
     yield from groups

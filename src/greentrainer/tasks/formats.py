@@ -14,7 +14,6 @@ Each row is read by its own columns, so files of several kinds may be mixed.
 """
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from greentrainer.tasks.base import Example, Message
@@ -126,22 +125,29 @@ def _history(row: Row) -> list[object]:
     return value
 
 
-def told(found: Iterable[ReadAs]) -> str:
-    """What rows were read as, in words: `ShareGPT, 2 to 5 turns`."""
-    kinds = Counter(one.kind for one in found)
-    turns: dict[str, set[int]] = {}
-    for one in found:
-        if one.example.messages:
-            turns.setdefault(one.kind, set()).add(len(one.example.messages))
-    parts = []
-    for kind, count in kinds.most_common():
-        share = f" ({count:,} rows)" if len(kinds) > 1 else ""
-        parts.append(f"{kind}{_range(turns.get(kind, set()))}{share}")
-    return "; ".join(parts)
+class Tally:
+    """What rows were read as: how many of each kind, and how many turns they have."""
 
+    def __init__(self) -> None:
+        self.kinds: Counter[str] = Counter()
+        self.turns: dict[str, tuple[int, int]] = {}
 
-def _range(counts: set[int]) -> str:
-    if not counts:
-        return ""
-    low, high = min(counts), max(counts)
-    return f", {low} turns" if low == high else f", {low} to {high} turns"
+    def add(self, one: ReadAs) -> None:
+        """Count a row."""
+        self.kinds[one.kind] += 1
+        if count := len(one.example.messages):
+            low, high = self.turns.get(one.kind, (count, count))
+            self.turns[one.kind] = min(low, count), max(high, count)
+
+    def __str__(self) -> str:
+        parts = []
+        for kind, count in self.kinds.most_common():
+            share = f" ({count:,} rows)" if len(self.kinds) > 1 else ""
+            parts.append(f"{kind}{self._range(kind)}{share}")
+        return "; ".join(parts)
+
+    def _range(self, kind: str) -> str:
+        if kind not in self.turns:
+            return ""
+        low, high = self.turns[kind]
+        return f", {low} turns" if low == high else f", {low} to {high} turns"

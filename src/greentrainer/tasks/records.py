@@ -6,13 +6,13 @@ file looks like any other.  (Blank lines are no rows.)
 Without a test file some rows are held out by hash (see `holdout`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from greentrainer.tasks.base import SCORES, Example, pick, sizes
-from greentrainer.tasks.formats import Columns, ReadAs, read_as, told
+from greentrainer.tasks.formats import Columns, Tally, read_as
 from greentrainer.tasks.holdout import cut
 from greentrainer.tasks.sources import rows_of
 from greentrainer.tasks.tables import Row, read
@@ -67,7 +67,7 @@ class Records:
     def describe(self) -> str:
         """Where the examples come from, and how many there are of each split."""
         parts, source = self._split
-        return f"{self.path}: {sizes(parts)} ({source}); read as: {told(self._read)}"
+        return f"{self.path}: {sizes(parts)} ({source}); read as: {self._tally}"
 
     @cached_property
     def _split(self) -> tuple[Mapping[str, list[Example]], str]:
@@ -82,16 +82,19 @@ class Records:
         shares = {"test": self.test_fraction}
         return cut(train, shares, self.seed, str(self.path)), "held out by hash"
 
-    def _examples(self, rows: Sequence[Row]) -> list[Example]:
+    def _examples(self, rows: Iterable[Row]) -> list[Example]:
         columns = Columns(self.prompt, self.completion, self.messages, self.cue)
-        found = [read_as(row, columns) for row in rows]
-        self._read.extend(found)
-        return [one.example for one in found]
+        examples = []
+        for row in rows:
+            found = read_as(row, columns)
+            self._tally.add(found)
+            examples.append(found.example)
+        return examples
 
     @cached_property
-    def _read(self) -> list[ReadAs]:
-        """All rows that were read so far."""
-        return []
+    def _tally(self) -> Tally:
+        """Of all rows that were read so far."""
+        return Tally()
 
 
 def read_rows(path: Path, prompt: str, completion: str) -> Iterator[tuple[str, str]]:

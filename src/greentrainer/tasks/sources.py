@@ -12,12 +12,12 @@
 import glob
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
 from greentrainer.tasks.hub import hub_rows
-from greentrainer.tasks.tables import ENDINGS, PACKED, Row, numbered, read, rows_in
+from greentrainer.tasks.tables import ENDINGS, PACKED, Row, numbered, rows_in, stream
 
 STANDARD_INPUT = "-"
 HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(:(?P<split>[\w.\[\]%:+-]+))?")
@@ -44,13 +44,13 @@ def own(name: str, known: str) -> Path | str:
     )
 
 
-def rows_of(source: Path | str) -> tuple[list[Row], list[Row]]:
+def rows_of(source: Path | str) -> tuple[Iterable[Row], list[Row]]:
     """Rows to train on, and the source's own rows to test on, if it has any.
 
     Raises ValueError, in one line, for what cannot be read.
     """
     if isinstance(source, Path):
-        return _folder(source) if source.is_dir() else (read(source), [])
+        return _folder(source) if source.is_dir() else (stream(source), [])
     if source == STANDARD_INPUT:
         return _standard_input(), []
     if glob.has_magic(source):
@@ -58,20 +58,20 @@ def rows_of(source: Path | str) -> tuple[list[Row], list[Row]]:
         files = [path for path in paths if path.is_file()]
         if not files:
             raise ValueError(f"no file is called {source}")
-        return [row for path in files for row in read(path)], []
+        return (row for path in files for row in stream(path)), []
     found = HUB_ID.fullmatch(source)
     assert found is not None
     hint = "give a file instead, no such file is here"
     return _split(hub_rows(found["name"], None, hint), source, found["split"])
 
 
-def _folder(folder: Path) -> tuple[list[Row], list[Row]]:
+def _folder(folder: Path) -> tuple[Iterable[Row], list[Row]]:
     if any((folder / name).is_file() for name in _SAVED):
         return _split(_saved(folder), str(folder), None)
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and _known(path)]
     if not files:
         raise ValueError(f"{folder} is a folder without any {', '.join(ENDINGS)} file")
-    return [row for path in files for row in read(path)], []
+    return (row for path in files for row in stream(path)), []
 
 
 def _known(path: Path) -> bool:
@@ -111,4 +111,4 @@ def _standard_input() -> list[Row]:
     """What came in, once: several may ask."""
     content = sys.stdin.buffer.read()
     ending = ".json" if content.lstrip()[:1] == b"[" else ".jsonl"
-    return rows_in(Path("standard input"), content, ending)
+    return list(rows_in(Path("standard input"), content, ending))

@@ -90,6 +90,11 @@ def _json_list(text: str) -> object:
 
 
 def read(path: Path) -> list[Row]:
+    """`stream` as a list."""
+    return list(stream(path))
+
+
+def stream(path: Path) -> Iterator[Row]:
     """Every row of a file, in its order.  (Folders and more are read by `sources`.)
 
     Raises ValueError, in one line with file and line or row, for anything that cannot be read, and
@@ -104,17 +109,19 @@ def read(path: Path) -> list[Row]:
     name = path
     if path.suffix.lower() in PACKED:
         content, name = _unpacked(path, content), path.with_suffix("")
-    return rows_in(path, content, name.suffix.lower())
+    yield from rows_in(path, content, name.suffix.lower())
 
 
-def rows_in(path: Path, content: bytes, ending: str) -> list[Row]:
+def rows_in(path: Path, content: bytes, ending: str) -> Iterator[Row]:
     """Every row of a file's content.  ending: of its name, which says how it is read."""
-    rows = list(_READERS.get(ending, _jsonl)(path, content))
-    if not rows:
+    empty = True
+    for row in _READERS.get(ending, _jsonl)(path, content):
+        empty = False
+        yield row
+    if empty:
         raise ValueError(
             f"{path} holds no rows: write one {_UNIT.get(ending, 'JSON object a line')}"
         )
-    return rows
 
 
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
@@ -144,7 +151,8 @@ def _unpacked(path: Path, content: bytes) -> bytes:
 def _jsonl(path: Path, content: bytes) -> Iterator[Row]:
     if content.startswith(_UTF16):
         content = _text(path, content).encode()
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+    lines = io.BytesIO(content.removeprefix(b"\xef\xbb\xbf"))
+    for number, line in enumerate(lines, 1):
         if line.strip():
             where = f"{path}, line {number}"
             yield _row(_parsed(_decoded(line, where), where), where)
