@@ -2,6 +2,7 @@
 
 import hashlib
 import traceback
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

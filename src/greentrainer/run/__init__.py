@@ -12,6 +12,7 @@ from greentrainer.run.inputs import (
     with_template,
 )
 from greentrainer.run.inputs import encoded as encoded_of
+from greentrainer.run.prepared import material
 from greentrainer.run.quickstart import CONFIG, quickstart
 from greentrainer.run.reference import EpochOrder
 from greentrainer.run.result import RunResult, bill_of
@@ -30,6 +31,7 @@ __all__ = [
     "evaluation",
     "execute",
     "load_task",
+    "material",
     "mode_of",
     "prepare",
     "preview",

@@ -37,10 +37,10 @@ from greentrainer.run.inputs import (
     load_task,
     sample,
     to_learn,
-    training_examples,
     with_template,
 )
 from greentrainer.run.journal import Journal
+from greentrainer.run.prepared import material
 from greentrainer.run.progress import training_line
 from greentrainer.run.reference import EpochOrder
 from greentrainer.run.result import RunResult, bill_of
@@ -58,14 +58,21 @@ def prepare(config: RunConfig, console: Console, *, training: bool = True) -> Ru
         model.to("cuda" if torch.cuda.is_available() else "cpu")
     _require_room(config, model)
     tokenizer = with_template(tokenizer, config.chat_template)
-    task = load_task(config, tokenizer)
-    train, validation = training_examples(task, config) if training else ([], [])
-    test = sample(task.examples("test"), config.test_limit, config.data_seed)
-    held = f" and {len(validation)} to choose by" if validation else ""
-    console.print(f"{task.name}: {len(train)} examples to train on{held}, {len(test)} held out")
     seq2seq = bool(model.config.is_encoder_decoder)
-    parts = [encoded(part, tokenizer, config, seq2seq) for part in (train, validation, test)]
-    return RunInputs(model, tokenizer, parts[0], parts[1], parts[2], test, task.scores)
+    if not training:
+        task = load_task(config, tokenizer)
+        test = sample(task.examples("test"), config.test_limit, config.data_seed)
+        console.print(f"{task.name}: 0 examples to train on, {len(test)} held out")
+        told = encoded(test, tokenizer, config, seq2seq)
+        return RunInputs(model, tokenizer, [], [], told, test, task.scores)
+    made = material(config, tokenizer, seq2seq)
+    train, validation, held = (made.counts[name] for name in ("train", "validation", "test"))
+    chosen = f" and {validation} to choose by" if validation else ""
+    console.print(f"{made.name}: {train} examples to train on{chosen}, {held} held out")
+    rows = made.rows
+    return RunInputs(
+        model, tokenizer, rows["train"], rows["validation"], rows["test"], made.asked, made.scores
+    )
 
 
 def _require_room(config: RunConfig, model: Any) -> None:

@@ -20,8 +20,10 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import torch
 
 from greentrainer.records import over
@@ -115,13 +117,15 @@ class EncodedRows(Sequence[Encoded]):
     """Encoded examples in eight bytes a token, where a list of them takes ten times that."""
 
     def __init__(self, rows: Iterable[Encoded] = ()) -> None:
-        self._ids, self._labels = array("i"), array("i")
-        self._ends = array("q", [0]), array("q", [0])
+        ids, labels = array("i"), array("i")
+        ends = array("q", [0]), array("q", [0])
         for row in rows:
-            self._ids.extend(row.input_ids)
-            self._labels.extend(row.labels)
-            for ends, values in zip(self._ends, (self._ids, self._labels), strict=True):
-                ends.append(len(values))
+            ids.extend(row.input_ids)
+            labels.extend(row.labels)
+            ends[0].append(len(ids))
+            ends[1].append(len(labels))
+        self._values: tuple[Any, Any] = ids, labels
+        self._ends: tuple[Any, Any] = ends
 
     def __len__(self) -> int:
         return len(self._ends[0]) - 1
@@ -139,12 +143,31 @@ class EncodedRows(Sequence[Encoded]):
         i = place + len(self) if place < 0 else place
         if not 0 <= i < len(self):
             raise IndexError(place)
-        (ids, labels), (a, b) = (self._ids, self._labels), self._ends
-        return Encoded(tuple(ids[a[i] : a[i + 1]]), tuple(labels[b[i] : b[i + 1]]))
+        both = zip(self._values, self._ends, strict=True)
+        ids, labels = (tuple(v[int(e[i]) : int(e[i + 1])].tolist()) for v, e in both)
+        return Encoded(ids, labels)
 
     def length(self, i: int) -> int:
         """As of the example with this number, which is not made for it."""
-        return max(ends[i + 1] - ends[i] for ends in self._ends)
+        return max(int(ends[i + 1]) - int(ends[i]) for ends in self._ends)
+
+    def save(self, folder: Path) -> None:
+        """Write them into a folder, as files of numbers."""
+        for name, values in zip(_FILES, (*self._values, *self._ends), strict=True):
+            np.save(folder / name, np.asarray(values), allow_pickle=False)
+
+    @classmethod
+    def saved(cls, folder: Path) -> "EncodedRows":
+        """Those in a folder, read when they are asked for.  Raises OSError or ValueError."""
+        made = cls()
+        ids, labels = (np.load(folder / n, mmap_mode="r", allow_pickle=False) for n in _FILES[:2])
+        ends = (np.load(folder / n, allow_pickle=False) for n in _FILES[2:])
+        first, second = (array("q", one.tobytes()) for one in ends)
+        made._values, made._ends = (ids, labels), (first, second)
+        return made
+
+
+_FILES = ("ids.npy", "labels.npy", "ids_ends.npy", "labels_ends.npy")
 
 
 def _whole(
