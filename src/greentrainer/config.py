@@ -99,7 +99,7 @@ class Source(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str
-    weight: Positive = 1.0
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
     limit: Count | None = None
 
 
@@ -181,7 +181,7 @@ class RunConfig(BaseModel):
     model: str = "smollm2-135m"
     revision: str | None = None
     task: str = "pydoc"
-    tasks: tuple[Source, ...] | None = None
+    tasks: Annotated[tuple[Source, ...], Field(min_length=1)] | None = None
     data_dir: Path | None = None
     prompt_format: Literal["plain", "paper", "source"] = "plain"
     prompt_column: str = "prompt"

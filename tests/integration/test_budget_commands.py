@@ -64,7 +64,7 @@ def test_a_second_run_times_nothing(typed: list[Any], monkeypatch: pytest.Monkey
 
     def passes(*more: Any) -> int:
         timed.clear()
-        assert command(monkeypatch, *typed, "--hours", 1, *more) == 0
+        assert command(monkeypatch, *typed, "--hours", 1, "--overwrite", *more) == 0
         return len(timed)
 
     monkeypatch.setattr(calibrate, "_timed", noted)
@@ -80,7 +80,7 @@ def test_a_second_run_times_nothing(typed: list[Any], monkeypatch: pytest.Monkey
 def test_flops_bound_a_run(typed: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     assert command(monkeypatch, *typed, "--rho", 1) == 0
     whole = bill(typed)["full_flops"]
-    assert command(monkeypatch, *typed, "--flops", 0.6 * whole) == 0
+    assert command(monkeypatch, *typed, "--flops", 0.6 * whole, "--overwrite") == 0
     assert bill(typed)["spent_flops"] <= 0.6 * whole
 
 
@@ -117,7 +117,7 @@ def test_a_schedule_is_followed(
         (["--rho", "0.5", "--hours", "1"], "give rho or hours, not both"),
         (["--hours", "-1"], "hours"),
         (["--hours", "nan"], "hours"),
-        (["--hours", "1", "--method", "lora"], "use green"),
+        (["--hours", "1", "--method", "full"], "use green"),
         (["--hours", "1", "--method", "full_at_budget"], "rho or flops"),
         (["--cost", "money"], "cost"),
         (["--carbon-schedule", "nowhere.csv"], "cannot read the carbon schedule"),

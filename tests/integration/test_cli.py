@@ -83,8 +83,11 @@ def test_train_leaves_a_folder_with_a_model_and_its_bill(
     assert any(not torch.equal(a, b) for a, b in pairs)
     assert command(monkeypatch, "train", "--config", run / "config.yaml") == 2
     told = " ".join(capsys.readouterr().err.split())
-    assert "add --resume to go on with it, --overwrite to lose it" in told
+    assert "add --overwrite to lose it" in told
     assert f"--output-dir {tmp_path / 'run-2'}" in told
+    wrong = ["train", "--config", run / "config.yaml", "--overwrite"]
+    assert command(monkeypatch, *wrong, "--task", tmp_path / "none.jsonl") == 2
+    assert (run / "model").is_dir()  # nothing is removed for a run that cannot be
     (run / "notes.txt").write_text("mine")
     assert command(monkeypatch, "train", "--config", run / "config.yaml", "--overwrite") == 0
     assert (run / "notes.txt").read_text() == "mine"

@@ -105,7 +105,7 @@ def test_a_failing_run_says_why_and_is_drawn(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    assert command(monkeypatch, *words(base, run, "--learning-rate", "1e30")) == 2
+    assert command(monkeypatch, *words(base, run, "--learning-rate", "1e30", "--overwrite")) == 2
     record = read(run)
     assert record.status == "failed"
     assert "lower the learning rate" in record.state["error"]
@@ -155,7 +155,7 @@ def test_a_finished_run_is_on_record_whole(
     card = ModelCard((run / "model" / "README.md").read_text())
     assert card.data.get("license") == "mit"
     assert "after" in card.text
-    assert command(monkeypatch, *words(base, run, "--learning-rate", "1e30")) == 2
+    assert command(monkeypatch, *words(base, run, "--learning-rate", "1e30", "--overwrite")) == 2
     again = read(run)
     assert "after" not in again.metrics  # of the run before
     assert not again.predictions

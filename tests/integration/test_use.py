@@ -89,7 +89,7 @@ def test_a_first_configuration_is_written_and_can_be_trained(
     asked = read(out, {})
     assert (asked.model, asked.task, asked.rho) == (str(talker), str(data), 0.6)
     assert asked.max_length == 64  # the longest row has 29 tokens
-    assert (asked.batch_size, asked.accumulate) == (2, 1)  # of 90 rows: thirty steps and more
+    assert (asked.batch_size, asked.accumulate) == (3, 1)  # of 90 rows: thirty steps
     assert command(monkeypatch, *typed) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert command(monkeypatch, *typed, "--overwrite") == 0

@@ -74,10 +74,11 @@ def generate(
     """Write what a model answers to a task's examples into a file."""
     flags = {k: v for k, v in locals().items() if k not in ("set_", "out", "split")}
     console = quiet_console()
-    from greentrainer.config import read, settings
-    from greentrainer.run import write_answers
+    from greentrainer.config import over, read, settings
+    from greentrainer.run import of_run, write_answers
 
-    asked = read(None, asked_for(flags) | settings(set_ or []))
+    given = {name: value for name, value in asked_for(flags).items() if value is not None}
+    asked = read(None, over(of_run(model), given | settings(set_ or [])))
     count = write_answers(asked, split, out, console)
     console.print(f"{count} answers in {out}", markup=False)
 

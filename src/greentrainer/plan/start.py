@@ -14,11 +14,11 @@ from rich.console import Console
 from greentrainer.config import RunConfig
 from greentrainer.hf import models
 from greentrainer.plan.planner import Planner
-from greentrainer.run import encoded_of, load_task, training_examples, with_template
-from greentrainer.tasks import position_limit
-from greentrainer.tasks.show import Lengths
+from greentrainer.run import load_task, to_learn, training_examples, with_template
+from greentrainer.tasks import encode, position_limit, show
 
-BATCH_SIZES = (16, 8, 4, 2, 1)
+LARGEST = 16
+"""Rows a batch."""
 TOGETHER, STEPS = 16, 30
 """Rows a step at most, and at least so many steps a pass where there are rows for them."""
 NEARLY_ALL = 0.95
@@ -37,7 +37,7 @@ class Start:
     """What is proposed, and why.  memory: bytes that it takes, of `free`; fits: within `SPARE`."""
 
     config: RunConfig
-    lengths: Lengths
+    lengths: show.Lengths
     memory: int
     free: int
     fits: bool
@@ -49,9 +49,11 @@ class Start:
         source = f"task: {json.dumps(asked.task)}"
         if asked.tasks:
             source = "tasks:\n" + "\n".join(
-                f"  - {{path: {json.dumps(one.path)}, weight: {one.weight:g}}}"
-                for one in asked.tasks
+                f"  - {json.dumps(one.model_dump(exclude_none=True))}" for one in asked.tasks
             )
+        for name in ("data_dir", "prompt_format", "chat_template", "revision"):
+            if name in asked.model_fields_set and getattr(asked, name) is not None:
+                source += f"\n{name}: {json.dumps(str(getattr(asked, name)))}"
         held = 1 - sum(length > asked.max_length for length in lengths.whole) / len(lengths.whole)
         fits = f"full fine-tuning takes about {self.memory / 1e9:.1f} of {self.free / 1e9:.1f} GB"
         if asked.activation_checkpointing:
@@ -90,9 +92,9 @@ def propose(config: RunConfig, console: Console) -> Start:
         raise ValueError(f"{config.model} comes with no tokenizer: give a model's folder")
     tokenizer = with_template(tokenizer, config.chat_template)
     examples, _ = training_examples(load_task(config, tokenizer), config)
-    whole = config.model_copy(update={"max_length": SAMPLE_WINDOW})
     seq2seq = bool(network.config.is_encoder_decoder)
-    found = encoded_of(examples[:LOOKED_AT], tokenizer, whole, seq2seq)
+    some = to_learn(examples[:LOOKED_AT], tokenizer, config)
+    found = [encode.encode(one, tokenizer, SAMPLE_WINDOW, seq2seq) for one in some]
     sizes = tuple(one.length for one in found)
     labelled = tuple(sum(label >= 0 for label in one.labels) for one in found)
     most = min(position_limit(network) or LONGEST, LONGEST)
@@ -102,7 +104,7 @@ def propose(config: RunConfig, console: Console) -> Start:
     together = min(TOGETHER, max(1, len(examples) // STEPS))
     room = round(SPARE * free)
     made, memory = _fitting(asked, room, together)
-    return Start(made, Lengths(sizes, labelled, window), memory, free, memory <= room, device)
+    return Start(made, show.Lengths(sizes, labelled, window), memory, free, memory <= room, device)
 
 
 def fitting(config: RunConfig, console: Console) -> RunConfig:
@@ -129,7 +131,7 @@ def _fitting(config: RunConfig, room: int, together: int) -> tuple[RunConfig, in
 
     together: rows a step, or the nearest that whole batches make.
     """
-    sizes = [size for size in BATCH_SIZES if size <= together]
+    sizes = [size for size in range(min(together, LARGEST), 0, -1) if together % size == 0]
     for checkpointed in sorted({config.activation_checkpointing, True}):
         one, two = (_memory(config, size, checkpointed) for size in (1, 2))
         for size in sizes:

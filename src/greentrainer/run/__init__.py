@@ -4,10 +4,11 @@ What of it knows no configuration belongs further down (`hf`, `engine`, `tasks`)
 """
 
 from greentrainer.run import evaluation
-from greentrainer.run.answers import answer, ready, write_answers
+from greentrainer.run.answers import answer, of_run, ready, write_answers
 from greentrainer.run.inputs import (
     RunInputs,
     load_task,
+    to_learn,
     training_examples,
     with_template,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "load_task",
     "material",
     "mode_of",
+    "of_run",
     "prepare",
     "preview",
     "quickstart",
@@ -41,6 +43,7 @@ __all__ = [
     "runs_in",
     "save",
     "shelf",
+    "to_learn",
     "train",
     "training_examples",
     "with_template",

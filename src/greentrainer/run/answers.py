@@ -7,20 +7,34 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from greentrainer.config import RunConfig
+from greentrainer.config import RunConfig, read_mapping
 from greentrainer.hf import models
 from greentrainer.records import write_lines
 from greentrainer.run.evaluation import DECODINGS
 from greentrainer.run.inputs import load_task, sample, with_template
-from greentrainer.tasks import metrics, stop_ids
+from greentrainer.tasks import Message, metrics, rendered, stop_ids
 
 Turn = dict[str, str]
+DATA = (
+    "task", "tasks", "data_dir", "prompt_format", "prompt_column", "completion_column",
+    "messages_column", "test_path", "data_seed", "max_length",
+)  # fmt: skip
+"""Keys that say what a run was trained on."""
 
 
 def model_of(name: str) -> str:
     """The model that a name stands for: of a run's folder the model in it."""
     inside = Path(name).expanduser() / "model"
     return str(inside) if inside.is_dir() else name
+
+
+def of_run(name: str) -> dict[str, Any]:
+    """What a run was told of its data, of a run's folder; nothing of anything else."""
+    path = Path(name).expanduser() / "config.yaml"
+    if not path.is_file():
+        return {}
+    known = read_mapping(path)
+    return {key: known[key] for key in DATA if known.get(key) is not None}
 
 
 def ready(config: RunConfig, console: Console) -> tuple[Any, Any]:
@@ -42,9 +56,8 @@ def answer(
     import transformers
 
     if tokenizer.chat_template:
-        given: Any = tokenizer.apply_chat_template(
-            list(turns), add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
+        text = rendered(tokenizer, [Message(t["role"], t["content"]) for t in turns], asks=True)
+        given: Any = tokenizer(text, add_special_tokens=False, return_tensors="pt")
     else:
         given = tokenizer(turns[-1]["content"], return_tensors="pt")
     given = {name: tensor.to(model.device) for name, tensor in given.items()}
@@ -84,11 +97,12 @@ def write_answers(config: RunConfig, split: str, out: Path, console: Console) ->
     if not examples:
         raise ValueError(f"{task.name} asks for no answer in {split}: it holds texts only")
     console.print(f"{task.name}: {len(examples)} examples to answer", markup=False)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.open("a").close()  # what cannot be written is told before it is made
     texts = metrics.answers(
         model, tokenizer, examples, DECODINGS[config.decoding], max_length=config.max_length,
         batch_size=config.batch_size,
     )  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
     rows = zip(examples, texts, strict=True)
     write_lines(
         out,

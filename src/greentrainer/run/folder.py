@@ -17,6 +17,8 @@ from greentrainer.run.arguments import CHECKPOINTS
 
 FINISHED = "model"
 """What a run has written when there is something to lose, if it kept no checkpoints."""
+RECORD = "run.json"
+"""What every run writes first."""
 OWN = (
     "config.yaml", "run.json", "costs.json", "ledger.jsonl", "log.jsonl", "metrics.json",
     "predictions.jsonl", "report.html", "selections.jsonl", "steps.jsonl", "model", CHECKPOINTS,
@@ -28,23 +30,55 @@ _OPTIMIZER = 3
 """How many times its trained weights a checkpoint holds: with two moments each."""
 
 
-def open_folder(config: RunConfig) -> None:
-    """Note the run's configuration in its folder, which must hold no other run.
+def require_folder(config: RunConfig) -> None:
+    """Raise ValueError, naming what can be done, where the run's folder holds another run.
 
-    Raises ValueError, naming what can be done, where it does; with `overwrite` that run is removed.
+    And for a run that is to go on and has nothing to go on from, or is to be overwritten and is
+    needed: before anything is loaded, and before anything is removed.
     """
     folder = config.output_dir
+    whole = last_whole(folder / CHECKPOINTS) is not None
+    finished = (folder / FINISHED).exists()
+    other = f"give another folder, as --output-dir {free_name(folder)}"
     if config.resume:
+        if finished and not whole:
+            raise ValueError(
+                f"{folder} holds a run that kept no checkpoint to go on from: add --overwrite to "
+                f"lose it, or {other}"
+            )
         config.require_resumable(folder / "config.yaml")
     elif config.overwrite:
-        _remove(folder)
-    elif last_whole(folder / CHECKPOINTS) is not None or (folder / FINISHED).exists():
+        _require_unneeded(config)
+    elif whole or finished:
+        go_on = "--resume to go on with it, " if whole else ""
         raise ValueError(
-            f"{folder} holds an earlier run: add --resume to go on with it, --overwrite to lose "
-            f"it, or give another folder, as --output-dir {free_name(folder)}"
+            f"{folder} holds an earlier run: add {go_on}--overwrite to lose it, or {other}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    config.model_copy(update={"overwrite": False}).save(folder / "config.yaml")
+
+
+def _require_unneeded(config: RunConfig) -> None:
+    folder = config.output_dir.resolve()
+    if (folder / FINISHED).exists() and not (folder / RECORD).exists():
+        raise ValueError(
+            f"{config.output_dir} holds {FINISHED}/ and no {RECORD}, so no run of ours: it is not "
+            "removed, choose another output_dir"
+        )
+    named = [config.model, config.task, *(one.path for one in config.tasks or ())]
+    named += [str(path) for path in (config.test_path, config.chat_template) if path]
+    for name in named:
+        path = Path(name).expanduser().resolve()
+        if path.exists() and any(path.is_relative_to(folder / own) for own in OWN):
+            raise ValueError(
+                f"{name} is in the folder that would be overwritten: choose another output_dir"
+            )
+
+
+def open_folder(config: RunConfig) -> None:
+    """Make the run's folder, without the earlier run's files if these are to be lost."""
+    if config.overwrite and not config.resume:
+        _remove(config.output_dir)
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    config.model_copy(update={"overwrite": False}).save(config.output_dir / "config.yaml")
 
 
 def free_name(folder: Path) -> Path:
@@ -58,9 +92,11 @@ def require_disk(config: RunConfig, model: torch.nn.Module) -> None:
     """Raise ValueError where the disk has no room for the run's model and checkpoints."""
     tensors = (*model.parameters(), *model.buffers())  # tied ones once
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    checkpoints = config.keep + 1 if config.save_every else 0
+    whole = config.save_every and config.lora_rank is None and config.method != "lora"
+    checkpoints = config.keep + 1 if whole else 0  # adapters are small
     needed = size * (1 + _OPTIMIZER * checkpoints)
-    free = shutil.disk_usage(config.output_dir).free
+    there = config.output_dir.resolve()
+    free = shutil.disk_usage(next(p for p in (there, *there.parents) if p.exists())).free
     if needed > free:
         raise ValueError(
             f"{config.output_dir} needs about {_told(needed)} and {_told(free)} are free there: "

@@ -36,6 +36,8 @@ def load_task(config: RunConfig, tokenizer: Any) -> Task:
     """The task that a run is on, or the mix of several."""
     if not config.tasks:
         return _task(config, config.task, tokenizer)
+    if config.test_path is not None:
+        raise ValueError("test_path is for one task: of several each is split by itself")
     parts = (
         tasks.Part(_task(config, one.path, tokenizer, mixed=True), one.weight, one.limit)
         for one in config.tasks
@@ -66,7 +68,7 @@ def to_learn(examples: list[Example], tokenizer: Any, config: RunConfig) -> list
         try:
             found += tasks.expanded(example, tokenizer, last)
         except ValueError as error:
-            raise ValueError(f"row {row}: {error}") from error
+            raise ValueError(f"{example.where or f'row {row}'}: {error}") from error
     return found
 
 
@@ -105,7 +107,9 @@ def training_examples(task: Task, config: RunConfig) -> tuple[list[Example], lis
         raise ValueError(
             f"validation_limit is {held} and there are {len(given)} examples to train on: lower it"
         )
-    return given[: len(given) - held], given[len(given) - held :]
+    train, chosen = given[: len(given) - held], given[len(given) - held :]
+    # a prompt may come more than once, and is on one side only
+    return tasks.apart(train, chosen) if held else train, chosen
 
 
 def sample(examples: list[Example], limit: int | None, seed: int) -> list[Example]:

@@ -21,8 +21,7 @@ from typing import Any
 from greentrainer.config import RunConfig
 from greentrainer.hf import cache_root, keeps
 from greentrainer.run.inputs import encoded, load_task, sample, training_examples
-from greentrainer.tasks import NAMES, Encoded, Example, Message
-from greentrainer.tasks.encode import EncodedRows
+from greentrainer.tasks import NAMES, Encoded, Example, Message, encode
 
 FORMAT = 1
 """To be raised when the same files come to other tokens."""
@@ -121,7 +120,7 @@ def _keep(made: Material, folder: Path) -> None:
     try:
         for name, rows in made.rows.items():
             (new / name).mkdir(parents=True)
-            assert isinstance(rows, EncodedRows)
+            assert isinstance(rows, encode.EncodedRows)
             rows.save(new / name)
         told = {"name": made.name, "scores": made.scores, "counts": made.counts,
                 "asked": [asdict(one) for one in made.asked]}  # fmt: skip
@@ -140,7 +139,7 @@ def _kept(folder: Path) -> Material | None:
     try:
         told = json.loads((folder / "told.json").read_text(encoding="utf-8"))
         rows: dict[str, Sequence[Encoded]] = {
-            name: EncodedRows.saved(folder / name) for name in PARTS
+            name: encode.EncodedRows.saved(folder / name) for name in PARTS
         }
         os.utime(folder / "told.json")
         return Material(

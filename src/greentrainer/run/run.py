@@ -30,7 +30,7 @@ from greentrainer.records import write_json, write_lines
 from greentrainer.report import draw, write_card
 from greentrainer.run.arguments import CHECKPOINTS, arguments_of, steps_of
 from greentrainer.run.evaluation import evaluate, predictions
-from greentrainer.run.folder import in_one_line, open_folder, require_disk
+from greentrainer.run.folder import in_one_line, open_folder, require_disk, require_folder
 from greentrainer.run.inputs import (
     RunInputs,
     encoded,
@@ -89,10 +89,16 @@ def execute(config: RunConfig, console: Console, command: str | None = None) -> 
     if not METHODS[config.method].trains:
         raise ValueError(f"{config.method} trains nothing: use greentrainer evaluate")
     _require(config)
-    open_folder(config)
-    with in_one_line(config), _recorded(config, command) as journal:
-        summary = _execute(config, console, journal)
-        journal.end("interrupted" if summary["bill"]["interrupted"] else "done")
+    require_folder(config)
+    with in_one_line(config):
+        # what cannot be read is told before an earlier run is removed for it
+        ready = prepare(config, console) if config.overwrite else None
+        open_folder(config)
+        with _recorded(config, command) as journal:
+            inputs = ready or prepare(config, console)
+            require_disk(config, inputs.model)
+            summary = _execute(config, inputs, console, journal)
+            journal.end("interrupted" if summary["bill"]["interrupted"] else "done")
     console.print(f"report in {config.output_dir / 'report.html'}", markup=False)
     return summary
 
@@ -126,9 +132,9 @@ def _recorded(config: RunConfig, command: str | None) -> Iterator[Journal]:
     draw(config.output_dir)
 
 
-def _execute(config: RunConfig, console: Console, journal: Journal) -> dict[str, Any]:
-    inputs = prepare(config, console)
-    require_disk(config, inputs.model)
+def _execute(
+    config: RunConfig, inputs: RunInputs, console: Console, journal: Journal
+) -> dict[str, Any]:
     journal.note(data={"train": len(inputs.train), "validation": len(inputs.validation),
                        "test": len(inputs.test)})  # fmt: skip
     console.print("evaluating the model as it is")
@@ -191,6 +197,8 @@ def preview(config: RunConfig, split: str, count: int, console: Console) -> None
     task = load_task(config, tokenizer)
     rows = task.examples(split)
     console.print(task.describe(), markup=False)
+    if not rows:
+        raise ValueError(f"{task.name} has no {split} examples")
     examples = to_learn(rows, tokenizer, config)
     if len(examples) > len(rows):
         console.print(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.markup import escape
 from rich.table import Table
 
 DEPTH = 3
@@ -52,8 +53,9 @@ def shelf(runs: list[Shelved], folder: Path) -> Table:
         made.add_column(column, justify="right", no_wrap=True)
     for run in runs:
         name = "." if run.folder == folder else str(run.folder.relative_to(folder))
+        told = (name, run.started[:10], run.status, run.method, run.budget, run.task)
         made.add_row(
-            name, run.started[:10], run.status, run.method, run.budget, run.task,
+            *(escape(text) for text in told),
             _told(run.before, ".4f"), _told(run.after, ".4f"), _told(run.share, ".1%"),
         )  # fmt: skip
     return made
@@ -72,19 +74,31 @@ def _read(folder: Path) -> Shelved:
     record, metrics = _json(folder / "run.json"), _json(folder / "metrics.json")
     config = _config(folder / "config.yaml")
     unit = next((u for u in ("hours", "kwh", "co2_grams", "flops", "rho") if config.get(u)), None)
-    several = [Path(str(one.get("path"))).name for one in config.get("tasks") or []]
-    bill = metrics.get("bill") or {}
+    listed = config.get("tasks")
+    paths = [one.get("path") for one in listed or () if isinstance(one, dict)]
+    several = [Path(str(path)).name for path in paths]
+    before, after, bill = (_inside(metrics, name) for name in ("before", "after", "bill"))
     return Shelved(
         folder,
         str(record.get("status", "?")),
         str(record.get("started", "")),
         str(config.get("method", "?")),
-        f"{unit} {config[unit]:g}" if unit else "",
+        f"{unit} {config[unit]}" if unit else "",
         "+".join(several) or Path(str(config.get("task", "?"))).name,
-        (metrics.get("before") or {}).get("loss"),
-        (metrics.get("after") or {}).get("loss"),
-        bill.get("share_of_plain_full"),
+        _number(before, "loss"),
+        _number(after, "loss"),
+        _number(bill, "share_of_plain_full"),
     )
+
+
+def _inside(values: dict[str, Any], name: str) -> dict[str, Any]:
+    found = values.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _number(values: dict[str, Any], name: str) -> float | None:
+    found = values.get(name)
+    return float(found) if isinstance(found, (int, float)) else None
 
 
 def _json(path: Path) -> dict[str, Any]:

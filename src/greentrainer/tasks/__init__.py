@@ -7,7 +7,7 @@
 """
 
 from greentrainer.tasks import encode, metrics, show
-from greentrainer.tasks.base import SPLITS, Example, Message, Task
+from greentrainer.tasks.base import SPLITS, Example, Message, Task, apart
 from greentrainer.tasks.encode import Encoded
 from greentrainer.tasks.generation import virtual_config
 from greentrainer.tasks.mixed import Mixed, Part
@@ -17,10 +17,11 @@ from greentrainer.tasks.positions import require_room
 from greentrainer.tasks.published import FORMATS, PromptFormat
 from greentrainer.tasks.registry import NAMES, is_published, load
 from greentrainer.tasks.segments import stop_ids
+from greentrainer.tasks.template import rendered
 from greentrainer.tasks.turns import expanded
 
 __all__ = [
     "FORMATS", "NAMES", "SPLITS", "Encoded", "Example", "Message", "Mixed", "Part", "PromptFormat",
-    "Task", "encode", "evaluating", "expanded", "is_published", "load", "metrics",
-    "position_limit", "require_room", "show", "stop_ids", "virtual_config",
+    "Task", "apart", "encode", "evaluating", "expanded", "is_published", "load", "metrics",
+    "position_limit", "rendered", "require_room", "show", "stop_ids", "virtual_config",
 ]  # fmt: skip

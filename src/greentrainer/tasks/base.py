@@ -1,7 +1,8 @@
 """What a task is: a name, and examples of prompt and completion for each split."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 SPLITS = ("train", "validation", "test")
@@ -26,6 +27,11 @@ class Message:
     more: str = ""
 
     @property
+    def calls(self) -> bool:
+        """Whether it calls tools."""
+        return bool(self.more) and bool(json.loads(self.more).get("tool_calls"))
+
+    @property
     def learned(self) -> bool:
         """Whether it is the assistant's, and the loss covers it."""
         return self.role == "assistant" and self.trained
@@ -47,6 +53,7 @@ class Example:
     either: a chat that is read as prompt and cue where the tokenizer has no chat template.
     text: the completion is a text without a prompt, all of it learned; such examples fill windows
         one after the other.
+    where: the row that it came from, for errors.
     """
 
     prompt: str
@@ -59,16 +66,42 @@ class Example:
     tools: str = ""
     either: bool = False
     text: bool = False
+    where: str = field(default="", compare=False)
 
     @property
     def key(self) -> str:
-        """What tells it from others when some are held out: its prompt, or a text itself."""
-        return self.completion if self.text else self.prompt
+        """What tells it from others when some are held out: what is read, as a template has it.
+
+        A question alone is the same in a chat and as a prompt.  Of a text it is the text.
+        """
+        if self.text:
+            return self.completion
+        return _told(self.messages[:-1]) if self.messages else self.prompt
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of a chat what is read at each turn that is learned, so at the last `key`; or `key`."""
+        earlier = (i for i, m in enumerate(self.messages[:-1]) if m.learned)
+        return (*(_told(self.messages[:i]) for i in earlier), self.key)
 
     @property
     def answers(self) -> tuple[str, ...]:
         """Every right answer."""
         return self.references or (self.completion,)
+
+
+def _told(messages: Sequence[Message]) -> str:
+    """The turns as one text."""
+    if len(messages) == 1 and messages[0].role == "user":
+        return messages[0].content.strip()
+    names = {"developer": "system"}
+    return "\n".join(f"{names.get(m.role, m.role)}: {m.content.strip()}" for m in messages)
+
+
+def apart(examples: Iterable[Example], held: Iterable[Example]) -> list[Example]:
+    """Those that do not learn what one that is held out is asked, at any turn."""
+    keys = {one.key for one in held}
+    return [one for one in examples if keys.isdisjoint(one.keys)]
 
 
 class Task(Protocol):

@@ -37,15 +37,30 @@ def read_messages(row: Row, column: str) -> tuple[Message, ...]:
     """
     key = row.key(column)
     where = f"{row.where}: {key!r}"
-    messages = turns_of(row.values[key], where)
-    if row.values.get("system") and messages and messages[0].role not in ("system", "developer"):
-        messages = (Message("system", row.text("system")), *messages)
-    return whole(messages, where)
+    messages = turns_of(row.values[key], where, row.unified)
+    return whole((*system_of(row, messages), *messages), where)
 
 
-def turns_of(value: object, where: str) -> tuple[Message, ...]:
-    """The turns that a value lists.  Raises ValueError, beginning with `where`."""
-    return tuple(_message(t, f"{where}, turn {i}") for i, t in enumerate(_turns(value, where), 1))
+def system_of(row: Row, messages: tuple[Message, ...] = ()) -> tuple[Message, ...]:
+    """The turn that a column `system` holds.  Raises ValueError beside another of that kind."""
+    if not row.values.get("system"):
+        return ()
+    turn = Message("system", row.text("system"))
+    if not messages or messages[0].role not in ("system", "developer"):
+        return (turn,)
+    if messages[0].content.strip() == turn.content.strip():
+        return ()
+    raise ValueError(f"{row.where}: a column 'system' and a turn of the system: leave one out")
+
+
+def turns_of(value: object, where: str, unified: bool = False) -> tuple[Message, ...]:
+    """The turns that a value lists.  unified: see `Row`.
+
+    Raises ValueError, beginning with `where`.
+    """
+    turns = enumerate(_turns(value, where), 1)
+    made = [_message(turn, f"{where}, turn {i}", unified) for i, turn in turns]
+    return tuple(one for one in made if one.content or one.calls or one.role == "tool")
 
 
 def whole(messages: tuple[Message, ...], where: str) -> tuple[Message, ...]:
@@ -60,11 +75,20 @@ def whole(messages: tuple[Message, ...], where: str) -> tuple[Message, ...]:
     return messages
 
 
-def chat(messages: tuple[Message, ...], tools: str = "", *, either: bool = False) -> Example:
-    """The example of a chat; its prompt tells the turns before the last, in words."""
-    before = "\n".join(f"{message.role}: {message.content}" for message in messages[:-1])
-    last = messages[-1]
-    return Example(before, last.content or last.more, messages=messages, tools=tools, either=either)
+def chat(
+    messages: tuple[Message, ...], tools: str = "", *, either: bool = False, where: str = ""
+) -> Example:
+    """The example of a chat, up to the last turn that is learned.
+
+    Its prompt tells the turns before that, in words.
+    """
+    last = max(number for number, message in enumerate(messages) if message.learned)
+    *earlier, last_turn = messages[: last + 1]
+    before = "\n".join(f"{message.role}: {message.content}" for message in earlier)
+    said = last_turn.content or last_turn.more
+    return Example(
+        before, said, messages=messages[: last + 1], tools=tools, either=either, where=where
+    )
 
 
 def tools_of(row: Row) -> str:
@@ -82,7 +106,7 @@ def tools_of(row: Row) -> str:
         return ""
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
         raise ValueError(f"{row.where}: 'tools' is no list of objects")
-    return json.dumps(_filled(value))
+    return json.dumps(_filled(value) if row.unified else value, default=str)
 
 
 def _turns(value: object, where: str) -> list[object]:
@@ -98,10 +122,12 @@ def _turns(value: object, where: str) -> list[object]:
     return value
 
 
-def _message(turn: object, where: str) -> Message:
+def _message(turn: object, where: str, unified: bool) -> Message:
+    turn = _filled(turn) if unified else turn
     if not isinstance(turn, dict) or not (
         {"role", "content"} <= turn.keys() or {"from", "value"} <= turn.keys()
-        or {"role", "tool_calls"} <= turn.keys()
+        or ("role" in turn and turn.keys() & {"tool_calls", "function_call"})
+        or (unified and turn.keys() & {"role", "from"})
     ):  # fmt: skip
         raise ValueError(f"{where}: no object with 'role' and 'content', or 'from' and 'value'")
     key = "content" if "role" in turn else "value"
@@ -109,15 +135,33 @@ def _message(turn: object, where: str) -> Message:
     role = ALIASES.get(named, named) if isinstance(named, str) else named
     if role not in ROLES:
         raise ValueError(f"{where}: the role is {named!r}: use one of {', '.join(ROLES)}")
-    more = {name: value for name, value in turn.items() if name not in _KNOWN}
-    more = _filled(more)
+    more = {name: value for name, value in turn.items() if name not in _KNOWN and value is not None}
     content = turn.get(key)
     if named == "function_call":
-        more["tool_calls"], content = _called(content, where), None
-    if more.get("tool_calls"):
-        more["tool_calls"] = [_with_arguments(call) for call in more["tool_calls"]]
-    text = _content(content, f"{where}: {key!r}", empty=bool(more.get("tool_calls")))
-    return Message(role, text, _trained(turn, where), json.dumps(more) if more else "")
+        calls, content = _called(content, where), None
+    elif more.get("function_call"):
+        calls = _called(more.pop("function_call"), where)
+    else:
+        calls = _listed(more.pop("tool_calls", None), where)
+    if calls:
+        more["tool_calls"] = [_with_arguments(call) for call in calls]
+    empty = bool(calls) or role in ("tool", "system", "developer")
+    text = _content(content, f"{where}: {key!r}", empty)
+    return Message(role, text, _trained(turn, where), json.dumps(more, default=str) if more else "")
+
+
+def _listed(value: object, where: str) -> list[dict[str, Any]]:
+    """The calls under `tool_calls`: a list of objects, or the JSON of one."""
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{where}: 'tool_calls' is a text that is not JSON") from error
+    if not value:
+        return []
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise ValueError(f"{where}: 'tool_calls' is no list of objects")
+    return value
 
 
 def _content(value: object, where: str, empty: bool) -> str:

@@ -76,7 +76,7 @@ def encode(
         return Encoded(ids, ids)
     parts = _parts(example, tokenizer, is_encoder_decoder, row)
     if is_encoder_decoder:
-        _check_room(len(parts.asked) - max_length, "completion", max_length, row)
+        _check_room(len(parts.asked) - max_length, "completion", max_length, row, example)
         return Encoded(_ids(_given(example, parts, max_length, 0, row)), parts.asked)
     given = _given(example, parts, max_length, len(parts.asked), row)
     labels = [s.ids if s.trained else (IGNORED,) * len(s.ids) for s in given]
@@ -176,8 +176,8 @@ def _whole(
     """All tokens of a text, with those that the tokenizer puts before one, and its end."""
     if is_encoder_decoder:
         raise ValueError(
-            f"{_place(row)}a text without a prompt is for models that go on writing: give prompt "
-            "and completion to an encoder-decoder"
+            f"{_place(row, example)}a text without a prompt is for models that go on writing: "
+            "give prompt and completion to an encoder-decoder"
         )
     before, _ = segments.specials(tokenizer)
     return (*before, *segments.ids_of(tokenizer, example.completion), tokenizer.eos_token_id)
@@ -215,7 +215,7 @@ def _parts(example: Example, tokenizer: Any, is_encoder_decoder: bool, row: int 
     try:
         return segments.parts(example, tokenizer, is_encoder_decoder)
     except ValueError as error:
-        raise ValueError(f"{_place(row)}{error}") from error
+        raise ValueError(f"{_place(row, example)}{error}") from error
 
 
 def _given(
@@ -225,19 +225,22 @@ def _given(
     given, over = segments.fitted(parts.given, max_length - reserved)
     fixed = "chat without what may be cut" if example.messages else "cue"
     what = "completion with its cue" if reserved and not example.messages else fixed
-    _check_room(over, what, max_length, row)
+    _check_room(over, what, max_length, row, example)
     return given
 
 
-def _check_room(over: int, what: str, max_length: int, row: int | None) -> None:
+def _check_room(over: int, what: str, max_length: int, row: int | None, example: Example) -> None:
     if over > 0:
         raise ValueError(
-            f"{_place(row)}{what} is {over} tokens too long for a window of {max_length}: "
+            f"{_place(row, example)}{what} is {over} tokens too long for a window of {max_length}: "
             "raise max_length, or shorten the row"
         )
 
 
-def _place(row: int | None) -> str:
+def _place(row: int | None, example: Example | None = None) -> str:
+    """Where an example came from, for the beginning of an error."""
+    if example is not None and example.where:
+        return f"{example.where}: "
     return "" if row is None else f"row {row}: "
 
 

@@ -17,7 +17,14 @@ from collections import Counter
 from dataclasses import dataclass
 
 from greentrainer.tasks.base import Example, Message
-from greentrainer.tasks.conversation import chat, read_messages, tools_of, turns_of, whole
+from greentrainer.tasks.conversation import (
+    chat,
+    read_messages,
+    system_of,
+    tools_of,
+    turns_of,
+    whole,
+)
 from greentrainer.tasks.tables import Row
 
 CHATS = ("messages", "conversations", "conversation")
@@ -50,46 +57,57 @@ def read_as(row: Row, columns: Columns) -> ReadAs:
 
     Raises ValueError, naming the row, for columns of no known kind, and for anything wrong in them.
     """
-    has = row.values
+    has = {name for name, value in row.values.items() if value is not None or not row.unified}
     if columns.messages is not None:
         return _chat(row, columns.messages)
-    if {"chosen", "rejected"} <= has.keys() and columns.completion not in has:
+    if {"chosen", "rejected"} <= has and columns.completion not in has:
         raise ValueError(
             f"{row.where}: preference pairs (chosen, rejected) are for a Trainer of preferences: "
             "use examples/dpo.py, or train on one side with --set completion_column=chosen"
         )
-    if columns.prompt in has:
-        if isinstance(has[columns.prompt], list):
+    chats = next((name for name in CHATS if name in has), None)
+    if columns.prompt in has and (columns.completion in has or chats is None):
+        if _is_turns(row.listed(columns.prompt)):
             return _asked(row, columns)
+        if row.values.get("system"):
+            raise ValueError(
+                f"{row.where}: a column 'system' beside a prompt: give messages, or leave it out"
+            )
         prompt, answers = row.text(columns.prompt), row.texts(columns.completion)
         more = answers if len(answers) > 1 else ()
-        return ReadAs(Example(prompt, answers[0], columns.cue, more), "prompt and completion")
-    if found := next((name for name in CHATS if name in has), None):
-        return _chat(row, found)
+        made = Example(prompt, answers[0], columns.cue, more, where=row.where)
+        return ReadAs(made, "prompt and completion")
+    if chats is not None:
+        return _chat(row, chats)
     if "instruction" in has and ("output" in has or "response" in has):
         return _instruction(row)
     if "text" in has:
-        return ReadAs(Example("", row.text("text"), text=True), "text")
+        return ReadAs(Example("", row.text("text"), text=True, where=row.where), "text")
     raise ValueError(row.lacks(columns.prompt))
+
+
+def _is_turns(value: object) -> bool:
+    return isinstance(value, list) and any(isinstance(one, dict) for one in value)
 
 
 def _chat(row: Row, column: str) -> ReadAs:
     messages = read_messages(row, column)
-    turns: object = row.values[column]
+    turns = row.values[column]
     first = turns[0] if isinstance(turns, list) else None
     kind = "ShareGPT" if isinstance(first, dict) and "from" in first else "chats"
-    return ReadAs(chat(messages, tools_of(row)), kind)
+    return ReadAs(chat(messages, tools_of(row), where=row.where), kind)
 
 
 def _asked(row: Row, columns: Columns) -> ReadAs:
     """Prompt and completion that are turns both, as TRL has them; the latter are learned."""
     where = f"{row.where}: {columns.prompt!r}"
-    given = turns_of(row.values[columns.prompt], where)
+    given = turns_of(row.listed(columns.prompt), where, row.unified)
     key = row.key(columns.completion)
-    said = turns_of(row.values[key], f"{row.where}: {key!r}")
+    said = turns_of(row.listed(key), f"{row.where}: {key!r}", row.unified)
     before = (Message(m.role, m.content, False, m.more) for m in given)
-    messages = whole((*before, *said), where)
-    return ReadAs(chat(messages, tools_of(row)), "prompt and completion in turns")
+    messages = whole((*system_of(row, given), *before, *said), where)
+    made = chat(messages, tools_of(row), where=row.where)
+    return ReadAs(made, "prompt and completion in turns")
 
 
 def _instruction(row: Row) -> ReadAs:
@@ -99,8 +117,9 @@ def _instruction(row: Row) -> ReadAs:
     more = "input" if alpaca else "context"
     instruction, answer = row.text("instruction"), row.text("output" if alpaca else "response")
     given = has.get(more)
-    context = row.text(more) if isinstance(given, str) and given.strip() else ""
-    turns = [Message("system", row.text("system"))] if has.get("system") else []
+    blank = given is None or (isinstance(given, str) and not given.strip())
+    context = "" if blank else row.text(more)
+    turns = [*system_of(row)]
     for number, pair in enumerate(_history(row), 1):
         where = f"{row.where}: 'history', turn {number}"
         if not (
@@ -111,15 +130,17 @@ def _instruction(row: Row) -> ReadAs:
     asked = f"{instruction}\n{context}" if context else instruction
     made = chat((*turns, Message("user", asked), Message("assistant", answer)), either=True)
     head, between, cue = ALPACA
-    earlier = "".join(f"{head}{t.content}" if t.role == "user" else f"{cue}{t.content}\n\n"
-                      for t in turns if t.role != "system")  # fmt: skip
+    written = {"system": "{}\n\n", "user": head + "{}", "assistant": cue + "{}\n\n"}
+    earlier = "".join(written[turn.role].format(turn.content) for turn in turns)
     prompt = earlier + head + instruction + (between + context if context else "")
     kind = "Alpaca" if alpaca else "Dolly"
-    return ReadAs(Example(prompt, answer, cue, messages=made.messages, either=True), kind)
+    return ReadAs(
+        Example(prompt, answer, cue, messages=made.messages, either=True, where=row.where), kind
+    )
 
 
 def _history(row: Row) -> list[object]:
-    value = row.values.get("history") or []
+    value = row.listed("history") or []
     if not isinstance(value, list):
         raise ValueError(f"{row.where}: 'history' is a {type(value).__name__}, not a list of pairs")
     return value

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from greentrainer.tasks.base import Example
+from greentrainer.tasks.base import Example, apart
 
 
 def cut(
@@ -13,7 +13,8 @@ def cut(
 
     Prompts stand in the order of a hash of seed and prompt, and the splits take theirs from its
     head.  So equal prompts are never on two sides, rows added later move few others, and no side is
-    empty.  Within a split the order is that of `examples`.
+    empty.  Chats that learn at an earlier turn what is asked of one held out are left out of train.
+    Within a split the order is that of `examples`.
 
     Raises ValueError, beginning with `where`, for fewer prompts than sides.
     """
@@ -29,7 +30,9 @@ def cut(
     parts: dict[str, list[Example]] = {split: [] for split in ("train", *shares)}
     for example in examples:
         parts[side.get(example.key, "train")].append(example)
-    return parts
+    held = [one for split in shares for one in parts[split]]
+    left = apart(parts["train"], held)
+    return parts | {"train": left} if left else parts
 
 
 def _rank(seed: int, prompt: str) -> bytes:

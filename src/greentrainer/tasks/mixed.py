@@ -64,9 +64,9 @@ class Mixed:
         try:
             return task.examples(split)
         except ValueError:
-            if split == "validation":  # which a source may lack
-                return []
-            raise
+            if split != "validation":  # which a source may lack
+                raise
+            return []
 
     @cached_property
     def _keys(self) -> frozenset[str]:
@@ -80,13 +80,16 @@ class Mixed:
 
     @cached_property
     def _left_out(self) -> int:
-        return sum(one.key in self._keys for examples in self._own for one in examples)
+        return sum(not self._is_apart(one) for examples in self._own for one in examples)
+
+    def _is_apart(self, one: Example) -> bool:
+        return self._keys.isdisjoint(one.keys)
 
     @cached_property
     def _weighed(self) -> list[list[Example]]:
         found = []
         for number, (part, own) in enumerate(zip(self.parts, self._own, strict=True)):
-            apart = [one for one in own if one.key not in self._keys]
+            apart = [one for one in own if self._is_apart(one)]
             chance = random.Random(f"{self.seed}/{number}")
             if part.limit is not None:
                 apart = _some(apart, part.limit, chance)

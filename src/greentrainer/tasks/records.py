@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from greentrainer.tasks.base import SCORES, Example, pick, sizes
+from greentrainer.tasks.base import SCORES, Example, apart, pick, sizes
 from greentrainer.tasks.formats import Columns, Tally, read_as
 from greentrainer.tasks.holdout import cut
 from greentrainer.tasks.sources import rows_of
@@ -78,7 +78,13 @@ class Records:
             test, source = read(self.test_path), f"test from {self.test_path}"
         train = self._examples(rows)
         if test:
-            return {"train": train, "test": self._examples(test)}, source
+            held = self._examples(test)
+            left = apart(train, held)
+            if not left:
+                raise ValueError(f"{self.path}: every prompt is one that is tested on: add rows")
+            if len(left) < len(train):
+                source += f"; left out of train: {len(train) - len(left):,} that are tested on"
+            return {"train": left, "test": held}, source
         shares = {"test": self.test_fraction}
         return cut(train, shares, self.seed, str(self.path)), "held out by hash"
 

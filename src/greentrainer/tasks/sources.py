@@ -20,7 +20,7 @@ from greentrainer.tasks.hub import hub_rows
 from greentrainer.tasks.tables import ENDINGS, PACKED, Row, numbered, rows_in, stream
 
 STANDARD_INPUT = "-"
-HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(:(?P<split>[\w.\[\]%:+-]+))?")
+HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(:(?P<split>[\w.-]+))?")
 _SAVED = ("state.json", "dataset_dict.json")
 """Files that mark a folder as one that `save_to_disk` wrote."""
 
@@ -69,6 +69,8 @@ def _folder(folder: Path) -> tuple[Iterable[Row], list[Row]]:
     if any((folder / name).is_file() for name in _SAVED):
         return _split(_saved(folder), str(folder), None)
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and _known(path)]
+    rows = [path for path in files if path.suffix.lower() != ".txt"]
+    files = rows or files  # beside rows a text says what they are
     if not files:
         raise ValueError(f"{folder} is a folder without any {', '.join(ENDINGS)} file")
     return (row for path in files for row in stream(path)), []
@@ -109,6 +111,6 @@ def _split(
 @cache
 def _standard_input() -> list[Row]:
     """What came in, once: several may ask."""
-    content = sys.stdin.buffer.read()
+    content = sys.stdin.buffer.read().removeprefix(b"\xef\xbb\xbf")
     ending = ".json" if content.lstrip()[:1] == b"[" else ".jsonl"
     return list(rows_in(Path("standard input"), content, ending))

@@ -25,11 +25,24 @@ class Row:
 
     where: its file and line, for errors; values: by column.
     cells: whether the values are texts only (CSV), so that a list can only be spelled as JSON.
+    unified: whether objects were all given the same keys (Parquet), None where they had none.
     """
 
     where: str
     values: Mapping[str, object]
     cells: bool = False
+    unified: bool = False
+
+    def listed(self, name: str) -> object:
+        """The value of a column; a list that a cell spells as JSON is one."""
+        value = self.values.get(name)
+        if self.cells and isinstance(value, str) and value.lstrip().startswith("["):
+            try:
+                found = json.loads(value)
+            except (ValueError, RecursionError):
+                return value
+            return found if isinstance(found, list) else value
+        return value
 
     def key(self, *names: str) -> str:
         """The first of the names that the row has; raises ValueError naming those it has."""
@@ -165,14 +178,16 @@ def _json(path: Path, content: bytes) -> Iterator[Row]:
     try:
         rows = _parsed(text, str(path))
     except ValueError:
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in text.split("\n") if line.strip()]
         if len(lines) < 2 or not all(line.lstrip().startswith("{") for line in lines):
             raise
         yield from _jsonl(path, text.encode())  # one object a line, under another name
         return
-    if isinstance(rows, dict):  # what exporters wrap around the list
+    if isinstance(rows, dict) and not _ROW_KEYS & rows.keys():  # what is wrapped around the list
         lists = [value for value in rows.values() if _is_rows(value)]
         rows = lists[0] if len(lists) == 1 else rows
+    elif isinstance(rows, dict):  # one row alone
+        rows = [rows]
     if not isinstance(rows, list):
         raise ValueError(f"{path}: a JSON {type(rows).__name__}, not a list of objects")
     for number, row in enumerate(rows, 1):
@@ -180,7 +195,11 @@ def _json(path: Path, content: bytes) -> Iterator[Row]:
 
 
 def _is_rows(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+    return isinstance(value, list) and any(isinstance(one, dict) for one in value)
+
+
+_ROW_KEYS = {"prompt", "completion", "messages", "conversations", "instruction", "text"}
+"""Columns that tell a row from what is wrapped around rows."""
 
 
 def _tsv(path: Path, content: bytes) -> Iterator[Row]:
@@ -266,7 +285,7 @@ _READERS: dict[str, Callable[[Path, bytes], Iterator[Row]]] = {
 def numbered(rows: Iterable[Mapping[str, object]], where: str) -> Iterator[Row]:
     """Rows that are already values, named by number from 1."""
     for number, values in enumerate(rows, 1):
-        yield Row(f"{where}, row {number}", values)
+        yield Row(f"{where}, row {number}", values, unified=True)
 
 
 def _text(path: Path, content: bytes) -> str:

@@ -5,6 +5,7 @@ limit, and whatever it raises becomes a `ValueError` of one line.
 """
 
 import json
+import re
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -36,9 +37,18 @@ def rendered(
             "the tokenizer has no chat template, which messages need: give prompt and completion, "
             "a model that was made for chats, or --chat-template FILE"
         )
-    knows = "developer" in str(tokenizer.chat_template)
-    turns = [_turn(message, knows) for message in messages]
+    told = [_turn(message, "developer" in str(tokenizer.chat_template)) for message in messages]
     given = {"tools": json.loads(tools)} if tools else {}
+    try:
+        return _written(tokenizer, told, given, asks)
+    except ValueError:
+        texts = [_in_text(turn) for turn in told]
+        if texts == told:
+            raise
+        return _written(tokenizer, texts, given, asks)  # some write arguments as they come
+
+
+def _written(tokenizer: Any, turns: list[dict[str, Any]], given: dict[str, Any], asks: bool) -> str:
     try:
         with _limited(SECONDS):
             text = tokenizer.apply_chat_template(
@@ -57,6 +67,18 @@ def rendered(
     return text
 
 
+def _in_text(turn: dict[str, Any]) -> dict[str, Any]:
+    """The turn with its calls' arguments as JSON."""
+    calls = []
+    for call in turn.get("tool_calls", ()):
+        function = call.get("function")
+        if isinstance(function, dict) and isinstance(function.get("arguments"), dict):
+            text = json.dumps(function["arguments"])
+            call = {**call, "function": {**function, "arguments": text}}
+        calls.append(call)
+    return {**turn, "tool_calls": calls} if calls else turn
+
+
 def spelled(
     messages: Sequence[Message], tools: str, tokenizer: Any
 ) -> tuple[tuple[Message, ...], str]:
@@ -66,8 +88,8 @@ def spelled(
     contents, and the tools into the first one, in the form of Hermes 2 Pro (Nous Research, 2024),
     which most open models that call tools have learned.
     """
-    calling = [m for m in messages if "tool_calls" in m.more]
-    if not (tools or calling) or "tool" in str(tokenizer.chat_template):
+    calling = [m for m in messages if m.calls]
+    if not (tools or calling) or _knows_tools(tokenizer):
         return tuple(messages), tools
     told = [_calls_told(m) if m in calling else m for m in messages]
     if tools:
@@ -83,6 +105,12 @@ def spelled(
     return tuple(told), ""
 
 
+def _knows_tools(tokenizer: Any) -> bool:
+    """Whether the template looks at calls: comments and texts in it aside."""
+    program = re.sub(r"{#.*?#}", "", str(tokenizer.chat_template), flags=re.DOTALL)
+    return "tool_calls" in program
+
+
 TOOLS_HEAD = "You may call these functions:"
 """Before the list of tools, where the template has no words for it."""
 
@@ -90,7 +118,7 @@ TOOLS_HEAD = "You may call these functions:"
 def _calls_told(message: Message) -> Message:
     """The message with its calls in its content."""
     more = json.loads(message.more)
-    calls = (call.get("function", call) for call in more.pop("tool_calls"))
+    calls = [call.get("function", call) for call in more.pop("tool_calls")]
     texts = [f"<tool_call>\n{json.dumps(call)}\n</tool_call>" for call in calls]
     content = "\n".join(part for part in (message.content, *texts) if part)
     return replace(message, content=content, more=json.dumps(more) if more else "")

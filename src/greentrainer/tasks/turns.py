@@ -19,6 +19,7 @@ from typing import Any
 from greentrainer.tasks.base import Example, Message
 from greentrainer.tasks.template import rendered, spelled
 
+_MARK = "\ue000\ue001"
 _SENTINEL = re.compile("\ue000([0-9]+)\ue001")
 """Stands for a content while the template is rendered; private characters, in no template."""
 
@@ -53,31 +54,25 @@ class Written:
 def written(example: Example, tokenizer: Any) -> Written:
     """An example's chat under the tokenizer's template.
 
-    Raises ValueError if the template refuses it, or does not write what system and user say.
+    Raises ValueError if the template refuses it, or leaves out what is said.
     """
     messages, tools = spelled(to_learn(example.messages), example.tools, tokenizer)
     last = len(messages) - 1
-    text = rendered(tokenizer, messages, tools)
-    cuttable = _contents(messages, text, tools, tokenizer)
-    learned: list[Span] = []
-    missing: list[int] = []
-    said, ended = 0, False
-    for number, message in enumerate(messages):
-        if not message.learned:
-            continue
-        alone = text
-        if number < last:
-            alone = rendered(tokenizer, messages[: number + 1], tools)
-        start, said, end = _spoken(messages[: number + 1], alone, tools, tokenizer)
-        ended = end > said
-        if number == last or text.startswith(alone[:end]):
-            learned.append(Span(start, end, True))
-        else:
-            missing.append(number)
-    close = learned[-1].end
+    final = _spoken(messages, tools, tokenizer)
+    learned = [Span(final.start, final.end, True)]
+    missing = []
+    for number, message in enumerate(messages[:last]):
+        if message.learned:
+            turn = _spoken(messages[: number + 1], tools, tokenizer)
+            if final.text[: final.start].startswith(turn.text[: turn.end]):
+                learned.append(Span(turn.start, turn.end, True))
+            else:
+                missing.append(number)
+    cuttable = _contents(messages, final, tools, tokenizer)
     kept = (span for span in cuttable if not any(_meet(span, other) for other in learned))
-    spans = sorted([*learned, *(s for s in kept if s.end <= close)], key=lambda s: s.start)
-    return Written(text[:close], tuple(spans), said, ended, tuple(missing))
+    spans = sorted([*learned, *kept], key=lambda span: span.start)
+    ended = final.end > final.said
+    return Written(final.text[: final.end], tuple(spans), final.said, ended, tuple(missing))
 
 
 def to_learn(messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -119,26 +114,81 @@ def _ending(example: Example, messages: tuple[Message, ...]) -> Example:
     return replace(example, messages=messages, completion=messages[-1].content)
 
 
-def _spoken(
-    messages: Sequence[Message], text: str, tools: str, tokenizer: Any
-) -> tuple[int, int, int]:
-    """Where in `text` the last of the messages, as the assistant writes it, begins and ends.
+@dataclass(frozen=True)
+class Turn:
+    """A chat that ends with what the assistant says.
 
-    And where what ends the turn ends, the template's last special token, if it writes one.
+    text: as far as the template writes it, and as the assistant is to write it from `start` on.
+    said, end: where what it says ends, and where what ends its turn does.
+    asks: whether the template writes something for the assistant to go on from.
+    """
+
+    text: str
+    start: int
+    said: int
+    end: int
+    asks: bool
+
+
+def _spoken(messages: Sequence[Message], tools: str, tokenizer: Any) -> Turn:
+    """The turn that the last of the messages is.
+
+    What the template writes for it begins with the context in which it is asked for.  Where it does
+    not (it takes thinking out at once, or asks for thinking that it does not show), the turn is
+    that context, the message as it is, and what ends it.
+    Raises ValueError where the template leaves out what the assistant says.
     """
     *before, message = messages
     content = message.content.strip()
+    text = rendered(tokenizer, messages, tools)
     bare = rendered(tokenizer, before, tools) if before else ""
     asked = rendered(tokenizer, before, tools, asks=True) if before else ""
-    start = _shared(text, asked)
-    if asked == bare:  # the template asks for nothing: what stands before the content is no answer
-        start = max(text.find(content, start), start) if content else start
-    place = text.find(content, start) if content else -1
+    start, asks = len(asked), asked != bare
+    if not asks:  # what stands before the content is no answer
+        start = _shared(text, bare)
+        if content:
+            marked = rendered(
+                tokenizer, [*before, replace(message, content=_MARK)], tools
+            ).partition(_MARK)[0]
+            start = (
+                len(marked) if text.startswith(marked) else max(text.find(content, start), start)
+            )
+    begins = not asks or text.startswith(asked)
+    place = text.find(content, start) if content and begins else -1
+    if content and place < 0 and not (asks and not message.calls):
+        raise ValueError(
+            f"the chat template leaves out what the assistant says in turn {len(messages)}: give "
+            "another with --chat-template FILE"
+        )
+    if place < 0 and not begins and message.calls:
+        start = _shared(text, asked)
+    if content and place < 0:
+        rest = content[_overlap(asked, content) :]
+        ends = _ending_of(text, len(bare), tokenizer)
+        said = len(asked) + len(rest)
+        return Turn(asked + rest + ends, len(asked), said, said + len(ends), True)
     said = place + len(content) if place >= 0 else len(text.rstrip())
-    ends = list(_specials(tokenizer).finditer(text, said if place >= 0 else start))
-    if not ends:
-        return start, said, said
-    return start, said if place >= 0 else ends[-1].start(), ends[-1].end()
+    ends = _ending_of(text, said if place >= 0 else start, tokenizer)
+    if place < 0:
+        return Turn(text, start, said - len(ends) if ends else said, said, asks)
+    end = text.find(ends, said) + len(ends) if ends else said
+    return Turn(text, start, said, end, asks)
+
+
+def _ending_of(text: str, start: int, tokenizer: Any) -> str:
+    """What ends a turn: the template's last special token, or all that it writes, from `start`.
+
+    With what stands between a content that ends at `start` and it.
+    """
+    found = list(_specials(tokenizer).finditer(text, start))
+    return found[-1].group() if found else ""
+
+
+def _overlap(asked: str, content: str) -> int:
+    """How much of the content's beginning the context ends with already."""
+    most = min(len(asked), len(content))
+    sizes = (n for n in range(most, 0, -1) if asked.endswith(content[:n]))
+    return next(sizes, 0)
 
 
 def _shared(a: str, b: str) -> int:
@@ -153,34 +203,38 @@ def _specials(tokenizer: Any) -> re.Pattern[str]:
     return re.compile("|".join(re.escape(one) for one in sorted(known, key=len, reverse=True)))
 
 
-def _contents(messages: Sequence[Message], text: str, tools: str, tokenizer: Any) -> list[Span]:
+def _contents(messages: Sequence[Message], final: Turn, tools: str, tokenizer: Any) -> list[Span]:
     """Where the contents are that are not the assistant's; each may be cut.
 
-    Raises ValueError where what system and user say is not written once, in order.  What the
-    template reads and writes otherwise (a tool's answer) may not be cut.
+    Raises ValueError where what system and user say is not written once.  What the template reads
+    and writes otherwise (a tool's answer) may not be cut.
     """
+    given = messages[:-1] if final.asks else messages
+    if not given:
+        return []
     marked = [
         m if m.role == "assistant" else replace(m, content=f"\ue000{i}\ue001")
-        for i, m in enumerate(messages)
+        for i, m in enumerate(given)
     ]
-    pieces = _SENTINEL.split(rendered(tokenizer, marked, tools))
+    pieces = _SENTINEL.split(rendered(tokenizer, marked, tools, asks=final.asks))
     numbers = [int(number) for number in pieces[1::2]]
-    wanted = [i for i, m in enumerate(messages) if m.role not in ("assistant", "tool")]
-    if [i for i in numbers if messages[i].role != "tool"] != wanted:
+    wanted = [i for i, m in enumerate(given) if m.role not in ("assistant", "tool")]
+    if sorted(i for i in numbers if given[i].role != "tool") != wanted:
         raise ValueError(
-            f"the chat template does not write each of the {len(messages)} messages once, in their "
-            f"order ({', '.join(m.role for m in messages)})"
+            f"the chat template does not write each of the {len(messages)} messages once "
+            f"({', '.join(m.role for m in messages)})"
         )
     spans, place = [], len(pieces[0])
     for number, gap in zip(numbers, pieces[2::2], strict=True):
-        size = len(messages[number].content.strip())
+        size = len(given[number].content.strip())
         spans.append(Span(place, place + size, False))
         place += size + len(gap)
-    whole = place == len(text) and all(
-        text[s.start : s.end] == messages[n].content.strip()
+    text = final.text[: final.start] if final.asks else final.text
+    whole = (place == len(text) or not final.asks) and all(
+        text[s.start : s.end] == given[n].content.strip()
         for s, n in zip(spans, numbers, strict=True)
     )
-    return spans if whole else []
+    return [span for span in spans if span.end <= final.start] if whole else []
 
 
 def _meet(a: Span, b: Span) -> bool:

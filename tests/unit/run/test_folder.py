@@ -5,6 +5,7 @@ import resource
 import shutil
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,13 @@ from safetensors import SafetensorError
 from torch import nn
 
 from greentrainer.config import RunConfig
-from greentrainer.run.folder import free_name, in_one_line, open_folder, require_disk
+from greentrainer.run.folder import (
+    free_name,
+    in_one_line,
+    open_folder,
+    require_disk,
+    require_folder,
+)
 from tests.tiny import refusal
 
 
@@ -28,27 +35,57 @@ def config(tmp_path: Path) -> RunConfig:
     return RunConfig(output_dir=tmp_path / "run", batch_size=8)
 
 
+def opened(config: RunConfig, **changes: Any) -> None:
+    changed = config.model_copy(update=changes)
+    require_folder(changed)
+    open_folder(changed)
+
+
 def test_a_run_that_left_a_model_is_kept_and_one_that_left_none_is_not(config: RunConfig) -> None:
-    open_folder(config)
-    (config.output_dir / "metrics.json").write_text("{}")
-    open_folder(config)
-    (config.output_dir / "model").mkdir()
-    with refusal("--resume", "--overwrite", str(config.output_dir) + "-2"):
-        open_folder(config)
-    (config.output_dir / "mine.txt").write_text("mine")
-    open_folder(config.model_copy(update={"overwrite": True}))
-    assert {p.name for p in config.output_dir.iterdir()} == {"mine.txt", "config.yaml"}
+    opened(config)
+    folder = config.output_dir
+    (folder / "run.json").write_text("{}")
+    opened(config)
+    (folder / "model").mkdir()
+    with refusal("--overwrite", str(folder) + "-2"):
+        opened(config)
+    with refusal("no checkpoint to go on from"):
+        opened(config, resume=True)
+    (folder / "mine.txt").write_text("mine")
+    opened(config, overwrite=True)
+    assert {p.name for p in folder.iterdir()} == {"mine.txt", "config.yaml"}
+
+
+@pytest.mark.parametrize("key", ["model", "task", "test_path", "chat_template"])
+def test_what_a_run_needs_is_never_removed(config: RunConfig, key: str) -> None:
+    opened(config)
+    folder = config.output_dir
+    (folder / "run.json").write_text("{}")
+    (folder / "model").mkdir()
+    (folder / "model" / "file").write_text("needed")
+    needed = folder / "model" if key == "model" else folder / "model" / "file"
+    with refusal(str(needed), "would be overwritten"):
+        opened(config, overwrite=True, **{key: str(needed)})
+    assert (folder / "model" / "file").exists()
+
+
+def test_a_folder_that_no_run_made_is_not_emptied(config: RunConfig) -> None:
+    (config.output_dir / "model").mkdir(parents=True)
+    with refusal("no run of ours"):
+        opened(config, overwrite=True)
+    assert (config.output_dir / "model").exists()
 
 
 def test_what_overwriting_removes_is_never_what_a_link_leads_to(
     config: RunConfig, tmp_path: Path
 ) -> None:
-    open_folder(config)
+    opened(config)
     other = tmp_path / "other"
     other.mkdir()
     (other / "weights").write_text("x")
+    (config.output_dir / "run.json").write_text("{}")
     (config.output_dir / "model").symlink_to(other)
-    open_folder(config.model_copy(update={"overwrite": True}))
+    opened(config, overwrite=True)
     assert (other / "weights").exists()
     assert not (config.output_dir / "model").exists()
 

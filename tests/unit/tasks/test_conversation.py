@@ -183,7 +183,7 @@ REFUSED = {
     "no chat template": (None, TURNS),
     "take turns": (LLAMA2, TURNS[2:]),
     "not write each of the 5 messages": (CHATML.replace("{{ m.content }}", "hello"), TURNS),
-    "once, in their order": (CHATML.replace("{{ m.content }}", "{{ m.content * 2 }}"), TURNS),
+    "messages once (": (CHATML.replace("{{ m.content }}", "{{ m.content * 2 }}"), TURNS),
 }
 
 

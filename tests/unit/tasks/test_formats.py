@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from greentrainer.tasks import Example, Message, expanded, load
 from greentrainer.tasks import encode as encoding
@@ -72,7 +74,7 @@ ROWS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         {"messages": [TWO[0], {"role": "assistant", "content": "no", "train": False}, TWO[2],
                       {"role": "assistant", "content": "yes", "weight": 1},
                       TWO[0], {"role": "assistant", "content": "no", "weight": 0}]},
-        "chats, 6 turns",
+        "chats, 4 turns",
         ["<|im_start|>user\na?<|im_end|>\n<|im_start|>assistant\nno<|im_end|>\n"
          "<|im_start|>user\nc?<|im_end|>\n<|im_start|>assistant\n[yes<|im_end|>]"],
     ),
@@ -165,7 +167,7 @@ def test_the_rows_of_a_file_may_be_of_several_kinds(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in kinds))
     told = load(str(path)).describe()
     assert "text (1 rows)" in told
-    assert "chats, 2 to 6 turns (4 rows)" in told
+    assert "chats, 2 to 4 turns (4 rows)" in told
 
 
 def test_an_instruction_without_a_template_is_read_as_a_text() -> None:
@@ -204,6 +206,145 @@ def test_a_turn_is_learned_where_the_template_will_show_it() -> None:
     plain = [t | {"content": t["content"].split(">")[-1]} for t in TWO]
     (one,) = expanded(read({"messages": plain}).example, tokenizer)
     assert shown(encode(one, tokenizer, 400), tokenizer).count("[") == 2
+
+
+R1 = (
+    "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>user\n{{ m.content }}"
+    "{% elif m.role == 'assistant' %}<|im_start|>assistant\n{{ m.content.split('</t>')[-1] }}"
+    "<|im_end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<t>{% endif %}"
+)
+MOVED = (
+    "{% set sys = messages[0].content if messages[0].role == 'system' else '' %}"
+    "{% set at = namespace(last=0) %}{% for m in messages %}{% if m.role == 'user' %}"
+    "{% set at.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>"
+    "{% if loop.index0 == at.last and sys %}{{ sys }}.{% endif %}{{ m.content }}"
+    "{% elif m.role == 'assistant' %}<|im_end|>{{ m.content }}</s>{% endif %}{% endfor %}"
+)
+NO_ANSWER = "{% for m in messages if m.role == 'user' %}<|im_start|>{{ m.content }}{% endfor %}"
+TEXTUAL = CALLING.replace("call.function.arguments.at", "call.function.arguments + ''")
+
+
+def learned_of(turns: list[dict[str, Any]], template: str) -> list[str]:
+    """The examples that come of a chat."""
+    tokenizer = talking(template)
+    found = encode_all(expanded(read({"messages": turns}).example, tokenizer), tokenizer, 900)
+    return [shown(one, tokenizer) for one in found]
+
+
+def test_what_a_template_asks_for_and_does_not_show_is_learned() -> None:
+    head = "<|im_start|>user\na?<|im_start|>assistant\n"
+    assert learned_of(TWO, R1) == [
+        f"{head}<t>[x</t>b<|im_end|>]",
+        f"{head}b<|im_end|><|im_start|>user\nc?<|im_start|>assistant\n<t>[y</t>d<|im_end|>]",
+    ]
+    plain = [TWO[0], {"role": "assistant", "content": "<tag>"}]  # begins like what is asked with
+    assert learned_of(plain, R1) == [f"{head}<t>[<tag><|im_end|>]"]
+
+
+def test_what_the_assistant_says_is_never_left_out_without_a_word() -> None:
+    with refusal("leaves out what the assistant says"):
+        learned_of(TWO[:2], NO_ANSWER)
+
+
+def test_a_system_turn_may_be_written_elsewhere() -> None:
+    told = {"role": "system", "content": "be short"}
+    rounds = [told, *(t | {"content": t["content"].split(">")[-1]} for t in TWO)]
+    assert learned_of(rounds, MOVED) == [
+        "<|im_start|>be short.a?<|im_end|>[b</s>]",
+        "<|im_start|>a?<|im_end|>b</s><|im_start|>be short.c?<|im_end|>[d</s>]",
+    ]
+
+
+CALLS = {
+    "none": ([], "[hi<|im_end|>]"),
+    "JSON": (json.dumps([CALL]), "[hi<call>level mill</call><|im_end|>]"),
+    "a list": ([CALL], "[hi<call>level mill</call><|im_end|>]"),
+}
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_calls_are_read_as_they_come(kind: str) -> None:
+    calls, told = CALLS[kind]
+    turns: list[Any] = [TWO[0], {"role": "assistant", "content": "hi", "tool_calls": calls}]
+    (text,) = learned_of(turns, CALLING)
+    assert text.endswith(told)
+
+
+def test_arguments_are_text_for_templates_that_take_texts() -> None:
+    turns: list[Any] = [TWO[0], {"role": "assistant", "content": None, "tool_calls": [CALL]}]
+    (text,) = learned_of(turns, TEXTUAL)
+    assert '"at": "mill"' in text
+
+
+@pytest.mark.parametrize("calls", [3, "x", ["a"], {"name": "f"}, [3]])
+def test_calls_that_are_none_are_refused(calls: object) -> None:
+    with refusal("mine, row 1: ", "turn 2", "tool_calls"):
+        read({"messages": [TWO[0], {"role": "assistant", "content": "b", "tool_calls": calls}]})
+
+
+def test_a_note_about_calls_is_no_call() -> None:
+    turns = [TWO[0] | {"note": "tool_calls"}, {"role": "assistant", "content": "b"}]
+    assert learned_of(turns, CHATML)[0].endswith("[b<|im_end|>]")
+
+
+SILENT: list[tuple[dict[str, Any], str]] = [
+    ({"instruction": "a", "input": [1, 2], "output": "b"}, "'input' is a list"),
+    ({"instruction": "a", "context": 7, "response": "b"}, "'context' is a int"),
+    ({"system": "s", "prompt": "a", "completion": "b"}, "'system' beside a prompt"),
+    ({"system": "s", "messages": [{"role": "system", "content": "t"}, *TWO]}, "leave one out"),
+]
+
+
+@pytest.mark.parametrize(("row", "told"), SILENT)
+def test_nothing_in_a_row_is_left_out_without_a_word(row: dict[str, Any], told: str) -> None:
+    with refusal(told):
+        read(row)
+
+
+def test_cells_of_csv_hold_lists_as_json(tmp_path: Path) -> None:
+    row = {"prompt": json.dumps(TWO[:1]), "completion": json.dumps([TWO[1]])}
+    found = read_as(Row("mine", row, cells=True), Columns())
+    assert [m.role for m in found.example.messages] == ["user", "assistant"]
+    row = {"instruction": "a", "output": "b", "history": '[["q", "r"]]'}
+    assert len(read_as(Row("mine", row, cells=True), Columns()).example.messages) == 4
+
+
+def test_what_parquet_adds_is_not_there(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": "a", "tool_calls": None},
+                      {"role": "assistant", "content": None, "tool_calls": [CALL]}],
+         "at": datetime(2026, 1, 1), "prompt": None},
+        {"messages": [{"role": "user", "content": "b", "when": datetime(2026, 1, 1)},
+                      {"role": "assistant", "content": "c"}], "prompt": None},
+    ]  # fmt: skip
+    path = tmp_path / "mine.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    task = load(str(path))
+    found = [*task.examples("train"), *task.examples("test")]
+    assert sorted(one.messages[-1].calls for one in found) == [False, True]
+    assert all("null" not in m.more for one in found for m in one.messages)
+
+
+def test_equal_questions_are_on_one_side_however_they_are_written(tmp_path: Path) -> None:
+    def rows(question: str) -> list[dict[str, Any]]:
+        asked = [{"role": "user", "content": question}, {"role": "assistant", "content": "x"}]
+        more = [{"role": "user", "content": "and?"}, {"role": "assistant", "content": "y"}]
+        return [
+            {"messages": asked}, {"instruction": question, "output": "z"},
+            {"conversations": [{"from": "human", "value": f" {question}\n"},
+                               {"from": "gpt", "value": "w"}]},
+            {"prompt": question, "completion": "v"}, {"messages": asked + more},
+        ]  # fmt: skip
+
+    path = tmp_path / "mine.jsonl"
+    every = [row for i in range(30) for row in rows(f"q{i}")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in every))
+    task = load(str(path), test_fraction=0.3)
+    train, test = task.examples("train"), task.examples("test")
+    assert {one.key for one in test}
+    assert not {one.key for one in test} & {key for one in train for key in one.keys}
 
 
 SAID = st.sampled_from(["a", "b?", "<t>x</t>b", "the mill is old"])
@@ -260,7 +401,7 @@ BAD_TEMPLATES = {
     "{{ 1 / 0 }}": "refuses these messages",
     "{% if %}": "refuses these messages",
     "{{ raise_exception('no') }}": "refuses these messages: no",
-    "{{ messages[0].content[:0] }}nothing": "does not write each",
+    "{{ messages[0].content[:0] }}nothing": "leaves out what the assistant says",
 }
 
 

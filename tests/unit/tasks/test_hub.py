@@ -56,11 +56,11 @@ def test_a_script_is_never_run(
 def test_the_users_own_comes_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = hub(monkeypatch, {"train": PAIRS, "validation": PAIRS[:3]})
     task = load("some-one/pairs_2")
-    assert [len(task.examples(split)) for split in ("train", "test")] == [20, 3]
+    assert [len(task.examples(split)) for split in ("train", "test")] == [17, 3]
     assert asked == [(("some-one/pairs_2", None), {})]
-    assert (
-        task.describe()
-        == "some-one/pairs_2: 20 train, 3 test (test as on the hub); read as: prompt and completion"
+    assert task.describe() == (
+        "some-one/pairs_2: 17 train, 3 test (test as on the hub; left out of train: 3 that are "
+        "tested on); read as: prompt and completion"
     )
     hub(monkeypatch, {"train": PAIRS})
     assert len(load("some-one/pairs_2").examples("test")) == 2
