@@ -40,7 +40,7 @@ class Written:
     text: of all of it, to the end of the last learned turn.
     spans: in order, not overlapping; what lies between is neither learned nor cut.
     said: where what the assistant says last ends, without what ends its turn.
-    ended: whether the template itself writes what ends the assistant's turns.
+    ended: whether the template itself ends the assistant's turns with a special token.
     missing: numbers of learned turns that are shown otherwise here than they were to be written.
     """
 
@@ -71,8 +71,8 @@ def written(example: Example, tokenizer: Any) -> Written:
     cuttable = _contents(messages, final, tools, tokenizer)
     kept = (span for span in cuttable if not any(_meet(span, other) for other in learned))
     spans = sorted([*learned, *kept], key=lambda span: span.start)
-    ended = final.end > final.said
-    return Written(final.text[: final.end], tuple(spans), final.said, ended, tuple(missing))
+    text = final.text[: final.end]
+    return Written(text, tuple(spans), final.said, final.closed, tuple(missing))
 
 
 def to_learn(messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -121,6 +121,7 @@ class Turn:
     text: as far as the template writes it, and as the assistant is to write it from `start` on.
     said, end: where what it says ends, and where what ends its turn does.
     asks: whether the template writes something for the assistant to go on from.
+    closed: whether a special token ends the turn.
     """
 
     text: str
@@ -128,6 +129,7 @@ class Turn:
     said: int
     end: int
     asks: bool
+    closed: bool
 
 
 def _spoken(messages: Sequence[Message], tools: str, tokenizer: Any) -> Turn:
@@ -164,22 +166,19 @@ def _spoken(messages: Sequence[Message], tools: str, tokenizer: Any) -> Turn:
         start = _shared(text, asked)
     if content and place < 0:
         rest = content[_overlap(asked, content) :]
-        ends = _ending_of(text, len(bare), tokenizer)
+        ends = _special_end(text, len(bare), tokenizer)
         said = len(asked) + len(rest)
-        return Turn(asked + rest + ends, len(asked), said, said + len(ends), True)
+        return Turn(asked + rest + ends, len(asked), said, said + len(ends), True, bool(ends))
     said = place + len(content) if place >= 0 else len(text.rstrip())
-    ends = _ending_of(text, said if place >= 0 else start, tokenizer)
+    ends = _special_end(text, said if place >= 0 else start, tokenizer)
     if place < 0:
-        return Turn(text, start, said - len(ends) if ends else said, said, asks)
-    end = text.find(ends, said) + len(ends) if ends else said
-    return Turn(text, start, said, end, asks)
+        return Turn(text, start, said - len(ends), said, asks, bool(ends))
+    end = text.rindex(ends) + len(ends) if ends else len(text.rstrip())
+    return Turn(text, start, said, max(end, said), asks, bool(ends))
 
 
-def _ending_of(text: str, start: int, tokenizer: Any) -> str:
-    """What ends a turn: the template's last special token, or all that it writes, from `start`.
-
-    With what stands between a content that ends at `start` and it.
-    """
+def _special_end(text: str, start: int, tokenizer: Any) -> str:
+    """The last special token that the template writes from `start` on, if it writes one."""
     found = list(_specials(tokenizer).finditer(text, start))
     return found[-1].group() if found else ""
 

@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from greentrainer.tasks import Example, Message, expanded, load
+from greentrainer.tasks import Example, Message, expanded, load, stop_ids
 from greentrainer.tasks import encode as encoding
 from greentrainer.tasks.encode import IGNORED, encode, encode_all
 from greentrainer.tasks.formats import Columns, read_as
 from greentrainer.tasks.sources import _standard_input
 from greentrainer.tasks.tables import Row
-from tests.tiny import characters, refusal
+from tests.tiny import EOS, characters, refusal
 from tests.unit.tasks.test_conversation import CHATML, speaking
 
 CALL = {"type": "function", "function": {"name": "level", "arguments": '{"at": "mill"}'}}
@@ -246,6 +246,16 @@ def test_what_a_template_asks_for_and_does_not_show_is_learned() -> None:
 def test_what_the_assistant_says_is_never_left_out_without_a_word() -> None:
     with refusal("leaves out what the assistant says"):
         learned_of(TWO[:2], NO_ANSWER)
+
+
+def test_an_end_that_is_no_special_token_is_learned_as_it_is_written() -> None:
+    template = CALLING.replace("<|im_end|>", "<end>")
+    rounds = [t | {"content": t["content"].split(">")[-1]} for t in TWO]
+    assert learned_of(rounds, template) == [
+        "<|im_start|>user\na?<end>\n<|im_start|>assistant\n[b<end>]\n"
+        "<|im_start|>user\nc?<end>\n<|im_start|>assistant\n[d<end></s>]"
+    ]
+    assert stop_ids(talking(template)) == [EOS]
 
 
 def test_a_system_turn_may_be_written_elsewhere() -> None:
