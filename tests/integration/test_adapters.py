@@ -78,7 +78,7 @@ def test_a_model_with_virtual_tokens_is_trained_further_but_not_wrapped_twice(
     }
     assert moved == {"prompt_encoder.default.embedding.weight"}
     capsys.readouterr()
-    assert command(monkeypatch, *typed, "--method", "lora") == 2
+    assert command(monkeypatch, *typed, "--method", "lora", "--overwrite") == 2
     assert "the model has an adapter already" in capsys.readouterr().err
 
 

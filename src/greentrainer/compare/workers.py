@@ -31,6 +31,8 @@ from greentrainer.records import tell, write_json
 
 INTERRUPTED = (0, -signal.SIGINT, -signal.SIGTERM, 130)
 """How the process of a run that leaves no record ends, if it was asked to end."""
+QUIETLY = "greentrainer.records.hushed"
+"""Loaded before all else in the process that others are forked from."""
 MOMENT = 0.5
 """Seconds between two signals, so that they do not become one."""
 
@@ -108,7 +110,7 @@ def _serve() -> None:
 
     It would die of it, loudly, while it loads torch.
     """
-    multiprocessing.set_forkserver_preload([__name__])
+    multiprocessing.set_forkserver_preload([QUIETLY, __name__])
     resource_tracker.ensure_running()  # by itself later, and then it would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
