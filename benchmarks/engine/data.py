@@ -118,7 +118,7 @@ def main() -> None:
         check("GB for a million rows", own["GB"] * ROWS / asked.rows, 1.0),
         check("seconds the second time", again["seconds"], 5.0),
     ]
-    note = f"{asked.rows} rows, one core of a machine with other work on the other"
+    note = f"{asked.rows} rows, one core of a quiet machine"
     write("data", rows, checks, note=note)
 
 
