@@ -96,30 +96,37 @@ def tools_of(row: Row) -> str:
 
     Raises ValueError, naming the row, for what is no list of objects.
     """
-    value = row.values.get("tools")
-    if isinstance(value, str) and value.strip():
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{row.where}: 'tools' is a text that is not JSON") from error
-    if not value:
+    found = _objects(row.values.get("tools"), f"{row.where}: 'tools'")
+    if not found:
         return ""
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        raise ValueError(f"{row.where}: 'tools' is no list of objects")
-    return json.dumps(_filled(value) if row.unified else value, default=str)
+    return json.dumps(_filled(found) if row.unified else found, default=str)
+
+
+def _parsed(value: object, what: str, advice: str = "") -> object:
+    """A value that may come as JSON.  Raises ValueError, beginning with `what`."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{what} is a text that is not JSON{advice}") from error
+
+
+def _objects(value: object, what: str) -> list[dict[str, Any]]:
+    """A list of objects, or the JSON of one; empty where there is nothing."""
+    found = _parsed(value, what) if not isinstance(value, str) or value.strip() else None
+    if not found:
+        return []
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise ValueError(f"{what} is no list of objects")
+    return found
 
 
 def _turns(value: object, where: str) -> list[object]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(
-                f"{where} is a text that is not JSON: write a list of turns"
-            ) from error
-    if not isinstance(value, list):
-        raise ValueError(f"{where} is a {type(value).__name__}, not a list of turns")
-    return value
+    found = _parsed(value, where, ": write a list of turns")
+    if not isinstance(found, list):
+        raise ValueError(f"{where} is a {type(found).__name__}, not a list of turns")
+    return found
 
 
 def _message(turn: object, where: str, unified: bool) -> Message:
@@ -142,26 +149,12 @@ def _message(turn: object, where: str, unified: bool) -> Message:
     elif more.get("function_call"):
         calls = _called(more.pop("function_call"), where)
     else:
-        calls = _listed(more.pop("tool_calls", None), where)
+        calls = _objects(more.pop("tool_calls", None), f"{where}: 'tool_calls'")
     if calls:
         more["tool_calls"] = [_with_arguments(call) for call in calls]
     empty = bool(calls) or role in ("tool", "system", "developer")
     text = _content(content, f"{where}: {key!r}", empty)
     return Message(role, text, _trained(turn, where), json.dumps(more, default=str) if more else "")
-
-
-def _listed(value: object, where: str) -> list[dict[str, Any]]:
-    """The calls under `tool_calls`: a list of objects, or the JSON of one."""
-    if isinstance(value, str) and value.strip():
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where}: 'tool_calls' is a text that is not JSON") from error
-    if not value:
-        return []
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        raise ValueError(f"{where}: 'tool_calls' is no list of objects")
-    return value
 
 
 def _content(value: object, where: str, empty: bool) -> str:
@@ -195,11 +188,8 @@ def _trained(turn: Mapping[str, Any], where: str) -> bool:
 
 def _called(value: object, where: str) -> list[dict[str, Any]]:
     """Calls as ShareGPT has them: the JSON of one or several, of name and arguments."""
-    try:
-        calls = json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: the call is a text that is not JSON") from error
-    calls = calls if isinstance(calls, list) else [calls]
+    found = _parsed(value, f"{where}: the call")
+    calls = found if isinstance(found, list) else [found]
     if not all(isinstance(call, dict) and "name" in call for call in calls):
         raise ValueError(f"{where}: the call is no object with 'name' and 'arguments'")
     return [{"type": "function", "function": call} for call in calls]
