@@ -46,7 +46,8 @@ from greentrainer.types import Batch
 Row = dict[str, Any]
 
 RHO, TAIL = 0.45, 8
-SHAPES = ((4, 512), (16, 512), (8, 2048))
+SHAPES = ((16, 512), (8, 2048), (4, 512))
+"""Those of `BARS` first."""
 BARS = {("opt-2.7b", False): 0.5, ("qwen3-1.7b", True): 0.5}
 """Most that a step through a tail may take of full fine-tuning's, both compiled or both not."""
 AT = (16, 512)
@@ -140,8 +141,8 @@ def rows_of(case: Case, compiled: bool, allowance: Allowance) -> list[Row]:
     return rows
 
 
-def cases(smoke: bool) -> list[Case]:
-    """Models and shapes, full size or tiny."""
+def cases(smoke: bool, only: Sequence[str] = ()) -> list[Case]:
+    """Models and shapes, full size or tiny.  only: so many of them, as "qwen3-1.7b 16 x 512"."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if smoke:
         small = opt(64, 2, 4, vocab_size=512, max_position_embeddings=64)
@@ -152,7 +153,8 @@ def cases(smoke: bool) -> list[Case]:
         ("qwen3-1.7b", tf.Qwen3Config(**QWEN3)),
         ("llama-1b", tf.LlamaConfig(**LLAMA)),
     ]
-    return [Case(name, one, "bf16", *shape, device) for shape in SHAPES for name, one in models]
+    found = [Case(name, one, "bf16", *shape, device) for shape in SHAPES for name, one in models]
+    return [c for c in found if not only or f"{c.model} {c.rows} x {c.length}" in only]
 
 
 def checks_of(rows: Sequence[Row]) -> list[Row]:
@@ -179,6 +181,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--budget-seconds", type=float, default=340)
+    parser.add_argument("--only", action="append", default=[], help='as "qwen3-1.7b 16 x 512"')
     asked = parser.parse_args()
     if not (asked.smoke or torch.cuda.is_available()):
         parser.error("no GPU here: only --smoke runs without one")
@@ -187,7 +190,7 @@ def main() -> None:
     allowance = Allowance(asked.budget_seconds, asked.warmup, asked.steps)
     rows: list[Row] = []
     try:
-        for case in cases(asked.smoke):
+        for case in cases(asked.smoke, asked.only):
             for compiled in (False, True):
                 if not allowance.over():
                     rows += rows_of(case, compiled, allowance)
