@@ -66,6 +66,7 @@ class Case:
             model: nn.Module = tf.AutoModelForCausalLM.from_config(
                 self.config, dtype=self.dtype, attn_implementation=self.attention
             )
+        model.config.use_cache = False  # as the Trainer of transformers has it
         return model.train()
 
     @property

@@ -10,8 +10,12 @@ the ends of rows only there is one more for all prefixes (`forward/handed.py`).
 Not every version of torch sees for itself that a parameter came to require a gradient (2.11 takes
 the graph made while it was frozen, and no gradient comes of it), so what is trained in a block is
 an argument of what is compiled.
+
+transformers makes a cache in each training pass that nobody asked for, if its configuration says no
+more, and each layer's is another to a graph: so a training pass of a compiled model makes none.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -42,9 +46,23 @@ def compile_blocks(model: nn.Module, **options: Any) -> int:
     settings.accumulated_recompile_limit = max(settings.accumulated_recompile_limit, limit)
     take_plain_keys(model)
     compiled = torch.compile(_called, **{"dynamic": True, **options})
+    model.register_forward_pre_hook(_without_cache, with_kwargs=True)
     for number, block in enumerate(found):
         block._compiled_call_impl = _calling(compiled, block, number)
     return len(found)
+
+
+def _without_cache(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+    """What a pass is called with: one that trains asks for no cache, if nothing is said of it."""
+    asked = any(kwargs.get(name) is not None for name in ("use_cache", "cache", "past_key_values"))
+    if asked or not (model.training and torch.is_grad_enabled() and _knows_cache(model)):
+        return None
+    return args, {**kwargs, "use_cache": False}
+
+
+def _knows_cache(model: nn.Module) -> bool:
+    inner: Any = getattr(model, "get_base_model", lambda: model)()  # of PEFT's wrapper
+    return "use_cache" in inspect.signature(type(inner).forward).parameters
 
 
 def _called(block: nn.Module, trained: str, args: Any, kwargs: Any) -> Any:
