@@ -63,11 +63,12 @@ class Case:
     def build(self) -> nn.Module:
         """The model in training mode, with the weights that its class starts from."""
         with self.device:
-            model: nn.Module = tf.AutoModelForCausalLM.from_config(
+            model: Any = tf.AutoModelForCausalLM.from_config(
                 self.config, dtype=self.dtype, attn_implementation=self.attention
             )
         model.config.use_cache = False  # as the Trainer of transformers has it
-        return model.train()
+        made: nn.Module = model.train()
+        return made
 
     @property
     def prompt(self) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ from greentrainer.cost.trace import trace
 from greentrainer.engine import Selector
 from greentrainer.forward import ForwardOptions, SplitForward
 from greentrainer.forward.check import compare
+from greentrainer.forward.lower_right import seen
 from greentrainer.hf import GreenConfig, GreenTrainer, compile_blocks
 from greentrainer.model import blocks
 from greentrainer.run.arguments import checkpointing_argument
@@ -115,7 +116,8 @@ def test_compiled_blocks_execute_what_the_graph_says(family: str) -> None:
     """Tensors of blocks alone are trained: what is outside them costs the same each time."""
     torch._dynamo.reset()
     backend = CountingBackend()
-    model = build(family).train()
+    model: Any = build(family).train()
+    model.config.use_cache = False  # a compiled model makes none in training
     graph = trace(model, batch_for(""))
     compile_blocks(model, backend=backend, dynamic=False)
     assert trace(model, batch_for("")) == graph
@@ -284,6 +286,30 @@ def test_few_graphs_serve_all_blocks_and_batches(family: str) -> None:
     assert ways == ["handed", "roomy"]
     assert sum(event["asked"] for event in engine.history) == 3
     assert 2 <= backend.made <= 4
+
+
+def even(length: int) -> dict[str, Any]:
+    """Rows of one length, half of them prompts."""
+    batch: dict[str, Any] = batch_for("", 3, length, length)
+    batch["labels"][:, : length // 2] = -100
+    return batch
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_compiled_tails_do_without_a_mask_too(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no row is padded; one graph more serves batches that are."""
+    monkeypatch.setattr(seen, "anywhere", True)
+    torch._dynamo.reset()
+    backend, model, plain = Graphs(), dry(family, "sdpa"), dry(family, "sdpa")
+    compile_blocks(model, backend=backend)
+    batches = 8 * [even(18), even(24), uneven(0), even(31), uneven(3), even(22)]
+    both = zip(trained_on(model, batches), trained_on(plain, batches), strict=True)
+    for (found, engine), (wanted, other) in islice(both, 12):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+        splits = [one._savings.split for one in (engine, other)]
+        assert [split and split.maskless for split in splits] == [True, True]
+    assert 2 <= backend.made <= 5
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own

@@ -9,14 +9,21 @@ from torch import nn
 
 from greentrainer.cost import flop_counter
 from greentrainer.engine import GraphCache
-from greentrainer.forward import LabelledHead, SplitForward
+from greentrainer.forward import Alike, LabelledHead, SplitForward
 from greentrainer.forward.check import compare
 from greentrainer.forward.cut import cut
+from greentrainer.forward.lower_right import attend, seen
 from greentrainer.forward.room import RoomyLayer
 from tests.conformance.families import FAMILIES, batch_for, build
 
 DECODERS = [n for n in FAMILIES if "t5" not in n and "bart" not in n and "checkpointed" not in n]
 ENCODERS = [n for n in FAMILIES if ("t5" in n or "bart" in n) and "checkpointed" not in n]
+PLAIN = [
+    "opt", "opt-post-norm", "gpt2", "gpt-neox", "llama", "qwen3", "phi", "mixtral", "moe-routed",
+    "llama-lora",
+]  # fmt: skip
+"""Whose positions see all before them, in attention that transformers knows by a name."""
+WINDOWED = ["mistral", "gemma3"]
 ROWS, LENGTH = 3, 18
 PROMPTS = (11, 4, 13)
 KEYS_AND_VALUES = ("k_proj", "v_proj", "k_norm", "c_attn", "query_key_value")
@@ -272,3 +279,72 @@ def test_a_mask_between_positions_cannot_be_split() -> None:
     assert reason == "a mask of its own between positions"
     with split.at(3):
         assert split.cut(batch) is None
+
+
+@pytest.fixture
+def _anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tails without masks on any device, where only GPUs have them."""
+    monkeypatch.setattr(seen, "anywhere", True)
+
+
+def rectangular() -> dict[str, torch.Tensor]:
+    """Rows of one length with prompts of one length."""
+    batch = batch_for("", ROWS, 27)
+    batch["labels"][:, :15] = -100
+    return batch
+
+
+@pytest.mark.usefixtures("_anywhere")
+@pytest.mark.parametrize("family", [*PLAIN, *WINDOWED])
+def test_a_tail_without_a_mask_gives_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss and gradients; and it is used where attention is plain, nowhere else."""
+    used = []
+    real = attend
+    monkeypatch.setattr("greentrainer.forward.handed.attend", lambda *a: used.append(1) or real(*a))  # type: ignore[func-returns-value]
+    model, batch = build(family, "sdpa").eval(), rectangular()
+    split = SplitForward(model)
+    assert split.settle(ragged(), lambda small, on: compare(model, small, None, on)) is None
+    gradients = []
+    for maskless in (False, split.maskless):
+        split.maskless = maskless
+        used.clear()
+        model.zero_grad()
+        with split.at(3), split.on():
+            model(**batch).loss.backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+        assert bool(used) == maskless
+        assert not seen.whole
+    assert split.maskless == (family in PLAIN)
+    for name, gradient in gradients[1].items():
+        torch.testing.assert_close(gradient, gradients[0][name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.usefixtures("_anywhere")
+def test_a_tail_with_padding_before_it_keeps_its_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+    monkeypatch.setattr("greentrainer.forward.handed.attend", lambda *a: used.append(1))
+    model: Any = build("llama", "sdpa").eval()
+    split = SplitForward(model)
+    split.maskless = True
+    with split.at(3), split.on():
+        model(**ragged())
+    assert not used
+
+
+def test_rows_of_one_length_are_not_padded() -> None:
+    split = SplitForward(still("llama"))
+    with split.at(3):
+        where = split.cut(rectangular())
+    assert where is not None
+    assert (where.prefix, where.tail, where.padded) == (11, 16, False)
+
+
+def test_a_cut_made_of_sizes_lies_on_the_host() -> None:
+    """Pinning takes no tensor of a device, and the trace was then given up without a word."""
+    split = SplitForward(still("llama"))
+    with split.at(3):
+        alike = Alike(rectangular(), split)
+    alike.batch = {name: value.to("meta") for name, value in alike.batch.items()}
+    _, where = alike.made((2, 5, 7))
+    assert where is not None
+    assert {t.device.type for t in (where.begin, where.start, where.end)} == {"cpu"}

@@ -123,7 +123,8 @@ class AdaptiveBackprop(Course):
         processes: Alone | None = None,
         traces: Traces | None = None,
     ) -> None:
-        if steps == "choose":
+        chooses = steps == "choose"
+        if chooses:
             require_choice(total_batches, metric, selector, processes)
         elif prompts != "whole":
             raise ValueError("prompts are read in part where steps are chosen: pass steps='choose'")
@@ -149,7 +150,7 @@ class AdaptiveBackprop(Course):
             made = Instruments(
                 model, optimizer, loss_fn, sample_batch, self._undo, trainable=self.trainable,
                 optimizer_state=optimizer_state, processes=self.processes, one_call=one_call,
-                hollow=hollow, forward=forward, positions=positions, coarse=steps == "all",
+                hollow=hollow, forward=forward, positions=positions, short_tails=chooses,
                 parts=parts, traces=traces, before_batch=self._before_batch,
             )  # fmt: skip
             self._made, self._freezer, self._savings = made, made.freezer, made.savings

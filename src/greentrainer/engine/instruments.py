@@ -26,8 +26,8 @@ class Instruments:
     """Freezer, savings, graphs, prices and books of a model in training.
 
     undo: gets what takes them off again.  trainable: names.  sample: a batch as in training.
-    traces: where what is traced is kept.  coarse: lengths are padded to few.
-    parts: of prompts that may be read alone.
+    traces: where what is traced is kept.  short_tails: such are among the
+    alternatives.  parts: of prompts that may be read alone.
     before_batch: called with the graph of each training batch, before its forward pass.
 
     samples, samples_read, whole: graphs of the sample batch with each tail, with each tail and
@@ -49,7 +49,7 @@ class Instruments:
         hollow: nn.Module | None,
         forward: ForwardOptions | None,
         positions: Positions,
-        coarse: bool,
+        short_tails: bool,
         parts: Sequence[str],
         traces: Traces | None,
         before_batch: Callable[[CostGraph], None],
@@ -65,10 +65,8 @@ class Instruments:
             model, traced, options, positions, sample, loss_fn, processes
         )
         undo.callback(short.close)
-        if not coarse:
+        if short_tails:
             short.all_tails = SHORT_TAILS
-        if short.split is not None and short.kept is None:
-            short.split.coarse = coarse
         self.graphs = GraphCache(
             traced, candidates, loss_fn, one_call, self._enter_trace, short.traced_head,
             short.split, traces,

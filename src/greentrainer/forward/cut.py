@@ -125,10 +125,14 @@ def cut(
     begin, end = torch.minimum(begin, first - 1).clamp(min=0), torch.maximum(end, last)
     start = torch.maximum(torch.minimum(first - 1 - tail, end - 1), begin)
     least, finest = (COARSE, FINE) if coarse else (1, 1)
-    rest = padded(int((end - start).max()), finest)
+    before, after = start - begin, end - start
+    if not coarse and _even(before) and _even(after) and part is None:  # a mask would be slower
+        prefix, rest = int(before[0]), int(after[0])
+    else:
+        prefix, rest = padded(int(before.max()), least), padded(int(after.max()), finest)
     hidden = (at >= begin[:, None]) & (at < end[:, None]) & ~real
     if part is None:
-        made = Cut(begin, start, end, padded(int((start - begin).max()), least), rest)
+        made = Cut(begin, start, end, prefix, rest)
     else:
         read = reads(part, begin, start, ids, labels)
         prefix = padded(int(read.sum(1).max()), least)
@@ -143,6 +147,11 @@ def _columns(read: torch.Tensor, width: int) -> torch.Tensor:
     place = read.cumsum(1) - 1 + width - read.sum(1, keepdim=True)
     found = at.new_full((len(read), width + 1), -1)
     return found.scatter(1, place.where(read, width), at.where(read, -1))[:, :width]
+
+
+def _even(lengths: torch.Tensor) -> bool:
+    """Whether all are the same."""
+    return bool((lengths == lengths[0]).all())
 
 
 def padded(size: int, least: int = 1) -> int:

@@ -16,6 +16,8 @@ import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from greentrainer.forward.lower_right import attend, seen, suits
+
 T = TypeVar("T")
 
 OUT, BEFORE = "keys_handed_out", "keys_handed_before"
@@ -76,7 +78,7 @@ def handing(run: Callable[[dict[str, Any]], T], number: int, kwargs: dict[str, A
 def take_plain_keys(model: Any) -> None:
     """Have the attention function that a model uses, if transformers knows it, take plain keys.
 
-    For whoever gives none it is as it was.
+    And do without a mask where `lower_right` says that it may.  For all others it is as it was.
     """
     name = getattr(getattr(model, "config", None), "_attn_implementation", None)
     known: Any = ALL_ATTENTION_FUNCTIONS
@@ -86,7 +88,9 @@ def take_plain_keys(model: Any) -> None:
 
 def _taking(attention: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(attention)
-    def taking(module: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+    def taking(
+        module: Any, query: Any, key: Any, value: Any, mask: Any = None, **kwargs: Any
+    ) -> Any:
         out, before = kwargs.pop(OUT, None), kwargs.pop(BEFORE, None)
         if out is not None:
             out.append(key)
@@ -94,7 +98,10 @@ def _taking(attention: Callable[..., Any]) -> Callable[..., Any]:
         if before is not None:
             key = torch.cat([before[0], key], dim=-2)
             value = torch.cat([before[1], value], dim=-2)
-        return attention(module, query, key, value, *args, **kwargs)
+        if seen.whole and suits(query, mask, kwargs):
+            dropout, scale = kwargs.get("dropout", 0.0), kwargs.get("scaling")
+            return attend(query, key, value, dropout, scale), None
+        return attention(module, query, key, value, mask, **kwargs)
 
     setattr(taking, OUT, True)
     return taking

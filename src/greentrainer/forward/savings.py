@@ -143,6 +143,8 @@ class ForwardSavings:
             self._leave_out("keeping activations", reason)
         else:
             self.kept = kept
+            if self.split is not None:
+                self.split.coarse = True
 
     def _leave_out(self, what: str, reason: str) -> None:
         self.notes.append(f"{what}: {reason}")

@@ -70,7 +70,7 @@ class Alike:
         rows, prefix, tail = sizes
         width = self.batch["labels"].shape[1]
         batch = self._of({self.sizes[0]: rows}, {width: prefix + tail})
-        none = batch["labels"].new_zeros(rows)
+        none = torch.zeros(rows, dtype=torch.long)  # on the host, as all of a cut
         return batch, Cut(none, none, none, prefix, tail)
 
     def _of(self, instead: Mapping[int, int], columns: Mapping[int, int] | None = None) -> Batch:

@@ -26,8 +26,9 @@ from torch import nn
 
 from greentrainer.forward.check import Losses, Shortened, evaluating, piece
 from greentrainer.forward.cut import Cut, Parted, Places, between, cut, parted
-from greentrainer.forward.handed import HandedCache, is_compiled
+from greentrainer.forward.handed import HandedCache, is_compiled, take_plain_keys
 from greentrainer.forward.host import on_host, remember
+from greentrainer.forward.lower_right import seen, usable
 from greentrainer.forward.room import roomy_cache
 from greentrainer.model import encoder_of
 from greentrainer.types import IGNORED, Batch, Part
@@ -84,7 +85,7 @@ class SplitForward:
     None: all of it.  It works while gradients are enabled and the model is in
     training mode, or within `on`.  `numbered` says whether positions are numbered by their columns;
     if not, the model does it itself, by the mask.  `keeping`: how the prefix's keys and values are
-    kept, one of `KEEPING`.
+    kept, one of `KEEPING`.  `maskless`: a tail without padding before it does without a mask.
 
     Raises ValueError for a model that hands on no cache.
     """
@@ -102,8 +103,10 @@ class SplitForward:
             raise ValueError(f"{type(inner).__name__} takes no cache")
         if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
             raise ValueError("activation checkpointing drops the cache in training")
-        self.coarse = True
+        take_plain_keys(model)
+        self.coarse = False
         self.keeping = KEEPING[1]
+        self.maskless = False
         self._always = False
         self._given: tuple[Cut | None] | None = None
         self._seen: Places | None = None
@@ -168,6 +171,9 @@ class SplitForward:
             if any(one.reason is None for one in found.values()):
                 break
         self.numbered, self.keeping = best = min(found, key=lambda way: found[way].gap)
+        if found[best].reason is None and usable(self.model):
+            self.maskless = True
+            self.maskless = compare(_easy(piece(batch)), shortened).reason is None
         return found[best].reason
 
     def cut(self, batch: Batch) -> Cut | None:
@@ -229,6 +235,7 @@ class SplitForward:
 
     def _before_model(self, model: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         self._seen = None  # Ctrl-C may have broken off the pass before
+        seen.whole = False
         working = self._always or (model.training and torch.is_grad_enabled())
         if not working or args or self.tail is None:
             return None
@@ -268,10 +275,12 @@ class SplitForward:
         if isinstance(known, HandedCache):
             known.filled = True
         self._seen = made.after
+        seen.whole = self.maskless and not where.padded
         return {**tail, str(self._cache): known, "use_cache": True}
 
     def _after_model(self, *_: Any) -> None:
         self._seen = self._known = None
+        seen.whole = False
 
 
 def _tell_labels(tail: torch.Tensor, labels: torch.Tensor, where: Cut) -> None:
@@ -289,6 +298,15 @@ def _bridge(cache: Any) -> None:
     for number, layer in enumerate(layers):
         if getattr(layer, "keys", None) is None:
             layers[number] = ran.get(type(layer), layer)
+
+
+def _easy(batch: Batch) -> Batch:
+    """The batch without padding, every row with a prompt of the same length."""
+    labels = torch.zeros_like(batch["labels"])
+    labels[:, : 1 + labels.shape[1] // 2] = IGNORED
+    mask = batch.get("attention_mask")
+    whole = {} if mask is None else {"attention_mask": torch.ones_like(mask)}
+    return {**batch, **whole, "labels": labels}
 
 
 def _hard(batch: Batch) -> Batch:
