@@ -106,24 +106,32 @@ def profiled(model: Any, what: Plan, batch: Batch, compiled: bool) -> Row:
     }
 
 
-def rows_of(case: Case, compiled: bool, allowance: Allowance) -> list[Row]:
-    """All methods on one model and one shape."""
-    title = f"{case.model} {case.rows} x {case.length}{', compiled' if compiled else ''}"
+def titled(case: Case, compiled: bool) -> str:
+    """What a part of the benchmark is called."""
+    return f"{case.model} {case.rows} x {case.length}{', compiled' if compiled else ''}"
+
+
+def rows_of(
+    case: Case, compiled: bool, allowance: Allowance, methods: Sequence[str] = ()
+) -> list[Row]:
+    """All methods, or those named, on one model and one shape."""
+    title = titled(case, compiled)
     allowance.say(f"{title}: building")
     model, batch = case.build(), case.batch()
     graph = trace(model, batch)
-    importance = importance_of(model, batch, graph)
-    chosen = select(graph, importance, graph.backward_budget(RHO))
-    with wearing(model, "lora") as wrapped:
-        adapted = trace(wrapped, batch)
+    plans = [plan(graph, graph.tensors, "full")]
+    if not methods or "lora" in methods:
+        with wearing(model, "lora") as wrapped:
+            adapted = trace(wrapped, batch)
+        plans.append(plan(adapted, adapted.tensors, "lora"))
+    if not methods or "green" in methods:
+        importance = importance_of(model, batch, graph)
+        chosen = select(graph, importance, graph.backward_budget(RHO))
+        plans.append(plan(graph, chosen.names, "green", RHO))
     if compiled:
         compile_blocks(model)
-    plans = [
-        plan(graph, graph.tensors, "full"),
-        plan(adapted, adapted.tensors, "lora"),
-        plan(graph, chosen.names, "green", RHO),
-        *with_tails(model, batch, [TAIL]),
-    ]
+    if not methods or "positions" in methods:
+        plans += with_tails(model, batch, [TAIL])
     turns: list[Turn] = [turn(case, graph, what) for what in plans]
     in_turn(model, batch, turns, allowance, title)
     rows = compared(case, graph, turns)
@@ -141,8 +149,8 @@ def rows_of(case: Case, compiled: bool, allowance: Allowance) -> list[Row]:
     return rows
 
 
-def cases(smoke: bool, only: Sequence[str] = ()) -> list[Case]:
-    """Models and shapes, full size or tiny.  only: so many of them, as "qwen3-1.7b 16 x 512"."""
+def cases(smoke: bool) -> list[Case]:
+    """Models and shapes, full size or tiny."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if smoke:
         small = opt(64, 2, 4, vocab_size=512, max_position_embeddings=64)
@@ -153,8 +161,7 @@ def cases(smoke: bool, only: Sequence[str] = ()) -> list[Case]:
         ("qwen3-1.7b", tf.Qwen3Config(**QWEN3)),
         ("llama-1b", tf.LlamaConfig(**LLAMA)),
     ]
-    found = [Case(name, one, "bf16", *shape, device) for shape in SHAPES for name, one in models]
-    return [c for c in found if not only or f"{c.model} {c.rows} x {c.length}" in only]
+    return [Case(name, one, "bf16", *shape, device) for shape in SHAPES for name, one in models]
 
 
 def checks_of(rows: Sequence[Row]) -> list[Row]:
@@ -181,7 +188,8 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--budget-seconds", type=float, default=340)
-    parser.add_argument("--only", action="append", default=[], help='as "qwen3-1.7b 16 x 512"')
+    parser.add_argument("--only", nargs="*", default=(), help='as "opt-2.7b 16 x 512, compiled"')
+    parser.add_argument("--methods", nargs="*", default=(), help="besides full")
     asked = parser.parse_args()
     if not (asked.smoke or torch.cuda.is_available()):
         parser.error("no GPU here: only --smoke runs without one")
@@ -190,10 +198,11 @@ def main() -> None:
     allowance = Allowance(asked.budget_seconds, asked.warmup, asked.steps)
     rows: list[Row] = []
     try:
-        for case in cases(asked.smoke, asked.only):
+        for case in cases(asked.smoke):
             for compiled in (False, True):
-                if not allowance.over():
-                    rows += rows_of(case, compiled, allowance)
+                wanted = not asked.only or titled(case, compiled) in asked.only
+                if wanted and not allowance.over():
+                    rows += rows_of(case, compiled, allowance, asked.methods)
                     free()
                     torch._dynamo.reset()
     finally:

@@ -121,7 +121,9 @@ class RunConfig(BaseModel):
     rho: share of full fine-tuning's FLOPs (of method green, and where a run stops early); 0.5 if
         no budget is given.
     hours, kwh, co2_grams, flops: a budget in another unit, in place of rho; exactly one counts.
-    cost: what rho is a share of, and tensors are weighed by: FLOPs, or seconds on this device.
+    cost: what rho is a share of, and tensors are weighed by: FLOPs, or seconds on this device. When
+        None, seconds on a GPU where steps are chosen, so that nothing is chosen there which saves
+        FLOPs and no time; else FLOPs.
     carbon_schedule: CSV file of times and grams of CO2 a kWh: more is then spent where less is
         emitted, within the same budget.
     data_seed: of which examples are used where there are limits.
@@ -196,7 +198,7 @@ class RunConfig(BaseModel):
     kwh: Positive | None = None
     co2_grams: Positive | None = None
     flops: Positive | None = None
-    cost: Literal["flops", "seconds"] = "flops"
+    cost: Literal["flops", "seconds"] | None = None
     carbon_schedule: Path | None = None
     epochs: Count = 1
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4

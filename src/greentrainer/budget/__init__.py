@@ -3,7 +3,7 @@
 Start with `budget.py`.  Choosing what to spend it on is the engine's.
 """
 
-from greentrainer.budget.budget import Budget, Terms
+from greentrainer.budget.budget import Budget, Cost, Terms
 from greentrainer.budget.calibrate import device_name, set_clock, trials_of
 from greentrainer.budget.clock import Clock, load_clock
 from greentrainer.budget.spending import SLACK, TIMED_SLACK, SpendingPlan
@@ -14,6 +14,7 @@ __all__ = [
     "TIMED_SLACK",
     "Budget",
     "Clock",
+    "Cost",
     "CostUnit",
     "SpendingPlan",
     "Terms",

@@ -64,6 +64,10 @@ def set_clock(
     start, before = time.perf_counter(), consumption.used()
     device = next(model.parameters()).device
     largest = max(trials, key=lambda trial: sum(_flops(trial)))
+    executed = [largest]
+    if device.type == "cuda":  # kernels are loaded in the very first
+        _timed(model, batch, loss_fn, largest, 1)
+        executed.append(largest)
     first = [_timed(model, batch, loss_fn, largest, 1)]
     update = _update_seconds(model, optimizer)
     rough = fit(first, whole, update, device_name(device))
@@ -72,14 +76,13 @@ def set_clock(
     allowed = DECIDING * lasting(rough.seconds(whole), _watts(consumption, before))
     allowed -= time.perf_counter() - start + once * len(warming) / len(trials)
     repeats = next((n for n in range(REPEATS, 0, -1) if n * once <= allowed), 0)
-    executed = [largest]
     if repeats:
         for trial in warming:
             _timed(model, batch, loss_fn, trial, 1)
         passes = [_timed(model, batch, loss_fn, trial, repeats) for trial in trials]
         clock = fit(passes, whole, update, device_name(device))
         clock = replace(clock, tokens=tokens_of(batch)[1])
-        executed = [largest, *warming, *(trial for trial in trials for _ in range(repeats))]
+        executed += [*warming, *(trial for trial in trials for _ in range(repeats))]
     else:
         clock = rough
     spent = [

@@ -10,8 +10,9 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -141,4 +142,9 @@ def _files(folder: Path) -> Iterable[Path]:
 
 
 def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("greentrainer", "torch", "transformers")}
+    """Of a source tree that is not installed there is none."""
+    found = {}
+    for name in ("greentrainer", "torch", "transformers"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from greentrainer.budget import Budget
+from greentrainer.budget import Budget, Cost
 from greentrainer.config import RunConfig
 from greentrainer.energy import Consumption, Estimate, Intensity, Meter, read_schedule
 from greentrainer.engine import AdaptiveBackprop, GraphCache, StepsAsked
@@ -293,7 +293,9 @@ def green_of(
     """
     budget = Budget("rho", 1.0, consumption=consumption)
     if method.budgeted:
-        budget = Budget(*config.budget, config.cost, whole_flops, consumption)
+        device = next(model.parameters()).device
+        cost = cost_of(config, method, device)
+        budget = Budget(*config.budget, cost, whole_flops, consumption)
     if budget.timed:
         clock = saved_clock(model, next(model.parameters()).device, mode_of(config))
         budget = dataclasses.replace(budget, clock=clock)
@@ -312,6 +314,14 @@ def green_of(
         prompts=config.prompts,
         seed=config.seed,
     )
+
+
+def cost_of(config: RunConfig, method: Method, device: torch.device) -> Cost:
+    """What a share is a share of: as asked, or what pays on the device."""
+    if config.cost is not None:
+        return config.cost
+    chooses = config.budget[0] == "rho" and steps_asked(config, method) == "choose"
+    return "seconds" if chooses and device.type == "cuda" else "flops"
 
 
 def forward_of(config: RunConfig, method: Method, examples: int) -> ForwardOptions:
