@@ -16,7 +16,7 @@ from greentrainer.forward import ForwardOptions, Positions, SplitForward
 from greentrainer.hf import GreenConfig, GreenTrainer
 from greentrainer.importance import measure_tails
 from greentrainer.methods import METHODS
-from greentrainer.run.training import positions_of
+from greentrainer.run.asked import positions_of
 from tests.conformance.families import batch_for, build
 from tests.integration.test_forward_run import llama
 from tests.loop import epochs_of, run_through

@@ -1,10 +1,9 @@
 """The attention of a tail whose prefix has no padding: causal from the lower right, without a mask.
 
 A model makes a mask for a tail, since it has fewer positions than keys, and with a mask a GPU has
-only slow kernels: attention of 72 positions to 512 keys takes as long as that of 512 to 512
-(OPT-2.7B on an H200, `python benchmarks seconds`).  Flash attention needs none, for its causal
-pattern is aligned so that the last position sees the last key.  It is used where it is known that
-the mask says just that.
+only slow kernels (docs/log.md).  Flash attention needs none, for its causal pattern is aligned so
+that the last position sees the last key.  It is used where it is known that the mask says just
+that.
 """
 
 from dataclasses import dataclass

@@ -62,6 +62,10 @@ def bill_table(summary: dict[str, Any]) -> Table:
             f"{full['peak_memory_bytes'] / 1e9:.2f}",
             f"{bill['peak_memory_bytes'] / full['peak_memory_bytes']:.1%}",
         )
+    elif bill.get("full_seconds_by_clock"):
+        told = bill["full_seconds_by_clock"]
+        share = f"{seconds / told:.1%}"
+        table.add_row("seconds (full: by the clock)", f"{seconds:.0f}", f"{told:.0f}", share)
     for row in energy_rows(bill, full):
         table.add_row(*row)
     table.add_section()

@@ -18,7 +18,7 @@ from greentrainer.hf import kept_traces
 from greentrainer.methods import METHODS
 from greentrainer.select import Blind
 from greentrainer.tasks import Encoded, encode
-from greentrainer.types import CostGraph
+from greentrainer.types import Batch, CostGraph
 
 
 class EpochOrder(Sampler[int]):
@@ -45,6 +45,16 @@ class EpochOrder(Sampler[int]):
         """The batches of the epoch."""
         groups = list(encode.batches(self.encoded, self.batch_size, self.seed, self.epoch))
         return sorted(groups, key=lambda rows: len(rows) < self.batch_size)
+
+
+def first_batch(
+    config: RunConfig, model: nn.Module, train: Sequence[Encoded], collate: encode.Collator
+) -> Batch:
+    """What the run's first step is made on, on the model's device."""
+    rows = EpochOrder(train, config.batch_size, config.seed).groups()[0]
+    device = next(model.parameters()).device
+    placed: Batch = encode.placed(collate([train[i] for i in rows]), device)
+    return placed
 
 
 def graphs_of(model: nn.Module) -> GraphCache:

@@ -57,3 +57,12 @@ def test_what_is_said_beside_the_figures_breaks_no_row(batches: int) -> None:
 
 def test_a_bill_with_nothing_to_remark_ends_with_its_table() -> None:
     assert printed(summary()).rstrip().endswith("┘")
+
+
+def test_seconds_stand_beside_what_the_clock_tells_of_full_fine_tuning() -> None:
+    row = next(line for line in printed(summary(full_seconds_by_clock=206.0)).splitlines()
+               if "seconds" in line)  # fmt: skip
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == [
+        "seconds (full: by the clock)", "103", "206", "50.0%",
+    ]  # fmt: skip
+    assert "seconds" not in printed(summary())

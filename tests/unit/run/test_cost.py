@@ -5,7 +5,7 @@ import torch
 
 from greentrainer.config import RunConfig
 from greentrainer.methods import METHODS
-from greentrainer.run.training import cost_of
+from greentrainer.run.asked import cost_of
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
