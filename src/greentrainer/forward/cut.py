@@ -11,13 +11,11 @@ import torch
 
 from greentrainer.forward.host import to_device
 from greentrainer.forward.parts import reads
-from greentrainer.types import IGNORED, Part
+from greentrainer.types import IGNORED, Part, rounded
 
 COARSE, FINE = 32, 8
 """Multiples that prefixes and tails are padded to where lengths are coarse: then what is kept of an
 example is the same to the bit, whatever rows it came with."""
-SPARE = 8
-"""By less than one part in so many they are padded otherwise, to more lengths than these."""
 
 Parts = dict[str, dict[str, Any]]
 
@@ -129,13 +127,13 @@ def cut(
     if not coarse and _even(before) and _even(after) and part is None:  # a mask would be slower
         prefix, rest = int(before[0]), int(after[0])
     else:
-        prefix, rest = padded(int(before.max()), least), padded(int(after.max()), finest)
+        prefix, rest = _length(before, least), _length(after, finest)
     hidden = (at >= begin[:, None]) & (at < end[:, None]) & ~real
     if part is None:
         made = Cut(begin, start, end, prefix, rest)
     else:
         read = reads(part, begin, start, ids, labels)
-        prefix = padded(int(read.sum(1).max()), least)
+        prefix = _length(read.sum(1), least)
         made = Cut(begin, start, end, prefix, rest, _columns(read, prefix))
     blank = bool((made.columns()[0] < 0).any())
     return replace(made, padded=blank or bool(hidden.any()))
@@ -149,18 +147,14 @@ def _columns(read: torch.Tensor, width: int) -> torch.Tensor:
     return found.scatter(1, place.where(read, width), at.where(read, -1))[:, :width]
 
 
+def _length(lengths: torch.Tensor, least: int) -> int:
+    """What the longest is padded to."""
+    return rounded(int(lengths.max()), least=least)
+
+
 def _even(lengths: torch.Tensor) -> bool:
     """Whether all are the same."""
     return bool((lengths == lengths[0]).all())
-
-
-def padded(size: int, least: int = 1) -> int:
-    """A length at least so large: a multiple of the greatest power of two within `SPARE`.
-
-    least: the multiple that it is in any case.
-    """
-    multiple = max(least, 1 << max(0, (size // SPARE).bit_length() - 1))
-    return -(-size // multiple) * multiple
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from greentrainer.budget import Budget
 from greentrainer.config import RunConfig
 from greentrainer.engine import AdaptiveBackprop
 from greentrainer.forward import ForwardOptions
-from greentrainer.run import EpochOrder, prepare
+from greentrainer.run import EpochOrder, collator_of, prepare
 from greentrainer.tasks import encode
 from greentrainer.types import way_of
 
@@ -59,9 +59,7 @@ def probe(config: RunConfig, console: Console) -> Probed:
     model = inputs.model.train()
     device = next(model.parameters()).device
     order = EpochOrder(inputs.train, config.batch_size, config.seed)
-    collate = encode.Collator(
-        encode.pad_id(inputs.tokenizer), config.pad_multiple, config.max_length
-    )
+    collate = collator_of(config, inputs.tokenizer)
     batches = [
         encode.placed(collate([inputs.train[i] for i in rows]), device)
         for rows in order.groups()[: config.probe_batches]

@@ -7,8 +7,14 @@ import torch
 
 from greentrainer.config import RunConfig
 from greentrainer.engine import GraphCache
-from greentrainer.run import EpochOrder, encoded_of, load_task, training_examples, with_template
-from greentrainer.tasks import encode
+from greentrainer.run import (
+    EpochOrder,
+    collator_of,
+    encoded_of,
+    load_task,
+    training_examples,
+    with_template,
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def of_task(config: RunConfig, tokenizer: Any, graphs: GraphCache, seq2seq: bool
     task = load_task(config, with_template(tokenizer, config.chat_template))
     examples, _ = training_examples(task, config)
     encoded = encoded_of(examples, tokenizer, config, seq2seq)
-    collate = encode.Collator(encode.pad_id(tokenizer), config.pad_multiple, config.max_length)
+    collate = collator_of(config, tokenizer)
     order = EpochOrder(encoded, config.batch_size, config.seed)
     batches = [collate([encoded[i] for i in rows]) for rows in order.groups()]
     costs = [graphs.of_batch(batch).full_flops for batch in batches]

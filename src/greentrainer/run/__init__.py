@@ -5,6 +5,7 @@ What of it knows no configuration belongs further down (`hf`, `engine`, `tasks`)
 
 from greentrainer.run import evaluation
 from greentrainer.run.answers import answer, of_run, ready, write_answers
+from greentrainer.run.asked import collator_of
 from greentrainer.run.inputs import (
     RunInputs,
     load_task,
@@ -28,6 +29,7 @@ __all__ = [
     "RunResult",
     "answer",
     "bill_of",
+    "collator_of",
     "encoded_of",
     "evaluation",
     "execute",

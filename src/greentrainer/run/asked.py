@@ -1,12 +1,27 @@
 """What a configuration asks of the engine, and what is taken where it says nothing."""
 
+from typing import Any
+
 import torch
 
 from greentrainer.budget import Cost
 from greentrainer.config import RunConfig
 from greentrainer.engine import StepsAsked
 from greentrainer.forward import ForwardOptions, Positions
-from greentrainer.methods import Method
+from greentrainer.methods import METHODS, Method
+from greentrainer.tasks import encode
+
+KEPT_MULTIPLE = 64
+"""Where activations are kept, what a pass computes of a row is to be the same to the bit whatever
+rows it comes with: so all have one of very few lengths."""
+
+
+def collator_of(config: RunConfig, tokenizer: Any) -> encode.Collator:
+    """What makes the run's batches."""
+    multiple = config.pad_multiple
+    if multiple is None and forward_of(config, METHODS[config.method], 0).keep != "nothing":
+        multiple = KEPT_MULTIPLE
+    return encode.Collator(encode.pad_id(tokenizer), multiple, config.max_length)
 
 
 def cost_of(config: RunConfig, method: Method, device: torch.device) -> Cost:

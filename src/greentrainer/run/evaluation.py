@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from greentrainer.config import RunConfig
+from greentrainer.run.asked import collator_of
 from greentrainer.run.inputs import RunInputs
 from greentrainer.tasks import Encoded, encode, metrics
 
@@ -13,10 +14,9 @@ DECODINGS = {"greedy": metrics.GREEDY, "paper": metrics.PAPER}
 
 def loss(inputs: RunInputs, examples: Sequence[Encoded], config: RunConfig) -> float:
     """Loss per completion token."""
-    pad = encode.pad_id(inputs.tokenizer)
+    collate = collator_of(config, inputs.tokenizer)
     padded = [
-        encode.collate([examples[i] for i in rows], pad, config.pad_multiple, config.max_length)
-        for rows in encode.batches(examples, config.batch_size)
+        collate([examples[i] for i in rows]) for rows in encode.batches(examples, config.batch_size)
     ]
     return metrics.loss_per_token(inputs.model, padded)
 

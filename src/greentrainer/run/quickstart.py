@@ -32,6 +32,7 @@ CONFIG = RunConfig(
     probe_batches=2,
     generate=24,
     steps="all",  # so that its published figures stay those of its command
+    pad_multiple=64,
     output_dir=Path("runs/quickstart"),
     overwrite=True,
 )

@@ -29,6 +29,7 @@ from greentrainer.model import PeakMemory
 from greentrainer.records import write_json, write_lines
 from greentrainer.report import draw, write_card
 from greentrainer.run.arguments import CHECKPOINTS, arguments_of, steps_of
+from greentrainer.run.asked import collator_of
 from greentrainer.run.evaluation import evaluate, predictions
 from greentrainer.run.folder import in_one_line, open_folder, require_disk, require_folder
 from greentrainer.run.inputs import (
@@ -168,9 +169,7 @@ def rehearse(config: RunConfig, console: Console) -> None:
 
 def _outlook(config: RunConfig, inputs: RunInputs) -> str:
     """How many steps would be made, of how many tokens, and how much of them is padding."""
-    collate = encode.Collator(
-        encode.pad_id(inputs.tokenizer), config.pad_multiple, config.max_length
-    )
+    collate = collator_of(config, inputs.tokenizer)
     real = places = 0
     for rows in EpochOrder(inputs.train, config.batch_size, config.seed).groups():
         mask = collate([inputs.train[i] for i in rows])["attention_mask"]

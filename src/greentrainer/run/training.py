@@ -35,7 +35,7 @@ from greentrainer.hf import trackers as trackers
 from greentrainer.importance import METRICS
 from greentrainer.methods import METHODS, Method
 from greentrainer.run.arguments import arguments_of, in_one_line, steps_of
-from greentrainer.run.asked import cost_of, forward_of, positions_of, steps_asked
+from greentrainer.run.asked import collator_of, cost_of, forward_of, positions_of, steps_asked
 from greentrainer.run.interrupt import StopRequest
 from greentrainer.run.journal import Journal
 from greentrainer.run.pace import settled
@@ -140,7 +140,7 @@ def fit(
         raise ValueError("there is no example to train on")
     consumption = consumption_of(config, meter)
     require_budget(config, METHODS[config.method])
-    collate = encode.Collator(encode.pad_id(tokenizer), config.pad_multiple, config.max_length)
+    collate = collator_of(config, tokenizer)
     first = partial(first_batch, config, model, train, collate)
     config = settled(config, model, steps_of(config, len(train)), first)
     method = METHODS[config.method]

@@ -30,6 +30,7 @@ from greentrainer.records import over
 from greentrainer.tasks import segments
 from greentrainer.tasks.base import Example
 from greentrainer.tasks.segments import Parts, Segment, Told
+from greentrainer.types import rounded
 
 IGNORED = -100
 """Label of a position that the loss does not cover (PyTorch's convention)."""
@@ -256,7 +257,7 @@ class Collator:
     """
 
     pad_id: int
-    multiple: int = 64
+    multiple: int | None = None
     max_length: int | None = None
 
     def __call__(self, encoded: Sequence[Encoded]) -> dict[str, torch.Tensor]:
@@ -271,13 +272,16 @@ class Collator:
 
 
 def collate(
-    encoded: Sequence[Encoded], pad_id: int, multiple: int = 64, max_length: int | None = None
+    encoded: Sequence[Encoded],
+    pad_id: int,
+    multiple: int | None = None,
+    max_length: int | None = None,
 ) -> dict[str, torch.Tensor]:
     """One batch, padded on the right: int64 `input_ids`, `attention_mask` and `labels`, (B, T).
 
-    T is the longest example's length, rounded up to a multiple of `multiple` (few different shapes
-    mean few cost graphs and full tiles) but not over `max_length`, the model's window.  The labels
-    of an encoder-decoder have their own T.  Padding has mask 0 and label -100.
+    T is the longest example's length, rounded up to a multiple of `multiple` (by less than an
+    eighth when None: padding costs as much as tokens do) but not over `max_length`, the model's
+    window.  The labels of an encoder-decoder have their own T.  Padding has mask 0 and label -100.
     """
     inputs = [one.input_ids for one in encoded]
     width = _width(inputs, multiple, max_length)
@@ -295,10 +299,10 @@ def placed(batch: Mapping[str, torch.Tensor], device: torch.device) -> dict[str,
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def _width(rows: Sequence[tuple[int, ...]], multiple: int, max_length: int | None) -> int:
+def _width(rows: Sequence[tuple[int, ...]], multiple: int | None, max_length: int | None) -> int:
     longest = max(len(row) for row in rows)
-    rounded = -(-longest // multiple) * multiple
-    return rounded if max_length is None else max(longest, min(rounded, max_length))
+    width = rounded(longest, multiple)
+    return width if max_length is None else max(longest, min(width, max_length))
 
 
 def _padded(rows: Sequence[tuple[int, ...]], width: int, fill: int) -> torch.Tensor:

@@ -5,6 +5,7 @@ Here belongs what several packages must agree on, without torch; what computes a
 
 from greentrainer.types.cost_graph import CostGraph, Stage
 from greentrainer.types.dag import Parents, ancestors, contract, descendants, dominators, meet
+from greentrainer.types.lengths import rounded
 from greentrainer.types.parts import PARTS, Part, Prompts, parts_of, way_of
 from greentrainer.types.values import (
     IGNORED,
@@ -40,5 +41,6 @@ __all__ = [
     "loss_of",
     "meet",
     "parts_of",
+    "rounded",
     "way_of",
 ]

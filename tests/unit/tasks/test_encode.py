@@ -17,6 +17,7 @@ from greentrainer.tasks.encode import (
     encode_all,
     encode_prompt,
 )
+from greentrainer.types import rounded
 from tests.tiny import BOS, EOS, KNOWN, PAD, characters, merging, refusal
 
 LETTERS = KNOWN.replace("<", "")  # so that no text spells a special token
@@ -163,7 +164,18 @@ def test_widths_are_multiples_within_the_window(
 def test_a_collator_is_collate_with_its_settings() -> None:
     one, other = Collator(PAD, 4, 6)(ROWS), collate(ROWS, PAD, 4, 6)
     assert all(torch.equal(one[key], other[key]) for key in other)
-    assert Collator(PAD)(ROWS)["input_ids"].shape == (2, 64)
+    assert Collator(PAD)(ROWS)["input_ids"].shape == (2, max(one.length for one in ROWS))
+    assert Collator(PAD, 64)(ROWS)["input_ids"].shape == (2, 64)
+
+
+@given(st.integers(1, 5000), st.sampled_from([1, 8]))
+def test_a_length_is_padded_by_less_than_an_eighth(size: int, least: int) -> None:
+    """Or by less than the multiple that it is in any case."""
+    found = rounded(size, least=least)
+    assert size <= found
+    assert found - size < max(least, size / 8 + 1e-9)
+    assert found % least == 0
+    assert len({rounded(n, least=8) for n in range(1, 1025)}) <= 40
 
 
 def of_lengths(lengths: list[int]) -> list[Encoded]:
