@@ -10,6 +10,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Field,
     ValidationError,
@@ -136,6 +137,9 @@ class RunConfig(BaseModel):
     probe_batches: batches that importance is measured on at each selection.
     metric: what tensors are chosen by: importance, or a control at the same cost.
     optimizer_state: what becomes of a frozen tensor's optimizer state.
+    memory: bytes that the run may take, as 6GB; or auto, what the device has (docs/memory.md).
+    updates: step, in the optimizer's step; or backward, of each tensor as its gradient arrives, so
+        that gradients take no memory. When None, as `memory` says.
     generate: test examples for which a completion is generated and scored.
     decoding: how: greedy, or as in the paper (4 beams, repetition penalty 2.5, 64 tokens).
     lora_rank: of method lora; with green or full, train adapters of this rank on all linear layers,
@@ -219,6 +223,8 @@ class RunConfig(BaseModel):
     probe_batches: Count = 2
     metric: Metric = "first_order"
     optimizer_state: Literal["keep", "drop", "offload"] = "keep"
+    memory: Literal["auto"] | Annotated[ByteSize, Field(gt=0)] | None = None
+    updates: Literal["step", "backward"] | None = None
     generate: Annotated[int, Field(ge=0)] = 32
     decoding: Literal["greedy", "paper"] = "greedy"
     lora_rank: Count | None = None

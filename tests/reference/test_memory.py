@@ -8,8 +8,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
+from greentrainer.cost import step_memory
 from greentrainer.cost.draws import CertainDraws
-from greentrainer.plan.memory import step_memory
 from tests.conformance.families import batch_for, build
 
 MEGA = 2**20

@@ -5,6 +5,7 @@ Start with `trace.py`.  The graph itself is a value (`types.CostGraph`); choosin
 
 from greentrainer.cost.blank import faked, unseen
 from greentrainer.cost.flops import ATTENTION, FORMULAS, count_flops, flop_counter
+from greentrainer.cost.memory import Memory, probe_memory, step_memory
 from greentrainer.cost.plain import foretold_of, graph_of, plain_foretold, plain_graph
 from greentrainer.cost.questions import Questions
 from greentrainer.cost.sizes import LESS, ROOM, SMALLEST, Foretold, added, form_of, symbols
@@ -17,6 +18,7 @@ __all__ = [
     "ROOM",
     "SMALLEST",
     "Foretold",
+    "Memory",
     "Questions",
     "added",
     "count_flops",
@@ -28,6 +30,8 @@ __all__ = [
     "is_tracing",
     "plain_foretold",
     "plain_graph",
+    "probe_memory",
+    "step_memory",
     "symbols",
     "trace",
     "unseen",

@@ -25,19 +25,11 @@ from greentrainer.hf import checkpoint
 from greentrainer.hf.config import GreenConfig
 from greentrainer.hf.input_gradients import redo_input_gradients, undo_input_gradients
 from greentrainer.hf.probe_batches import ProbeBatches, is_stream, length_of
+from greentrainer.hf.refusals import MADE_WITHIN, MIX, refuse
 from greentrainer.hf.schedule import follow, schedule
 from greentrainer.hf.trace_cache import kept_traces
-from greentrainer.model import Alone, is_sharded
+from greentrainer.model import Alone, InBackward, is_sharded
 from greentrainer.types import PARTS, Batch, LossFn
-
-MIX = (
-    "mix greentrainer.hf.Green into this Trainer (class GreenX(Green, X): pass) and give it "
-    "green=GreenConfig(...) in place of the callback"
-)
-MADE_WITHIN = (
-    "this Trainer makes what the model is called with in its step, where the callback cannot make "
-    f"any: {MIX}"
-)
 
 
 def loss_of_call(model: Any, batch: Batch) -> Any:
@@ -75,6 +67,7 @@ class GreenCallback(TrainerCallback):
         self.processes: Alone | None = None
         self.hollow: nn.Module | None = None
         self.resumed_from: Path | None = None
+        self.in_backward: InBackward | None = None
         self._ear: Any = None
         self._model: nn.Module | None = None
 
@@ -91,7 +84,13 @@ class GreenCallback(TrainerCallback):
         model, loader = kwargs["model"], kwargs["train_dataloader"]
         optimizer = inner(kwargs["optimizer"])
         self.release()  # an earlier training may have ended in an error
-        self._refuse(args, model, optimizer, loader)
+        refuse(
+            args, model, optimizer,
+            alone=self.processes is None,
+            traceable=self.hollow is not None or not is_sharded(model),
+            in_backward=self.green.updates == "backward",
+            callback=self.one_call,
+        )  # fmt: skip
         self._model = model
         undo_input_gradients(model)
         self._step = state.global_step
@@ -160,6 +159,8 @@ class GreenCallback(TrainerCallback):
         """The engine, with what it goes on from."""
         total, every = schedule(self.green, args, state, length_of(loader))
         model.train()
+        if self.green.updates == "backward":
+            self.in_backward = InBackward(optimizer, args.max_grad_norm)
         self.engine = AdaptiveBackprop(
             model,
             optimizer,
@@ -339,6 +340,9 @@ class GreenCallback(TrainerCallback):
         """Give the model back; what the engine did can still be read."""
         if self.engine is not None:
             self.engine.close()
+        if self.in_backward is not None:
+            self.in_backward.close()
+            self.in_backward = None
         if self._model is not None:
             redo_input_gradients(self._model)
         if self._ear is not None:
@@ -356,37 +360,6 @@ class GreenCallback(TrainerCallback):
         checkpoint.require_order(saved, engine)
         engine.load_state_dict(checkpoint.state_for(saved, engine.processes, folder))
         self._batches_seen = engine.ledger.batches
-
-    def _refuse(
-        self, args: TrainingArguments, model: nn.Module, optimizer: Any, loader: Any
-    ) -> None:
-        """Raise ValueError for what selection cannot be joined with."""
-        if args.deepspeed or type(optimizer).__module__.startswith("deepspeed"):
-            raise ValueError(
-                "DeepSpeed ZeRO ignores what is frozen between steps: use DDP or FSDP2"
-            )
-        if args.n_gpu > 1:
-            raise ValueError(
-                "DataParallel copies the model at each step: start with torchrun, or show one GPU "
-                "(CUDA_VISIBLE_DEVICES)"
-            )
-        if args.torch_compile:
-            raise ValueError(
-                "torch_compile compiles the model whole, a graph for each selection: use "
-                "greentrainer.hf.blocks.compile_blocks(model)"
-            )
-        if args.world_size > 1 and self.processes is None:
-            raise ValueError(f"a callback cannot rebuild the wrapper of replicas: {MIX}")
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise ValueError(f"{type(optimizer).__name__} is no torch optimizer")
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        missing = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in held]
-        if missing:
-            raise ValueError(
-                f"{len(missing)} trainable tensors are not in the optimizer ({missing[0]}, ...)"
-            )
-        if is_sharded(model) and self.hollow is None:
-            raise ValueError(f"a sharded model cannot be traced any more: {MIX}")
 
 
 def inner(optimizer: Any) -> Any:

@@ -1,7 +1,7 @@
 """What a Trainer is told about selection: `GreenConfig`."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from greentrainer.budget import Budget
 from greentrainer.engine import Selector, StepsAsked
@@ -23,6 +23,9 @@ class GreenConfig:
         short to pay for them.
     metric: first_order or two_pass importance, or a control's score (`importance.METRICS`).
     optimizer_state: what becomes of a frozen tensor's state: keep, drop or offload.
+    updates: made in the optimizer's step, or of each tensor as its gradient arrives in the backward
+        pass, so that gradients take no memory (docs/memory.md; `GreenTrainer`, one process, no
+        accumulation).
     selector: chooses tensors; `select`, or a control to compare it with.
     forward: what may be left out of the forward pass.
     positions: of each prompt that gradient passes through: "all", so many before the completion, or
@@ -42,6 +45,7 @@ class GreenConfig:
     probe_batches: int = 2
     metric: str = "first_order"
     optimizer_state: OptimizerState = "keep"
+    updates: Literal["step", "backward"] = "step"
     selector: Selector = select
     forward: ForwardOptions = field(default_factory=ForwardOptions)
     positions: Positions = "all"
@@ -57,6 +61,8 @@ class GreenConfig:
         counted = isinstance(self.positions, int) and self.positions >= 0
         if not counted and self.positions not in ("all", "choose"):
             raise ValueError(f"positions is {self.positions!r}: all, choose, or at least 0")
+        if self.updates not in ("step", "backward"):
+            raise ValueError(f"updates is {self.updates!r}: step, or backward")
         if self.steps not in ("all", "choose"):
             raise ValueError(f"steps is {self.steps!r}: all, or choose")
         if parts_of(self.prompts) != (None,) and self.steps != "choose":

@@ -151,6 +151,8 @@ class Green(Trainer):
             return super().training_step(model, inputs, *args, **kwargs)
         finally:
             self._stepping = False
+            if self.green_callback.in_backward is not None:
+                self.green_callback.in_backward.end()
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         """As the Trainer's; what it executes to make a batch within a step is counted."""
@@ -171,7 +173,10 @@ class Green(Trainer):
         batches = getattr(made, "steps_per_generation", 1) * getattr(made, "num_iterations", 1)
         self.green_callback.receive(batch, within, batches)
         with self.engine.batch(batch):
-            return super().compute_loss(model, inputs, *args, **kwargs)
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
+        if self.green_callback.in_backward is not None:  # what comes next is its backward pass
+            self.green_callback.in_backward.begin()
+        return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As `Trainer.log`, with the share spent."""

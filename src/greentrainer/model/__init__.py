@@ -6,6 +6,7 @@ memory.  Nothing here knows costs, tasks or Hugging Face.
 
 from greentrainer.model.device import PeakMemory, now
 from greentrainer.model.freeze import Freezer, OptimizerState
+from greentrainer.model.in_backward import InBackward
 from greentrainer.model.processes import Alone, Replicas, Together, checksums, is_sharded
 from greentrainer.model.snapshot import attributes_preserved, preserved
 from greentrainer.model.stages import blocks, encoder_of, stages
@@ -13,6 +14,7 @@ from greentrainer.model.stages import blocks, encoder_of, stages
 __all__ = [
     "Alone",
     "Freezer",
+    "InBackward",
     "OptimizerState",
     "PeakMemory",
     "Replicas",

@@ -18,12 +18,11 @@ from torch import nn
 
 from greentrainer.budget import Budget, Clock
 from greentrainer.config import RunConfig
-from greentrainer.cost import trace
+from greentrainer.cost import Memory, probe_memory, step_memory, trace
 from greentrainer.energy import Consumption, Intensity, assumed_watts, read_schedule, start_meter
 from greentrainer.engine import PROBE_SHARE, AdaptiveBackprop, GraphCache
 from greentrainer.forward import ForwardOptions, LabelledHead, SplitForward
 from greentrainer.hf import layout, models, save_clock, saved_clock
-from greentrainer.plan.memory import Memory, probe_memory, step_memory
 from greentrainer.plan.workload import Workload, of_padded, of_task, padded_batch
 from greentrainer.run import mode_of
 from greentrainer.select import select

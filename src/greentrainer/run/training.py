@@ -311,6 +311,7 @@ def green_of(
         probe_batches=config.probe_batches,
         metric=config.metric if config.metric in METRICS else "first_order",
         optimizer_state=config.optimizer_state,
+        updates=config.updates or "step",
         selector=method.selector(model, config),
         forward=forward_of(config, method, examples),
         positions=positions_of(config, method),

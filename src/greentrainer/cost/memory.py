@@ -16,11 +16,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from greentrainer.cost import faked
+from greentrainer.cost.blank import faked
 from greentrainer.types import Batch, LossFn, loss_of
 
-STATE_BYTES = 8
-"""Of AdamW's two moments in fp32, for each element trained."""
+MOMENTS = 2
+"""Values that AdamW keeps for each element trained, in the element's own precision."""
 
 
 @dataclass(frozen=True)
@@ -86,17 +86,19 @@ def step_memory(
     names: Collection[str],
     loss_fn: LossFn | None = None,
     trained_before: Collection[str] = (),
+    in_backward: bool = False,
 ) -> Memory:
     """Memory of a step that trains `names`, with AdamW.
 
-    trained_before: tensors whose optimizer state is kept besides theirs.
+    trained_before: tensors whose optimizer state is kept besides theirs.  in_backward: updates are
+    made as gradients arrive, which are freed at once.
     """
     parameters = dict(model.named_parameters())
     state = {*names, *trained_before}
-    weights = sum(t.numel() * t.element_size() for t in _whole(model))
-    gradients = sum(parameters[n].numel() * parameters[n].element_size() for n in names)
-    optimizer = sum(parameters[n].numel() for n in state) * STATE_BYTES
-    peak = _peak(model, batch, names, loss_fn)
+    weights = sum(_bytes(t) for t in _whole(model))
+    gradients = 0 if in_backward else sum(_bytes(parameters[n]) for n in names)
+    optimizer = MOMENTS * sum(_bytes(parameters[n]) for n in state)
+    peak = _peak(model, batch, names, loss_fn, _freed if in_backward else None)
     return Memory(weights, gradients, optimizer, max(0, peak - gradients))
 
 
@@ -109,6 +111,14 @@ def probe_memory(
     moment, a copy of it, one of the weight, and AdamW's two moments.
     """
     return _peak(model, batch, names, loss_fn, _stepped)
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _freed(parameter: torch.Tensor) -> None:
+    parameter.grad = None
 
 
 def _stepped(parameter: torch.Tensor) -> None:
