@@ -21,6 +21,9 @@ Method = Annotated[
 ]
 Rho = Annotated[float | None, typer.Option(help="share of full fine-tuning's FLOPs to spend")]
 Hours = Annotated[float | None, typer.Option(help="a budget in place of rho: hours of training")]
+Memory = Annotated[
+    str | None, typer.Option(help="bytes that the run may take, as 6GB; auto: what there is")
+]
 Kwh = Annotated[float | None, typer.Option(help="a budget in place of rho: kilowatt-hours")]
 Grams = Annotated[float | None, typer.Option(help="a budget in place of rho: grams of CO2")]
 FlopsBudget = Annotated[float | None, typer.Option(help="a budget in place of rho: FLOPs")]

@@ -5,7 +5,7 @@ Start with `trace.py`.  The graph itself is a value (`types.CostGraph`); choosin
 
 from greentrainer.cost.blank import faked, unseen
 from greentrainer.cost.flops import ATTENTION, FORMULAS, count_flops, flop_counter
-from greentrainer.cost.memory import Memory, probe_memory, step_memory
+from greentrainer.cost.memory import MOMENTS, Memory, probe_memory, step_memory
 from greentrainer.cost.plain import foretold_of, graph_of, plain_foretold, plain_graph
 from greentrainer.cost.questions import Questions
 from greentrainer.cost.sizes import LESS, ROOM, SMALLEST, Foretold, added, form_of, symbols
@@ -15,6 +15,7 @@ __all__ = [
     "ATTENTION",
     "FORMULAS",
     "LESS",
+    "MOMENTS",
     "ROOM",
     "SMALLEST",
     "Foretold",

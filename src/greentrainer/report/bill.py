@@ -48,6 +48,8 @@ def bill_table(summary: dict[str, Any]) -> Table:
         remarks.append(f"ended: {bill['ending']}")
     if bill.get("verified_batches"):
         remarks.append(f"verified: {verified(bill)}")
+    if bill.get("memory"):
+        remarks.append(_memory(bill))
     seconds = spent_seconds(bill)
     if full:
         table.add_row(
@@ -77,6 +79,19 @@ def bill_table(summary: dict[str, Any]) -> Table:
             table.add_row(label, f"{before[key]:.{digits}f}", later, "")
     table.caption, table.caption_justify = "\n".join(remarks), "left"
     return table
+
+
+def _memory(bill: Mapping[str, Any]) -> str:
+    """How a limit of memory was kept to."""
+    way, peak = bill["memory"], bill["peak_memory_bytes"]
+    found = [f"memory: {peak / 1e9:.2f} of {way['limit'] / 1e9:.2f} GB"]
+    if way["updates"] == "backward":
+        found.append("updates in the backward pass")
+    if way["tail"] is not None:
+        found.append(f"a tail of {way['tail']}")
+    if way["names"] is not None:
+        found.append(f"{len(way['names'])} tensors may be trained")
+    return ", ".join(found)
 
 
 def verified(bill: Mapping[str, Any]) -> str:

@@ -64,7 +64,9 @@ def settled(
 def _may_be_whole(config: RunConfig) -> bool:
     """Whether nothing was asked for that plain steps do without."""
     given = (config.positions, config.labelled_head, config.keep_activations, config.lora_rank)
-    other = config.activation_checkpointing or config.bits or config.prompts != "whole"
+    other = (
+        config.activation_checkpointing or config.bits or config.memory or config.prompts != "whole"
+    )
     return not other and all(one is None for one in given)
 
 

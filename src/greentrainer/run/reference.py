@@ -47,14 +47,34 @@ class EpochOrder(Sampler[int]):
         return sorted(groups, key=lambda rows: len(rows) < self.batch_size)
 
 
-def first_batch(
-    config: RunConfig, model: nn.Module, train: Sequence[Encoded], collate: encode.Collator
-) -> Batch:
-    """What the run's first step is made on, on the model's device."""
-    rows = EpochOrder(train, config.batch_size, config.seed).groups()[0]
-    device = next(model.parameters()).device
-    placed: Batch = encode.placed(collate([train[i] for i in rows]), device)
-    return placed
+class Batches:
+    """Of the run's first pass, on the model's device."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: nn.Module,
+        train: Sequence[Encoded],
+        collate: encode.Collator,
+    ) -> None:
+        self.groups = EpochOrder(train, config.batch_size, config.seed).groups()
+        self.train, self.collate = train, collate
+        self.device = next(model.parameters()).device
+
+    def first(self, count: int) -> list[Batch]:
+        """So many that the run begins with."""
+        return [self._made(rows) for rows in self.groups[:count]]
+
+    def largest(self) -> Batch:
+        """The one with the most positions."""
+        return self._made(max(self.groups, key=self._positions))
+
+    def _positions(self, rows: list[int]) -> int:
+        return len(rows) * sum(self.collate.widths([self.train[i] for i in rows]))
+
+    def _made(self, rows: list[int]) -> Batch:
+        placed: Batch = encode.placed(self.collate([self.train[i] for i in rows]), self.device)
+        return placed
 
 
 def graphs_of(model: nn.Module) -> GraphCache:

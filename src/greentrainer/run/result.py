@@ -9,6 +9,7 @@ from greentrainer.config import RunConfig
 from greentrainer.energy import NOTHING, UNMETERED, Energy, Used
 from greentrainer.engine import AdaptiveBackprop
 from greentrainer.methods import METHODS
+from greentrainer.run.memory import Way
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class RunResult:
     plain_steps: FLOPs of plain full fine-tuning, for each step that all the data of the run makes.
     wall_seconds, processor_seconds, energy: of all of it, set-up and tracing included.
     used: the same and the CO2, with what was used before the run was resumed.
+    way: how it kept within its memory, where that was asked for.
     """
 
     engine: AdaptiveBackprop
@@ -33,6 +35,7 @@ class RunResult:
     processor_seconds: float = 0.0
     energy: Energy = UNMETERED
     used: Used = NOTHING
+    way: Way | None = None
 
 
 def bill_of(config: RunConfig, outcome: RunResult, peak_bytes: int) -> dict[str, Any]:
@@ -55,6 +58,7 @@ def bill_of(config: RunConfig, outcome: RunResult, peak_bytes: int) -> dict[str,
         "tensors_trained_last": len(chosen.names) if chosen else None,
         "seconds_per_batch": _batch_seconds(engine),
         "peak_memory_bytes": peak_bytes,
+        "memory": asdict(outcome.way) if outcome.way else None,
         "wall_seconds": outcome.wall_seconds,
         "processor_seconds": outcome.processor_seconds,
         **_energy(outcome),

@@ -34,15 +34,17 @@ from greentrainer.hf import (
 from greentrainer.hf import trackers as trackers
 from greentrainer.importance import METRICS
 from greentrainer.methods import METHODS, Method
+from greentrainer.records import Entry
 from greentrainer.run.arguments import arguments_of, in_one_line, steps_of
 from greentrainer.run.asked import collator_of, cost_of, forward_of, positions_of, steps_asked
 from greentrainer.run.interrupt import StopRequest
 from greentrainer.run.journal import Journal
+from greentrainer.run.memory import Way, within
 from greentrainer.run.pace import settled
 from greentrainer.run.reference import (
+    Batches,
     EpochOrder,
     affordable_steps,
-    first_batch,
     graphs_of,
     method_flops,
     step_flops,
@@ -72,19 +74,29 @@ class RunTrainer(GreenTrainer):
 
 
 class Watch(TrainerCallback):
-    """Reports each step, ends the run when asked to, and when a loss is not finite."""
+    """Reports each step, ends the run when asked to, and when a loss is not finite.
+
+    before: what was spent before there were books.
+    """
 
     def __init__(
-        self, report: Report, stop: StopRequest, learning_rate: float, journal: Journal | None
+        self,
+        report: Report,
+        stop: StopRequest,
+        learning_rate: float,
+        journal: Journal | None,
+        before: Sequence[Entry],
     ) -> None:
         self.report, self.stop, self.learning_rate = report, stop, learning_rate
-        self.journal = journal
+        self.journal, self.before = journal, list(before)
         self.losses: list[float] = []
         self.trainer: RunTrainer | None = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Before the first step: the engine is there now."""
         assert self.trainer is not None
+        while self.before:  # there are books now
+            self.trainer.engine.ledger.add(self.before.pop())
         if self.journal and self.journal.engine is None:
             made, planned = state.global_step, state.max_steps
             self.journal.begin(self.trainer.engine, planned, made, state.log_history)
@@ -141,12 +153,12 @@ def fit(
     consumption = consumption_of(config, meter)
     require_budget(config, METHODS[config.method])
     collate = collator_of(config, tokenizer)
-    first = partial(first_batch, config, model, train, collate)
-    config = settled(config, model, steps_of(config, len(train)), first)
+    batches = Batches(config, model, train, collate)
+    config = settled(config, model, steps_of(config, len(train)), lambda: batches.first(1)[0])
     method = METHODS[config.method]
     early = method.stops_early(config)
     chooses = steps_asked(config, method) == "choose"
-    other = method.adapts(config) or config.activation_checkpointing
+    other = method.adapts(config) or config.activation_checkpointing or config.memory is not None
     bare = dense(model) if config.bits else model
     plain = step_flops(config, graphs_of(bare), train, collate) if other or early else []
 
@@ -159,6 +171,11 @@ def fit(
     whole = told if asked else None
     torch.manual_seed(config.seed)
     adapted = method.adapt(model, config)
+    way: Way | None = None
+    probed: list[Entry] = []
+    if config.memory is not None:
+        some = partial(batches.first, 1 + config.probe_batches)
+        config, way, probed = within(config, method, adapted, lambda: (batches.largest(), some()))
     if config.compile:
         compile_blocks(adapted)
     if early and max_steps < 0:
@@ -172,7 +189,7 @@ def fit(
             "torchrun (examples/trainer.py)"
         )
     with StopRequest(stopping) as stop:
-        watch = Watch(report, stop, config.learning_rate, journal)
+        watch = Watch(report, stop, config.learning_rate, journal, probed)
         patience = [EarlyStoppingCallback(config.patience)] if config.patience else []
         make = partial(
             RunTrainer,
@@ -210,6 +227,7 @@ def fit(
         plain_steps=tuple(plain or step_flops(config, trainer.engine.graphs, train, collate)),
         log=tuple(state.log_history),
         used=trainer.engine.consumption.used(),
+        way=way,
     )
 
 

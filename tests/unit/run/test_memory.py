@@ -1,0 +1,187 @@
+"""How a run keeps within its memory: what is tried, in which order, and what is refused."""
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from greentrainer.config import RunConfig
+from greentrainer.methods import METHODS
+from greentrainer.run import RunResult, memory
+from greentrainer.run.memory import SPARE, TAILS, Fitting, Updates, Way
+from greentrainer.run.training import fit
+from greentrainer.types import Tail
+from tests.conformance.families import batch_for, build
+from tests.tiny import characters
+from tests.unit.run.test_reference import config_of, examples
+
+HELD = 1_000_000
+
+
+@pytest.fixture(autouse=True)
+def _held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the process held little: a tiny model is nothing beside Python."""
+    monkeypatch.setattr(memory, "held_on", lambda _device: HELD)
+    monkeypatch.setattr(memory, "give_back", lambda: None)
+
+
+def prompted(seed: int = 0) -> dict[str, torch.Tensor]:
+    batch: dict[str, torch.Tensor] = batch_for("", 4, 96, seed)
+    batch["labels"][:, :80] = -100
+    return batch
+
+
+def fitting(limit: float, **more: Any) -> Fitting:
+    given: dict[str, Any] = {"method": "green", "memory": 1, **more}
+    config = RunConfig(**given)
+    return Fitting(config, METHODS[config.method], build("llama").train(), prompted(), int(limit))
+
+
+def way(limit: float, **more: Any) -> Way:
+    return fitting(limit, **more).way([prompted(1), prompted(2)])
+
+
+WAYS: list[tuple[Updates, Tail]] = [
+    (updates, tail) for tail in (None, *TAILS) for updates in get_args(Updates)
+]
+"""In the order in which they are tried."""
+
+
+def totals() -> list[int]:
+    """Of each with everything trained."""
+    one = fitting(1e12)
+    return [one.total(*way, one.names) for way in WAYS]
+
+
+def below(told: int) -> float:
+    """A limit that just fails to allow so much."""
+    return (told - 100) / (1 - SPARE)
+
+
+def test_the_first_that_fits_is_taken() -> None:
+    told = totals()
+    assert len(set(told)) > 4
+    for limit in [1e12, *(below(one) for one in sorted(told, reverse=True))]:
+        found = way(limit)
+        fits = [way for way, total in zip(WAYS, told, strict=True) if total <= 0.95 * int(limit)]
+        assert found.told <= 0.95 * limit
+        assert found.held == HELD
+        if fits:
+            assert ((found.updates, found.tail), found.names) == (fits[0], None)
+        else:
+            assert found.names
+
+
+def test_updates_that_were_asked_for_are_made() -> None:
+    assert way(1e12, updates="backward").updates == "backward"
+    one = fitting(1e12, method="full")
+    told = one.total("step", None, one.names)
+    assert way(below(told), method="full").updates == "backward"
+    with pytest.raises(ValueError, match="would do"):
+        way(below(told), method="full", updates="step")
+
+
+def test_accumulated_gradients_are_kept() -> None:
+    one = fitting(1e12, method="full")
+    told = one.total("step", None, one.names)
+    with pytest.raises(ValueError, match="would do"):
+        way(below(told), method="full", accumulate=2)
+
+
+def test_the_smallest_that_would_do_does() -> None:
+    """And a little less does not."""
+    with pytest.raises(ValueError, match=r"memory: 0\.00 GB are too little") as refused:
+        way(HELD + 1)
+    assert "a smaller batch_size or max_length" in str(refused.value)
+    one = fitting(HELD + 1)
+    least = min(one.total("backward", 4, [name]) for name in one.names) / (1 - SPARE)
+    assert way(1.05 * least).names
+    with pytest.raises(ValueError, match="too little"):
+        way(0.95 * least)
+
+
+def test_those_worth_most_for_their_bytes_may_be_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = fitting(below(min(totals())))
+    sizes = {n: p.numel() for n, p in one.model.named_parameters()}
+    worth = {name: float(size * (1 + place)) for place, (name, size) in enumerate(sizes.items())}
+    monkeypatch.setattr(Fitting, "_worth", lambda *_: worth)
+    names = one.way([]).names
+    assert names is not None
+    assert 0 < len(names) < len(sizes)
+    left = [name for name in sizes if name not in names]
+    spare = one.allowed - one.total("backward", 4, names)
+    order = list(worth)
+    for name in left:  # none of them fits that is worth more than any that was taken
+        worse = [other for other in names if order.index(other) < order.index(name)]
+        assert not worse or 8 * sizes[name] > spare
+
+
+@pytest.mark.parametrize("room", [10**9, 1])
+def test_judging_takes_few_passes(room: int) -> None:
+    """By other rows where gradients have room; else by each one's own, and nothing is held."""
+    one = fitting(1e12)
+    found = one._worth(4, [prompted(1), prompted(2)], room)
+    assert found.keys() == set(one.names)
+    assert any(value > 0 for value in found.values())
+    assert len(one.spent) == 1
+    assert one.spent[0].forward_flops > 0
+    assert all(p.grad is None for p in one.model.parameters())
+
+
+def run(folder: Path, limit: float) -> RunResult:
+    config = config_of(
+        folder, method="green", rho=0.9, probe_batches=1, memory=int(limit), epochs=1, accumulate=1
+    )
+    return fit(config, build("llama"), characters(), examples(60), [])
+
+
+def test_a_run_trains_nothing_else(tmp_path: Path) -> None:
+    before = build("llama").state_dict()
+    one = run(tmp_path, 1e12)
+    assert one.way is not None
+    assert one.way.names is None
+    found = one
+    for share in (0.9, 0.8, 0.7, 0.6, 0.55, 0.5):
+        if found.way and found.way.names is None:
+            found = run(tmp_path, HELD + share * (one.way.told - HELD))
+    assert found.way is not None
+    assert found.way.names is not None
+    assert found.way.updates == "backward"
+    moved = {n for n, v in found.model.state_dict().items() if not torch.equal(v, before[n])}
+    assert moved
+    assert moved <= {*found.way.names, "lm_head.weight"}
+    assert found.plain_steps == one.plain_steps
+    kinds = [entry.kind for entry in found.engine.ledger]
+    assert "probe" in kinds
+    assert found.engine.ledger.spent_flops <= 0.9 * sum(found.plain_steps)
+
+
+def test_a_resumed_run_keeps_to_what_was_found(tmp_path: Path) -> None:
+    """Though another amount is held by then."""
+    config = config_of(tmp_path, method="green", memory=10**12)
+    model = build("llama")
+    told = Way("backward", 4, 10**12, 5, 6, ("model.norm.weight",))
+    (tmp_path / memory.KEPT).write_text(json.dumps(asdict(told)), encoding="utf-8")
+    again = config.model_copy(update={"resume": True})
+    changed, found, spent = memory.within(
+        again, METHODS["green"], model, lambda: pytest.fail("nothing is looked at")
+    )
+    assert (found, spent) == (told, [])
+    assert (changed.updates, changed.positions) == ("backward", 4)
+    assert [n for n, p in model.named_parameters() if p.requires_grad] == ["model.norm.weight"]
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_"), [("6GB", 6 * 10**9), ("512MiB", 2**29), ("2500000000", 2_500_000_000)]
+)
+def test_bytes_are_read_as_people_write_them(text: str, bytes_: int) -> None:
+    config = RunConfig(memory=text)  # type: ignore[arg-type]
+    assert config.memory == bytes_
+    assert re.search(rf"^memory: {bytes_}$", config.yaml(), re.M)
+    assert RunConfig(memory="auto").memory == "auto"
+    with pytest.raises(ValueError, match="memory"):
+        RunConfig(memory="lots")  # type: ignore[arg-type]
