@@ -23,6 +23,7 @@ from greentrainer.energy import Consumption, Intensity, assumed_watts, read_sche
 from greentrainer.engine import PROBE_SHARE, AdaptiveBackprop, GraphCache
 from greentrainer.forward import ForwardOptions, LabelledHead, SplitForward
 from greentrainer.hf import layout, models, save_clock, saved_clock
+from greentrainer.plan.room import Sketched, rooms
 from greentrainer.plan.workload import Workload, of_padded, of_task, padded_batch
 from greentrainer.run import mode_of
 from greentrainer.select import select
@@ -263,6 +264,13 @@ class Planner:
             reachable = self.graph.affordable(self.graph.backward_budget(share))
             return replace(told, probe=probe_memory(self.network, batch, reachable, self._loss))
 
+    def room(self) -> list[dict[str, Any]]:
+        """What each size of memory buys, on the largest batch."""
+        short = Sketched(None, None)
+        if self.tokenizer is not None and not self._seq2seq:
+            short = Sketched(self._graphs.split, self._graphs.head)
+        return rooms(self.config, self.network, self.data.largest, short)
+
     def _between(self, names: Sequence[str], low: Memory, high: Memory) -> Memory:
         elements = sum(self.graph.sizes[name] for name in names)
         gradients = 4 * elements
@@ -346,6 +354,7 @@ class Planner:
             "clock": asdict(self.clock) if self.clock else None,
             "watts": self.watts,
             "energy": f"{self.watts:.3g} W, {self.intensity.at(time.time()):g} gCO2/kWh now",
+            "room": self.room(),
             "rows": [asdict(row) | {"memory_total": row.memory.total} for row in rows],
             "starts": self.starts(rows),
             "profile": [

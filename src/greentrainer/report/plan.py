@@ -73,6 +73,8 @@ def tables(plan: Plan) -> list[Figures]:
             "taken from between two simulated rows",
         ),
     ]
+    if plan.get("room"):
+        found.append(_room(plan["room"]))
     if clock:
         timed = Figures(
             f"time on {clock['device']}",
@@ -85,6 +87,27 @@ def tables(plan: Plan) -> list[Figures]:
     if plan["starts"]:
         found.append(begun(plan["starts"]))
     return [by_kind(plan), *found]
+
+
+def _room(rooms: Sequence[Mapping[str, Any]]) -> Figures:
+    """What each size of memory buys."""
+    updates = {"step": "in the step", "backward": "in the backward pass", None: "-"}
+    body = [
+        [
+            f"{row['gigabytes']} GB",
+            f"{row['trained']:.0%}" if row["trained"] else "-",
+            updates[row["updates"]],
+            "-" if not row["trained"] else "all" if row["tail"] is None else str(row["tail"]),
+        ]
+        for row in rooms
+    ]
+    return Figures(
+        "what memory buys (--memory)",
+        ["memory", "may be trained", "updates", "positions"],
+        body,
+        "share of the model that may be trained, when tensors are updated, and through how many "
+        "positions of each prompt gradient passes besides the completion",
+    )
 
 
 def _bought(row: Mapping[str, Any], blocks: int) -> list[str]:

@@ -6,6 +6,7 @@ What of it knows no configuration belongs further down (`hf`, `engine`, `tasks`)
 from greentrainer.run import evaluation
 from greentrainer.run.answers import answer, of_run, ready, write_answers
 from greentrainer.run.asked import collator_of
+from greentrainer.run.fitting import Fitting
 from greentrainer.run.inputs import (
     RunInputs,
     load_task,
@@ -25,6 +26,7 @@ from greentrainer.run.training import mode_of
 __all__ = [
     "CONFIG",
     "EpochOrder",
+    "Fitting",
     "RunInputs",
     "RunResult",
     "answer",

@@ -37,9 +37,10 @@ from greentrainer.methods import METHODS, Method
 from greentrainer.records import Entry
 from greentrainer.run.arguments import arguments_of, in_one_line, steps_of
 from greentrainer.run.asked import collator_of, cost_of, forward_of, positions_of, steps_asked
+from greentrainer.run.fitting import Way
 from greentrainer.run.interrupt import StopRequest
 from greentrainer.run.journal import Journal
-from greentrainer.run.memory import Way, within
+from greentrainer.run.memory import within
 from greentrainer.run.pace import settled
 from greentrainer.run.reference import (
     Batches,
@@ -163,11 +164,11 @@ def fit(
     plain = step_flops(config, graphs_of(bare), train, collate) if other or early else []
 
     def told(graphs: GraphCache) -> int:
-        """Of plain full fine-tuning, whose batches the engine's own graphs tell of."""
+        """Of plain full fine-tuning: the engine's own graphs tell it where all may be trained."""
         plain[:] = plain or step_flops(config, graphs, train, collate)
         return sum(plain)
 
-    asked = (config.rho is None or chooses) and not other
+    asked = chooses if config.rho is not None else not other
     whole = told if asked else None
     torch.manual_seed(config.seed)
     adapted = method.adapt(model, config)

@@ -204,3 +204,16 @@ def test_a_shape_is_asked_for_once_where_shapes_tell_all(tmp_path: Path) -> None
     assert told[0] == told[1]
     assert always.asked == 12  # six batches, twice
     assert once.asked == len({(rows, width) for rows in (4, 3) for width in (16, 32)}) - 1
+
+
+@pytest.mark.parametrize("rho", [0.6, 0.8])
+@pytest.mark.parametrize("rank", [None, 2, 8])
+def test_a_share_is_one_of_plain_full_fine_tuning_of_these_rows(
+    rank: int | None, rho: float, tmp_path: Path
+) -> None:
+    """With adapters too, whose own steps cost more or less; and rows are of many lengths."""
+    config = config_of(tmp_path, method="green", rho=rho, lora_rank=rank, epochs=1, accumulate=1,
+                       probe_batches=1, selections=1, pad_multiple=None)  # fmt: skip
+    outcome = fit(config, build("llama"), characters(), examples(60), [])
+    spent = outcome.engine.ledger.spent_flops
+    assert 0.85 * rho < spent / sum(outcome.plain_steps) <= rho
