@@ -216,4 +216,4 @@ def test_a_share_is_one_of_plain_full_fine_tuning_of_these_rows(
                        probe_batches=1, selections=1, pad_multiple=None)  # fmt: skip
     outcome = fit(config, build("llama"), characters(), examples(60), [])
     spent = outcome.engine.ledger.spent_flops
-    assert 0.85 * rho < spent / sum(outcome.plain_steps) <= rho
+    assert 0.8 * rho < spent / sum(outcome.plain_steps) <= rho
