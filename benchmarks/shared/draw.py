@@ -351,6 +351,27 @@ def whole_runs_table() -> str:
     return markdown(head, body)
 
 
+def memory_table() -> str:
+    """Runs within a limit of memory, and how they kept to it."""
+    head = [
+        "", "limit, GB", "told", "peak", "peak / full", "updates", "tail", "may be trained", "loss",
+    ]  # fmt: skip
+    body = [
+        [
+            row["run"],
+            *("" if row[key] is None else f"{row[key] / 1e9:.2f}" for key in ("limit", "told")),
+            f"{row['peak'] / 1e9:.2f}",
+            f"{row['peak / full']:.2f}",
+            row["updates"],
+            "all" if row["tail"] is None else str(row["tail"]),
+            f"{row['tensors']} tensors",
+            f"{row['loss']:.3f}",
+        ]
+        for row in rows_of("memory")
+    ]
+    return markdown(head, body)
+
+
 ENDS = ("newest", "lowest")
 
 
@@ -412,6 +433,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "plan": plan_table,
     "gpu_steps": gpu_table,
     "whole_runs": whole_runs_table,
+    "memory": memory_table,
     "tried_trainers": partial(tried_table, "trainers"),
     "tried_families": partial(tried_table, "families"),
     "tried_few_bits": partial(tried_table, "few bits"),

@@ -120,7 +120,7 @@ class RunConfig(BaseModel):
     test_path: one's own file to test on; some rows are held out when None.
     method: one of `greentrainer.methods`.
     rho: share of full fine-tuning's FLOPs (of method green, and where a run stops early); 0.5 if
-        no budget is given.
+        no budget is given, and 1 where `memory` is the only one.
     hours, kwh, co2_grams, flops: a budget in another unit, in place of rho; exactly one counts.
     cost: what rho is a share of, and tensors are weighed by: FLOPs, or seconds on this device. When
         None, seconds on a GPU where steps are chosen, so that nothing is chosen there which saves
@@ -270,6 +270,8 @@ class RunConfig(BaseModel):
         values = {
             name: value for name, value in values.items() if name != "rho" or value is not None
         }
+        if values.get("memory") is not None and not given:
+            values["rho"] = 1.0
         return values | {"rho": None} if given and given != ["rho"] else values
 
     @model_validator(mode="after")

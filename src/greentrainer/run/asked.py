@@ -71,6 +71,14 @@ def steps_asked(config: RunConfig, method: Method) -> StepsAsked:
     return found
 
 
+def may_shorten(config: RunConfig, method: Method) -> bool:
+    """Whether a run that has to make room may choose how far gradient passes through prompts."""
+    chosen = positions_of(config, method) == "choose"
+    free = config.positions is None and config.rho == 1 and not config.published
+    able = method.budgeted and not config.activation_checkpointing
+    return chosen or (free and able)
+
+
 def positions_of(config: RunConfig, method: Method) -> Positions:
     """Which positions gradient passes through: as asked, or as method green chooses."""
     if config.positions is not None:

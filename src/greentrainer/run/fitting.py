@@ -20,7 +20,7 @@ from greentrainer.forward import LabelledHead, SplitForward
 from greentrainer.importance import measure_importance
 from greentrainer.methods import Method
 from greentrainer.records import Entry
-from greentrainer.run.asked import positions_of
+from greentrainer.run.asked import may_shorten, positions_of
 from greentrainer.types import Batch, Tail, loss_of
 
 Updates = Literal["step", "backward"]
@@ -96,7 +96,8 @@ class Fitting:
         self.probes = method.budgeted
         positions = positions_of(config, method)
         self.given: Tail = positions if isinstance(positions, int) else None
-        self.cuts = positions == "choose" and short.split is not None and not short.split.encodes
+        whole = short.split is None or short.split.encodes
+        self.cuts = may_shorten(config, method) and not whole
         self.spent: list[Entry] = []
         self._known: dict[tuple[Any, ...], Memory] = {}
 
@@ -184,7 +185,9 @@ class Fitting:
 
     def _loss(self, model: nn.Module, batch: Batch) -> Any:
         kind = next(model.parameters()).device.type
-        with torch.autocast(kind, torch.bfloat16, enabled=self.config.bf16):
+        with torch.autocast(
+            "cpu" if kind == "meta" else kind, torch.bfloat16, enabled=self.config.bf16
+        ):
             return loss_of(model, batch)
 
     @contextmanager

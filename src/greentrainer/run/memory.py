@@ -21,7 +21,7 @@ from greentrainer.forward import ForwardSavings
 from greentrainer.methods import Method
 from greentrainer.model import Alone
 from greentrainer.records import Entry, write_json
-from greentrainer.run.asked import forward_of, positions_of
+from greentrainer.run.asked import forward_of, may_shorten, positions_of
 from greentrainer.run.fitting import Fitting, Way
 from greentrainer.types import Batch
 
@@ -60,9 +60,8 @@ def savings_of(config: RunConfig, method: Method, model: nn.Module, batch: Batch
     options = replace(forward_of(config, method, 0), keep="nothing")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run says so itself
-        return ForwardSavings(
-            model, model, options, positions_of(config, method), batch, None, Alone()
-        )
+        positions = "choose" if may_shorten(config, method) else positions_of(config, method)
+        return ForwardSavings(model, model, options, positions, batch, None, Alone())
 
 
 def within(

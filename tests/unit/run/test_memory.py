@@ -13,6 +13,7 @@ import torch
 from greentrainer.config import RunConfig
 from greentrainer.methods import METHODS
 from greentrainer.run import RunResult, memory
+from greentrainer.run.asked import may_shorten
 from greentrainer.run.fitting import SPARE, TAILS, Fitting, Updates, Way
 from greentrainer.run.training import fit
 from greentrainer.types import Tail
@@ -181,6 +182,17 @@ def test_a_resumed_run_keeps_to_what_was_found(tmp_path: Path) -> None:
     assert (found, spent) == (told, [])
     assert (changed.updates, changed.positions) == ("backward", 4)
     assert [n for n, p in model.named_parameters() if p.requires_grad] == ["model.norm.weight"]
+
+
+@pytest.mark.parametrize(("given", "rho"), [({}, 1.0), ({"rho": 0.4}, 0.4), ({"hours": 2.0}, None)])
+def test_memory_alone_is_a_budget(given: dict[str, Any], rho: float | None) -> None:
+    config = RunConfig.model_validate({"memory": 10**9, **given})
+    assert config.rho == rho
+    assert RunConfig(**given).rho == (rho if given else 0.5)
+    assert may_shorten(config, METHODS["green"])
+    assert not may_shorten(config, METHODS["full"])
+    longer = config.model_copy(update={"positions": "all"})
+    assert not may_shorten(longer, METHODS["green"])
 
 
 @pytest.mark.parametrize(
