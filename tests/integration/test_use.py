@@ -42,6 +42,10 @@ def test_a_run_answers_a_file_and_is_listed(
     assert len(rows) == 3
     assert all(row["prompt"].startswith("add ") for row in rows)
     assert all(row["references"][0].startswith("it is ") for row in rows)
+    assert command(monkeypatch, *typed, "--new-tokens", 2) == 0
+    short = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["prediction"] for row in short] != [row["prediction"] for row in rows]
+    assert all(len(row["prediction"]) <= 2 for row in short)  # a token is a character
     capsys.readouterr()
     assert command(monkeypatch, "runs", run.parent) == 0
     told = capsys.readouterr().out

@@ -69,17 +69,20 @@ def generate(
     batch_size: BatchSize = None,
     max_length: MaxLength = None,
     decoding: DecodingName = None,
+    new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="tokens of an answer at most; as decoding says if not")
+    ] = None,
     set_: Set = None,
 ) -> None:
     """Write what a model answers to a task's examples into a file."""
-    flags = {k: v for k, v in locals().items() if k not in ("set_", "out", "split")}
+    flags = {k: v for k, v in locals().items() if k not in ("set_", "out", "split", "new_tokens")}
     console = quiet_console()
     from greentrainer.config import over, read, settings
     from greentrainer.run import of_run, write_answers
 
     given = {name: value for name, value in asked_for(flags).items() if value is not None}
     asked = read(None, over(of_run(model), given | settings(set_ or [])))
-    count = write_answers(asked, split, out, console)
+    count = write_answers(asked, split, out, console, new_tokens)
     console.print(f"{count} answers in {out}", markup=False)
 
 

@@ -1,6 +1,7 @@
 """Using what was trained: one answer as it is written, or a file of them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,12 @@ def answer(
     return text
 
 
-def write_answers(config: RunConfig, split: str, out: Path, console: Console) -> int:
+def write_answers(
+    config: RunConfig, split: str, out: Path, console: Console, new_tokens: int | None = None
+) -> int:
     """Write what the model answers to each example of a split, as JSON lines; gives their number.
 
+    new_tokens: where an answer is cut off, if not where the configured decoding does.
     Raises ValueError for a split without examples that ask for anything.
     """
     model, tokenizer = ready(config, console)
@@ -99,8 +103,11 @@ def write_answers(config: RunConfig, split: str, out: Path, console: Console) ->
     console.print(f"{task.name}: {len(examples)} examples to answer", markup=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.open("a").close()  # what cannot be written is told before it is made
+    decoding = DECODINGS[config.decoding]
+    if new_tokens is not None:
+        decoding = replace(decoding, max_new_tokens=new_tokens)
     texts = metrics.answers(
-        model, tokenizer, examples, DECODINGS[config.decoding], max_length=config.max_length,
+        model, tokenizer, examples, decoding, max_length=config.max_length,
         batch_size=config.batch_size,
     )  # fmt: skip
     rows = zip(examples, texts, strict=True)
