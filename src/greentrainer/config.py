@@ -13,6 +13,7 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -83,6 +84,21 @@ def _positions(value: Any) -> Any:
     if counted or value in ("all", "choose", None):
         return value
     raise ValueError("give all, choose, or a number from 0 upwards")
+
+
+def _memory(value: Any) -> Any:
+    if value in ("auto", None):
+        return value
+    try:
+        found = int(_BYTES.validate_python(value))
+    except ValidationError:
+        found = 0
+    if found <= 0:
+        raise ValueError("give a size, as 6GB or 512MiB, or auto")
+    return found
+
+
+_BYTES = TypeAdapter(ByteSize)
 
 
 def _prompts(value: str) -> str:
@@ -223,7 +239,7 @@ class RunConfig(BaseModel):
     probe_batches: Count = 2
     metric: Metric = "first_order"
     optimizer_state: Literal["keep", "drop", "offload"] = "keep"
-    memory: Literal["auto"] | Annotated[ByteSize, Field(gt=0)] | None = None
+    memory: Annotated[Literal["auto"] | int | None, BeforeValidator(_memory)] = None
     updates: Literal["step", "backward"] | None = None
     generate: Annotated[int, Field(ge=0)] = 32
     decoding: Literal["greedy", "paper"] = "greedy"

@@ -5,6 +5,7 @@ tensors; the first that fits is taken.  Where none does, fewer tensors may be tr
 most to other rows for the bytes that training them takes.
 """
 
+import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -210,14 +211,11 @@ class Fitting:
 
     def _fewer(self, updates: Updates, tail: Tail, others: Sequence[Batch]) -> Way:
         """As many tensors as fit, those worth most for their bytes first."""
-        least = min(self.total(updates, tail, [name]) for name in self._depths)
-        room = self.allowed - least
-        chosen: list[str] = []
-        if room >= 0:
-            worth = self._worth(tail, others, room)
-            chosen = self._best(updates, tail, worth)
-        if not chosen:
+        least, smallest = min((self.total(updates, tail, [n]), n) for n in self._depths)
+        if least > self.allowed:
             self._refuse(least)
+        worth = self._worth(tail, others, self.allowed - least)
+        chosen = self._best(updates, tail, worth) or [smallest]
         told = self.total(updates, tail, chosen)
         return Way(updates, tail, self.limit, self.held, told, tuple(chosen))
 
@@ -336,9 +334,15 @@ class Fitting:
         yield part
 
     def _refuse(self, told: int) -> NoReturn:
-        needed = told / (1 - SPARE)
+        needed = int(told / (1 - SPARE))
         raise ValueError(
-            f"memory: {self.limit / 1e9:.2f} GB are too little to train in; {needed / 1e9:.2f} GB "
-            f"would do ({self.held / 1e9:.2f} GB are held before training begins), and a smaller "
+            f"memory: {_written(self.limit)} is too little to train in; {_written(needed)} would "
+            f"do ({_written(self.held)} of them are held before training begins), and a smaller "
             "batch_size or max_length takes less"
         )
+
+
+def _written(size: int) -> str:
+    """Bytes as people say them, rounded up."""
+    unit, name = (10**9, "GB") if size >= 10**8 else (10**6, "MB")
+    return f"{math.ceil(100 * size / unit) / 100:.2f} {name}"

@@ -98,9 +98,14 @@ def test_accumulated_gradients_are_kept() -> None:
 
 def test_the_smallest_that_would_do_does() -> None:
     """And a little less does not."""
-    with pytest.raises(ValueError, match=r"memory: 0\.00 GB are too little") as refused:
+    with pytest.raises(
+        ValueError, match=r"memory: 1\.01 MB is too little.*; (.*) MB would do"
+    ) as refused:
         way(HELD + 1)
     assert "a smaller batch_size or max_length" in str(refused.value)
+    said = re.search(r"; (\S+) MB would do", str(refused.value))
+    assert said is not None
+    assert way(1e6 * float(said[1])).names
     one = fitting(HELD + 1)
     least = min(one.total("backward", 4, [name]) for name in one.names) / (1 - SPARE)
     assert way(1.01 * least).names
@@ -203,5 +208,6 @@ def test_bytes_are_read_as_people_write_them(text: str, bytes_: int) -> None:
     assert config.memory == bytes_
     assert re.search(rf"^memory: {bytes_}$", config.yaml(), re.M)
     assert RunConfig(memory="auto").memory == "auto"
-    with pytest.raises(ValueError, match="memory"):
-        RunConfig(memory="lots")  # type: ignore[arg-type]
+    for wrong in ("lots", "-5", "0", "6 apples"):
+        with pytest.raises(ValueError, match="give a size, as 6GB or 512MiB, or auto"):
+            RunConfig(memory=wrong)  # type: ignore[arg-type]
