@@ -365,8 +365,10 @@ def validated(kind: type[Model], values: dict[str, Any]) -> Model:
         first = error.errors()[0]
         if not first["loc"]:
             raise ValueError(first["msg"].removeprefix("Value error, ")) from None
-        name = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{name} is {first['input']!r}: {first['msg'].lower()}") from None
+        name, said = ".".join(str(part) for part in first["loc"]), first["msg"]
+        ours = "Value error, "
+        said = said.removeprefix(ours) if said.startswith(ours) else said.lower()
+        raise ValueError(f"{name} is {first['input']!r}: {said}") from None
 
 
 def nearest(name: str, known: Any) -> str:
