@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from greentrainer.model import shell
+
 
 def updated_weights(
     optimizer: torch.optim.Optimizer,
@@ -36,16 +38,11 @@ def twin(
 ) -> Any:
     """An optimizer like this one for other weights, with the settings of a group and no state.
 
-    It is made without the constructor, whose arguments are not known.  Step it by the class's own
-    `step`: an instance's is left behind, as schedulers put one there that is bound to the original.
+    Step it by the class's own `step` (`model.shell`).
     """
-    other = object.__new__(type(optimizer))
-    other.__dict__.update(optimizer.__dict__)
-    other.__dict__.pop("step", None)
-    other.__dict__.update(_optimizer_step_pre_hooks={}, _optimizer_step_post_hooks={})
-    other.state = defaultdict(dict)
     options = {k: copy.deepcopy(v) for k, v in group.items() if k not in ("params", "param_names")}
     if options.get("lr") == 0:
         options["lr"] = options.get("initial_lr", 0.0)
-    other.param_groups = [{**options, "params": weights}]
+    other = shell(optimizer, options, weights)
+    other.state = defaultdict(dict)
     return other

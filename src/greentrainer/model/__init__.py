@@ -8,6 +8,7 @@ from greentrainer.model.device import PeakMemory, now
 from greentrainer.model.freeze import Freezer, OptimizerState
 from greentrainer.model.in_backward import InBackward
 from greentrainer.model.processes import Alone, Replicas, Together, checksums, is_sharded
+from greentrainer.model.shell import shell
 from greentrainer.model.snapshot import attributes_preserved, preserved
 from greentrainer.model.stages import blocks, encoder_of, stages
 
@@ -26,5 +27,6 @@ __all__ = [
     "is_sharded",
     "now",
     "preserved",
+    "shell",
     "stages",
 ]

@@ -6,10 +6,11 @@ optimizer that treats each tensor by itself: with those the update is the ordina
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
+
+from greentrainer.model.shell import shell
 
 MEMORY = 0.9
 """Of the running mean of gradient norms: what an earlier step's counts in the next."""
@@ -68,19 +69,9 @@ class InBackward:
         assert parameter.grad is not None
         if self.max_norm is not None:
             self._scale(parameter.grad, self.max_norm)
-        shell: Any = self._alone(parameter)
-        type(self.optimizer).step(shell)
+        alone = shell(self.optimizer, self._groups[id(parameter)], [parameter])
+        type(self.optimizer).step(alone)
         parameter.grad = None
-
-    def _alone(self, parameter: nn.Parameter) -> Any:
-        """The optimizer as if it had this tensor only, without its hooks; its state is shared."""
-        shell = object.__new__(type(self.optimizer))
-        shell.__dict__.update(self.optimizer.__dict__)
-        shell.__dict__.pop("step", None)  # a scheduler's, bound to the original
-        shell.__dict__.update(_optimizer_step_pre_hooks={}, _optimizer_step_post_hooks={})
-        group = {k: v for k, v in self._groups[id(parameter)].items() if k != "param_names"}
-        shell.param_groups = [{**group, "params": [parameter]}]
-        return shell
 
     def _scale(self, gradient: torch.Tensor, most: float) -> None:
         norm = torch.linalg.vector_norm(gradient.detach(), dtype=torch.float32)
