@@ -12,12 +12,15 @@ from trl import SFTConfig, SFTTrainer
 from greentrainer.cost import flop_counter
 from greentrainer.hf import GreenCallback, GreenConfig, GreenTrainer
 from greentrainer.hf.input_gradients import undo_input_gradients
+from greentrainer.hf.refusals import refuse
 from greentrainer.run.arguments import checkpointing_argument
 from tests.conformance.families import build
 from tests.tiny import characters
 from tests.trainer import arguments, rows
 
 GREEN = GreenConfig(rho=0.6, probe_batches=1, every_epochs=0.5)
+PLAIN = {"alone": True, "traceable": True, "in_backward": False, "callback": True}
+"""A callback's run in one process."""
 
 
 class Gradients(TrainerCallback):
@@ -160,7 +163,7 @@ def test_deepspeed_is_refused() -> None:
         world_size = 1
 
     with pytest.raises(ValueError, match="ZeRO ignores what is frozen"):
-        GreenCallback(GREEN)._refuse(Settings(), build("llama"), None, None)
+        refuse(Settings(), build("llama"), None, **PLAIN)  # type: ignore[arg-type]
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # TRL sets deprecated arguments
@@ -265,6 +268,5 @@ def test_the_callback_notices_a_loss_that_is_not_the_models(
 def test_compiling_the_whole_model_is_refused(tmp_path: Path) -> None:
     settings = arguments(tmp_path)
     settings.torch_compile = True
-    green = GreenCallback(GREEN)
     with pytest.raises(ValueError, match="compile_blocks"):
-        green._refuse(settings, build("llama"), None, None)
+        refuse(settings, build("llama"), None, **PLAIN)
