@@ -163,7 +163,7 @@ def test_deepspeed_is_refused() -> None:
         world_size = 1
 
     with pytest.raises(ValueError, match="ZeRO ignores what is frozen"):
-        refuse(Settings(), build("llama"), None, **PLAIN)  # type: ignore[arg-type]
+        refuse(Settings(), build("llama"), None, **PLAIN)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # TRL sets deprecated arguments
