@@ -23,8 +23,8 @@ from greentrainer.run.asked import cost_of
 from greentrainer.types import Batch
 
 TRACED = 0.03
-"""Seconds of tracing for each tensor of a model: 272 of SmolLM2-135M took 7 on two processor cores,
-and no less beside an H200 (docs/log.md)."""
+"""Seconds of tracing for each tensor of a model: 272 of SmolLM2-135M take 7 on two processor cores;
+beside an H200 whole passes alone took 4.6 (docs/log.md)."""
 PROBED = 8
 """Passes that measure what tensors and tails are worth and how fast they go."""
 KEPT = "pace.json"
