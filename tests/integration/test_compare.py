@@ -21,7 +21,7 @@ ENTRIES: list[dict[str, Any]] = [
     {"method": "zero_shot"},
     {"method": "full", "learning_rate": [1e-3, 1e-9], "seeds": [0, 1]},
     {"method": "full_at_budget", "rho": 0.5},
-    {"method": "green", "rho": 0.8, "steps": "all"},
+    {"method": "green", "rho": 0.8, "steps": "all", "positions": "all"},
     {"method": "green", "rho": 0.6, "metric": "random"},
     {"method": ["top2", "top_blocks", "bitfit", "lisa", "lora", "prefix", "prompt"]},
     {"name": "starved", "method": "green", "rho": 0.05},
