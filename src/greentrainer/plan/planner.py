@@ -18,7 +18,7 @@ from torch import nn
 
 from greentrainer.budget import Budget, Clock
 from greentrainer.config import RunConfig
-from greentrainer.cost import Memory, probe_memory, step_memory, trace
+from greentrainer.cost import MOMENTS, Memory, probe_memory, step_memory, trace
 from greentrainer.energy import Consumption, Intensity, assumed_watts, read_schedule, start_meter
 from greentrainer.engine import PROBE_SHARE, AdaptiveBackprop, GraphCache
 from greentrainer.forward import ForwardOptions, LabelledHead, SplitForward
@@ -276,7 +276,7 @@ class Planner:
         gradients = 4 * elements
         share = (gradients - low.gradients) / max(1, high.gradients - low.gradients)
         activations = low.activations + share * (high.activations - low.activations)
-        return Memory(high.weights, gradients, 8 * elements, round(activations), low.probe)
+        return Memory(high.weights, gradients, MOMENTS * gradients, round(activations), low.probe)
 
     def _loss(self, model: nn.Module, batch: Batch) -> Any:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
