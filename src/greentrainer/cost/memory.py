@@ -87,19 +87,22 @@ def step_memory(
     loss_fn: LossFn | None = None,
     trained_before: Collection[str] = (),
     in_backward: bool = False,
+    accumulating: bool = False,
 ) -> Memory:
     """Memory of a step that trains `names`, with AdamW.
 
     trained_before: tensors whose optimizer state is kept besides theirs.  in_backward: updates are
-    made as gradients arrive, which are freed at once.
+    made as gradients arrive, which are freed at once.  accumulating: they are added to those of an
+    earlier batch, which are there all along.
     """
     parameters = dict(model.named_parameters())
     state = {*names, *trained_before}
     weights = sum(_bytes(t) for t in _whole(model))
     gradients = 0 if in_backward else sum(_bytes(parameters[n]) for n in names)
     optimizer = MOMENTS * sum(_bytes(parameters[n]) for n in state)
-    peak = _peak(model, batch, names, loss_fn, _freed if in_backward else None)
-    return Memory(weights, gradients, optimizer, max(0, peak - gradients))
+    gone = in_backward or accumulating
+    peak = _peak(model, batch, names, loss_fn, _freed if gone else None)
+    return Memory(weights, gradients, optimizer, max(0, peak if accumulating else peak - gradients))
 
 
 def probe_memory(

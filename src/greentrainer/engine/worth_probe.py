@@ -8,7 +8,7 @@ with the best of them parts of prompts, if these may be read alone, halves first
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from greentrainer.engine.steps import WHOLE, Steps, Values
 from greentrainer.forward import ForwardSavings
 from greentrainer.importance import Judge, Pair, measure_worth
 from greentrainer.records import Entry
-from greentrainer.types import PARTS, Batch, LossFn, Tail, parts_of
+from greentrainer.types import PARTS, Batch, LossFn, Tail, parts_of, rows_in, taken
 
 FIRST = 8
 """Positions of the first tail that is measured."""
@@ -46,25 +46,10 @@ def pairs_of(given: Sequence[Batch]) -> list[Pair]:
 
 def halved(batch: Batch) -> Pair | None:
     """The first half of a batch's rows and the second; None for one that cannot be divided."""
-    if not isinstance(batch, Mapping):
-        return None
-    rows = next((v.shape[0] for v in batch.values() if isinstance(v, torch.Tensor) and v.dim()), 0)
+    rows = rows_in(batch)
     if rows < FEW:
         return None
-
-    def part(value: Any, rows_of: slice) -> Any:
-        per_row = isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == rows
-        return value[rows_of] if per_row or _is_list(value, rows) else value
-
-    first, second = slice(0, rows // 2), slice(rows // 2, rows)
-    return Pair(
-        {name: part(value, first) for name, value in batch.items()},
-        {name: part(value, second) for name, value in batch.items()},
-    )
-
-
-def _is_list(value: Any, rows: int) -> bool:
-    return isinstance(value, list) and len(value) == rows
+    return Pair(taken(batch, slice(rows // 2)), taken(batch, slice(rows // 2, rows)))
 
 
 @dataclass

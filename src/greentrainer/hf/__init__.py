@@ -13,6 +13,7 @@ from greentrainer.hf.config import GreenConfig
 from greentrainer.hf.delta import base_dtype, load_delta, save_delta
 from greentrainer.hf.models import load
 from greentrainer.hf.quantised import dense, is_quantised
+from greentrainer.hf.recomputing import recomputing
 from greentrainer.hf.smollm2 import SMOLLM2, cache_root
 from greentrainer.hf.trace_cache import keeps, kept_traces
 from greentrainer.hf.trainer import Green, GreenSeq2SeqTrainer, GreenTrainer
@@ -39,6 +40,7 @@ __all__ = [
     "models",
     "peft",
     "put_on",
+    "recomputing",
     "save_clock",
     "save_delta",
     "saved_clock",

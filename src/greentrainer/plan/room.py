@@ -51,8 +51,10 @@ def rooms(
             "gigabytes": size,
             "updates": way and way.updates,
             "tail": way and way.tail,
+            "rows": way and way.rows,
+            "recompute": way is not None and way.recompute,
             "trained": share,
         })  # fmt: skip
-        if way is not None and (way.updates, way.tail, share) == ("step", None, 1.0):
+        if way is not None and way.as_asked and share == 1:
             break
     return found

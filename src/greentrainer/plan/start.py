@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from greentrainer.config import RunConfig
-from greentrainer.hf import models
+from greentrainer.hf import models, recomputing
 from greentrainer.plan.planner import Planner
 from greentrainer.run import load_task, to_learn, training_examples, with_template
 from greentrainer.tasks import encode, position_limit, show
@@ -147,9 +147,8 @@ def _fitting(config: RunConfig, room: int, together: int) -> tuple[RunConfig, in
 def _memory(config: RunConfig, size: int, checkpointed: bool) -> int:
     """Bytes of full fine-tuning on batches of the whole window."""
     planner = Planner(config.model_copy(update={"batch_size": size}), padded=True)
-    if checkpointed:
-        planner.network.gradient_checkpointing_enable({"use_reentrant": False})
-    return planner.memory(planner.graph.tensors).total
+    with recomputing(planner.network, checkpointed):
+        return planner.memory(planner.graph.tensors).total
 
 
 def _machine() -> tuple[str, int, bool]:

@@ -87,6 +87,10 @@ def _memory(bill: Mapping[str, Any]) -> str:
     found = [f"memory: {peak / 1e9:.2f} of {way['limit'] / 1e9:.2f} GB"]
     if way["updates"] == "backward":
         found.append("updates in the backward pass")
+    if way.get("rows"):
+        found.append(f"{way['rows']} rows at a time")
+    if way.get("recompute"):
+        found.append("activations made again")
     if way["tail"] is not None:
         found.append(f"a tail of {way['tail']}")
     if way["names"] is not None:

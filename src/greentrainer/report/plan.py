@@ -96,7 +96,7 @@ def _room(rooms: Sequence[Mapping[str, Any]]) -> Figures:
         [
             f"{row['gigabytes']} GB",
             f"{row['trained']:.0%}" if row["trained"] else "-",
-            updates[row["updates"]],
+            updates[row["updates"]] + _aside(row),
             "-" if not row["trained"] else "all" if row["tail"] is None else str(row["tail"]),
         ]
         for row in rooms
@@ -105,9 +105,15 @@ def _room(rooms: Sequence[Mapping[str, Any]]) -> Figures:
         "what memory buys (--memory)",
         ["memory", "may be trained", "updates", "positions"],
         body,
-        "share of the model that may be trained, when tensors are updated, and through how many "
+        "share of the model that may be trained, how tensors are updated, and through how many "
         "positions of each prompt gradient passes besides the completion",
     )
+
+
+def _aside(row: Mapping[str, Any]) -> str:
+    """What else is changed of a step."""
+    rows = f", {row['rows']} rows at a time" if row.get("rows") else ""
+    return rows + (", activations made again" if row.get("recompute") else "")
 
 
 def _bought(row: Mapping[str, Any], blocks: int) -> list[str]:

@@ -9,8 +9,8 @@ import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NoReturn, Protocol
+from dataclasses import asdict, replace
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import nn
@@ -18,15 +18,14 @@ from torch import nn
 from greentrainer.config import RunConfig
 from greentrainer.cost import MOMENTS, Memory, flop_counter, step_memory
 from greentrainer.forward import LabelledHead, SplitForward
+from greentrainer.hf import recomputing
 from greentrainer.importance import measure_importance
 from greentrainer.methods import Method
 from greentrainer.records import Entry
 from greentrainer.run.asked import may_shorten, positions_of
-from greentrainer.types import Batch, Tail, loss_of
+from greentrainer.run.way import Form, Room, Updates, Way
+from greentrainer.types import IGNORED, Batch, Tail, loss_of, rows_in, taken
 
-Updates = Literal["step", "backward"]
-
-TAILS: tuple[Tail, ...] = (64, 16, 4, 0)
 SHORT = 4
 """The tail with which fewer tensors are trained."""
 SPARE = 0.05
@@ -41,22 +40,6 @@ LIKELY = 2
 """Depths that are gone into, of those whose first guess is worth most."""
 PARTS = 2
 """Passes over all batches that judging tensors may take: each measures a part of the model."""
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a run keeps within its limit.
-
-    tail: None, as it was asked for.  names: what may be trained, None for all.  limit: bytes; of
-    them `held` before training, and `told` at the peak of training.
-    """
-
-    updates: Updates
-    tail: Tail
-    limit: int
-    held: int
-    told: int
-    names: tuple[str, ...] | None = None
 
 
 class Shortened(Protocol):
@@ -97,8 +80,7 @@ class Fitting:
         self.probes = method.budgeted
         positions = positions_of(config, method)
         self.given: Tail = positions if isinstance(positions, int) else None
-        whole = short.split is None or short.split.encodes
-        self.cuts = may_shorten(config, method) and not whole
+        self.may = self._room(method)
         self.spent: list[Entry] = []
         self._known: dict[tuple[Any, ...], Memory] = {}
 
@@ -111,8 +93,8 @@ class Fitting:
         if found is not None:
             return found
         if not self.probes:
-            self._refuse(min(self.total(*way, self.names) for way in self._ways))
-        return self._fewer(*self._tightest, others)
+            self._refuse(min(self.total(form, self.names) for form in self._tried))
+        return self._fewer(self._tightest, others)
 
     def bought(self) -> tuple[Way, float] | None:
         """The first way that fits, and the share of all values that may be trained.
@@ -122,67 +104,101 @@ class Fitting:
         found = self._everything()
         if found is not None:
             return found, 1.0
-        updates, tail = self._tightest
+        form = self._tightest
         sizes = {name: float(self._bytes([name])) for name in self.names}
-        chosen = self._best(updates, tail, sizes) if self.probes else []
+        chosen = self._best(form, sizes) if self.probes else []
         if not chosen:
             return None
-        told = self.total(updates, tail, chosen)
         share = self._bytes(chosen) / self._bytes(self.names)
-        return Way(updates, tail, self.limit, self.held, told, tuple(chosen)), share
+        return self._made(form, self.total(form, chosen), chosen), share
+
+    def _made(self, form: Form, told: int, names: Sequence[str] | None = None) -> Way:
+        may = None if names is None else tuple(names)
+        return Way(**asdict(form), limit=self.limit, held=self.held, told=told, names=may)
 
     def _everything(self) -> Way | None:
         """The first way in which all that may be trained is."""
-        for way in self._ways:
-            told = self.total(*way, self.names)
-            if told <= self.allowed:
-                return Way(*way, self.limit, self.held, told)
+        for forms in self.may.families():
+            if min(self.total(form, self.names) for form in self._ends(forms)) > self.allowed:
+                continue
+            for form in forms:
+                if (told := self.total(form, self.names)) <= self.allowed:
+                    return self._made(form, told)
         return None
 
-    @property
-    def _ways(self) -> list[tuple[Updates, Tail]]:
-        """In the order in which they are tried."""
-        kinds: tuple[Updates, ...] = ("step", "backward")
-        if self.config.updates is not None:
-            kinds = (self.config.updates,)
-        elif not self.may_arrive:
-            kinds = ("step",)
-        tails = [None, *(TAILS if self.cuts else ())]
-        return [(updates, tail) for tail in tails for updates in kinds]
+    def _room(self, method: Method) -> Room:
+        """What may be changed of the run."""
+        config, split = self.config, self.short.split
+        updates: tuple[Updates, ...] = ("step", "backward")
+        if config.updates is not None:
+            updates = (config.updates,)
+        elif config.accumulate > 1 or config.training.get("fp16"):
+            updates = ("step",)
+        cuts = may_shorten(config, method) and split is not None and not split.encodes
+        able = getattr(self.model, "supports_gradient_checkpointing", False)
+        kept = config.keep_activations not in (None, "nothing")
+        bound = config.positions not in (None, "all") or kept or config.activation_checkpointing
+        early = method.stops_early(config) or method.virtual
+        return Room(updates, config.batch_size, cuts, able and not (cuts or bound or early))
+
+    def _ends(self, forms: Sequence[Form]) -> list[Form]:
+        """Those of a family of which one takes least."""
+        whole = [form for form in forms if form.rows is None]
+        return list(dict.fromkeys([*whole, forms[-1]]))
 
     @property
-    def _tightest(self) -> tuple[Updates, Tail]:
-        """What fewer tensors are trained with."""
-        return self._ways[-1][0], SHORT if self.cuts else None
+    def _tried(self) -> list[Form]:
+        return [form for forms in self.may.families() for form in self._ends(forms)]
 
     @property
-    def may_arrive(self) -> bool:
-        """Whether updates can be made in the backward pass."""
-        training = self.config.training
-        return self.config.accumulate == 1 and not training.get("fp16")
+    def _tightest(self) -> Form:
+        """What fewer tensors are trained with: the one with room for most."""
+        short = SHORT if self.may.cuts else None
+        found = [f for f in self._tried if f.tail == short and f.recompute == self.may.recomputes]
+
+        def room(form: Form) -> float:
+            left = self.allowed - self.held - self._step(form, self.names).activations
+            return left / (MOMENTS + (form.updates == "step"))
+
+        return max(found, key=room)
 
     @property
     def allowed(self) -> int:
         """Bytes told that a run may come to."""
         return int((1 - SPARE) * self.limit)
 
-    def total(self, updates: Updates, tail: Tail, names: Sequence[str]) -> int:
+    def total(self, form: Form, names: Sequence[str]) -> int:
         """Bytes at the peak of a run that trains these tensors at most."""
-        step = self._step(updates, tail, names)
+        step = self._step(form, names)
         probe = 0
         if self.probes:
             largest = max(self._bytes([name]) for name in names)
             probe = step.optimizer + step.activations + COPIES * largest
         return self.held + replace(step, weights=0, probe=probe).total
 
-    def _step(self, updates: str, tail: Tail, names: Sequence[str]) -> Memory:
-        key = updates, tail, tuple(names)
+    def _step(self, form: Form, names: Sequence[str]) -> Memory:
+        key = form, tuple(names)
         if key not in self._known:
-            with self._shortened(tail):
+            batch = self.batch if form.rows is None else self._some(form.rows)
+            with self._shortened(form.tail, batch), recomputing(self.model, form.recompute):
                 self._known[key] = step_memory(
-                    self.model, self.batch, names, self._loss, in_backward=updates == "backward"
+                    self.model,
+                    batch,
+                    names,
+                    self._loss,
+                    in_backward=form.updates == "backward",
+                    accumulating=form.rows is not None or self.config.accumulate > 1,
                 )
         return self._known[key]
+
+    def _some(self, rows: int) -> Batch:
+        """So many rows of the batch, those with most labels."""
+        labels = self.batch.get("labels")
+        if not isinstance(labels, torch.Tensor) or labels.dim() < 2 or labels.device.type == "meta":
+            return taken(self.batch, slice(rows))
+        count = (labels != IGNORED).flatten(1).sum(1)
+        order = count.argsort(descending=True, stable=True)[:rows].tolist()
+        return taken(self.batch, order)
 
     def _loss(self, model: nn.Module, batch: Batch) -> Any:
         kind = next(model.parameters()).device.type
@@ -192,15 +208,15 @@ class Fitting:
             return loss_of(model, batch)
 
     @contextmanager
-    def _shortened(self, tail: Tail) -> Iterator[None]:
-        """Passes of the largest batch in here are those of a step with this tail."""
+    def _shortened(self, tail: Tail, batch: Batch) -> Iterator[None]:
+        """Passes of this batch in here are those of a step with this tail."""
         short = self.short
         with ExitStack() as working:
             working.enter_context(short.at(self.given if tail is None else tail))
-            last = self.batch
+            last = batch
             if short.split is not None:
-                working.enter_context(short.split.on(self.batch))
-                last = short.split.last(self.batch)
+                working.enter_context(short.split.on(batch))
+                last = short.split.last(batch)
             if short.head is not None and short.head.positions(last) is not None:
                 working.enter_context(short.head.on(last))
             yield
@@ -209,17 +225,17 @@ class Fitting:
         tensors = [self.parameters[name] for name in names]
         return sum(t.numel() * t.element_size() for t in tensors)
 
-    def _fewer(self, updates: Updates, tail: Tail, others: Sequence[Batch]) -> Way:
+    def _fewer(self, form: Form, others: Sequence[Batch]) -> Way:
         """As many tensors as fit, those worth most for their bytes first."""
-        least, smallest = min((self.total(updates, tail, [n]), n) for n in self._depths)
+        least, smallest = min((self.total(form, [n]), n) for n in self._depths)
         if least > self.allowed:
             self._refuse(least)
-        worth = self._worth(tail, others, self.allowed - least)
-        chosen = self._best(updates, tail, worth) or [smallest]
-        told = self.total(updates, tail, chosen)
-        return Way(updates, tail, self.limit, self.held, told, tuple(chosen))
+        with recomputing(self.model, form.recompute):
+            worth = self._worth(form, others, self.allowed - least)
+        chosen = self._best(form, worth) or [smallest]
+        return self._made(form, self.total(form, chosen), chosen)
 
-    def _best(self, updates: Updates, tail: Tail, worth: Mapping[str, float]) -> list[str]:
+    def _best(self, form: Form, worth: Mapping[str, float]) -> list[str]:
         """The tensors worth most together that fit, in the model's order; none where none does.
 
         What is trained below keeps activations of all above: so for some depths the best set from
@@ -228,17 +244,16 @@ class Fitting:
         tried: list[tuple[float, list[str], int]] = []
         for deepest in self._depths:
             above = self.names[self.names.index(deepest) :]
-            room = self.allowed - self.held - self._step(updates, tail, [deepest]).activations
-            first = self._filled(above, updates, worth, room)
+            room = self.allowed - self.held - self._step(form, [deepest]).activations
+            first = self._filled(above, form, worth, room)
             tried.append((sum(worth[name] for name in first), above, room))
         likely = sorted(tried, key=lambda one: one[0])[-LIKELY:]
-        found = [self._settled(updates, tail, worth, above, room) for _, above, room in likely]
+        found = [self._settled(form, worth, above, room) for _, above, room in likely]
         return max(found, key=lambda names: sum(worth[name] for name in names))
 
     def _settled(
         self,
-        updates: Updates,
-        tail: Tail,
+        form: Form,
         worth: Mapping[str, float],
         names: Sequence[str],
         room: int,
@@ -246,10 +261,10 @@ class Fitting:
         """Of these tensors the best that fits, by what sets really take.  room: a first guess."""
         best: list[str] = []
         for _ in range(TRIES):
-            chosen = self._filled(names, updates, worth, room)
+            chosen = self._filled(names, form, worth, room)
             if not chosen:
                 break
-            left = self.allowed - self.total(updates, tail, chosen)
+            left = self.allowed - self.total(form, chosen)
             if left >= 0 and sum(map(worth.__getitem__, chosen)) > sum(
                 map(worth.__getitem__, best)
             ):
@@ -257,7 +272,7 @@ class Fitting:
             if 0 <= left < CLOSE * self.limit:
                 break
             largest = max(self._bytes([name]) for name in chosen)
-            room = self._needed(self._bytes(chosen), largest, updates) + left
+            room = self._needed(self._bytes(chosen), largest, form) + left
         return best
 
     @property
@@ -269,7 +284,7 @@ class Fitting:
         return list(dict.fromkeys([*some, smallest]))
 
     def _filled(
-        self, names: Sequence[str], updates: Updates, worth: Mapping[str, float], room: int
+        self, names: Sequence[str], form: Form, worth: Mapping[str, float], room: int
     ) -> list[str]:
         """Of these tensors so many as have room, those worth most for their bytes first."""
         order = sorted(names, key=lambda n: worth[n] / self._bytes([n]), reverse=True)
@@ -277,23 +292,23 @@ class Fitting:
         held = largest = 0
         for name in order:
             more = self._bytes([name])
-            needed = self._needed(held + more, max(largest, more), updates)
+            needed = self._needed(held + more, max(largest, more), form)
             if worth[name] > 0 and needed <= room:
                 chosen.add(name)
                 held, largest = held + more, max(largest, more)
         return [name for name in names if name in chosen]
 
-    def _needed(self, size: int, largest: int, updates: Updates) -> int:
+    def _needed(self, size: int, largest: int, form: Form) -> int:
         """Bytes besides activations, of training so many or of a probe, whichever is more."""
-        step = (MOMENTS + (updates == "step")) * size
+        step = (MOMENTS + (form.updates == "step")) * size
         return max(step, MOMENTS * size + COPIES * largest)
 
-    def _worth(self, tail: Tail, batches: Sequence[Batch], room: int) -> dict[str, float]:
+    def _worth(self, form: Form, batches: Sequence[Batch], room: int) -> dict[str, float]:
         """Of each tensor's update by all batches but the last, judged by that one's rows.
 
         Gradients that judge are held, of so many tensors at a time as `room` bytes have room for;
         where that would take more than `PARTS` parts each update is judged by its own rows, for
-        which no gradient is held.
+        which no gradient is held.  Batches have as many rows as a step has at a time.
         """
         *given, judge = batches if len(batches) > 1 else [*batches, *batches]
         trained = [self.parameters[name] for name in self.names]
@@ -303,18 +318,23 @@ class Fitting:
         found: dict[str, float] = {}
         start = time.perf_counter()
         parts = list(self._parts(room // 2))
-        other: list[Batch] | None = [judge]
+        other: list[Batch] | None = self._pieces([judge], form)
         if len(parts) > PARTS:
             parts, given, other = [self.names], given[:1], None
         with ExitStack() as working:
-            working.enter_context(self.short.at(self.given if tail is None else tail))
+            working.enter_context(self.short.at(self.given if form.tail is None else form.tail))
             for part in (self.short.split, self.short.head):
                 if part is not None:
                     working.enter_context(part.on())
             for names in parts:
                 with flop_counter() as count:
                     found |= measure_importance(
-                        self.model, given, optimizer, self._loss, names, judged_by=other
+                        self.model,
+                        self._pieces(given, form),
+                        optimizer,
+                        self._loss,
+                        names,
+                        judged_by=other,
                     )
                 spent = count.get_total_flops()
                 self.spent.append(
@@ -322,6 +342,17 @@ class Fitting:
                 )
                 start = time.perf_counter()
         return found
+
+    def _pieces(self, batches: Sequence[Batch], form: Form) -> list[Batch]:
+        """The batches, so many rows at a time as a step has."""
+        if form.rows is None:
+            return list(batches)
+        step = form.rows
+        return [
+            taken(batch, slice(at, at + step))
+            for batch in batches
+            for at in range(0, rows_in(batch), step)
+        ]
 
     def _parts(self, room: int) -> Iterator[list[str]]:
         """The names, so many at a time as have room together, and at least one."""

@@ -22,7 +22,8 @@ from greentrainer.methods import Method
 from greentrainer.model import Alone
 from greentrainer.records import Entry, write_json
 from greentrainer.run.asked import forward_of, may_shorten, positions_of
-from greentrainer.run.fitting import Fitting, Way
+from greentrainer.run.fitting import Fitting
+from greentrainer.run.way import Way
 from greentrainer.types import Batch
 
 KEPT = "memory.json"
@@ -98,7 +99,19 @@ def within(
     for name, parameter in model.named_parameters():
         if way.names is not None and name not in way.names:
             parameter.requires_grad_(False)
-    changed: dict[str, Any] = {"updates": way.updates}
+    return changed(config, way), way, spent
+
+
+def changed(config: RunConfig, way: Way) -> RunConfig:
+    """The configuration as the run keeps to it.  Its optimizer steps are of the same rows."""
+    made: dict[str, Any] = {"updates": way.updates}
     if way.tail is not None:
-        changed["positions"] = way.tail
-    return config.model_copy(update=changed), way, spent
+        made["positions"] = way.tail
+    if way.rows is not None:
+        made["batch_size"] = way.rows
+        made["accumulate"] = config.accumulate * (config.batch_size // way.rows)
+    if way.recompute:
+        made["activation_checkpointing"] = True
+    if config.keep_activations is None and not torch.cuda.is_available():
+        made["keep_activations"] = "nothing"  # it would be kept where the limit is
+    return config.model_copy(update=made)

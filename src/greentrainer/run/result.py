@@ -9,7 +9,7 @@ from greentrainer.config import RunConfig
 from greentrainer.energy import NOTHING, UNMETERED, Energy, Used
 from greentrainer.engine import AdaptiveBackprop
 from greentrainer.methods import METHODS
-from greentrainer.run.fitting import Way
+from greentrainer.run.way import Way
 
 
 @dataclass(frozen=True)

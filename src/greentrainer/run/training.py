@@ -37,7 +37,6 @@ from greentrainer.methods import METHODS, Method
 from greentrainer.records import Entry
 from greentrainer.run.arguments import arguments_of, in_one_line, steps_of
 from greentrainer.run.asked import collator_of, cost_of, forward_of, positions_of, steps_asked
-from greentrainer.run.fitting import Way
 from greentrainer.run.interrupt import StopRequest
 from greentrainer.run.journal import Journal
 from greentrainer.run.memory import within
@@ -51,6 +50,7 @@ from greentrainer.run.reference import (
     step_flops,
 )
 from greentrainer.run.result import RunResult
+from greentrainer.run.way import Way
 from greentrainer.tasks import Encoded, encode
 
 Report = Callable[[int, float, AdaptiveBackprop], None]
@@ -172,6 +172,7 @@ def fit(
     whole = told if asked else None
     torch.manual_seed(config.seed)
     adapted = method.adapt(model, config)
+    order = EpochOrder(train, config.batch_size, config.seed)
     way: Way | None = None
     probed: list[Entry] = []
     if config.memory is not None:
@@ -201,7 +202,7 @@ def fit(
             eval_dataset=judge,
             callbacks=[watch, *patience],
             green=green_of(config, method, adapted, len(train), max_steps, whole, consumption),
-            order=EpochOrder(train, config.batch_size, config.seed),
+            order=order,
         )
         with in_one_line():
             trainer = make()

@@ -17,6 +17,8 @@ from greentrainer.types.values import (
     TensorStatistics,
     Unit,
     loss_of,
+    rows_in,
+    taken,
 )
 
 __all__ = [
@@ -42,5 +44,7 @@ __all__ = [
     "meet",
     "parts_of",
     "rounded",
+    "rows_in",
+    "taken",
     "way_of",
 ]

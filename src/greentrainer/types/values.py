@@ -1,6 +1,6 @@
 """Small values that stages hand on: importance, a selection, statistics of tensors.  No torch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,6 +29,26 @@ def loss_of(model: Any, batch: Batch, loss_fn: LossFn | None = None) -> Any:
     if loss is None:
         raise ValueError("the model returned no loss: put 'labels' in the batch, or pass loss_fn")
     return loss
+
+
+def rows_in(batch: Batch) -> int:
+    """How many rows a batch has, by the first of its tensors; 0 for what is no batch of such."""
+    values = batch.values() if isinstance(batch, Mapping) else ()
+    shapes: Iterator[Any] = (getattr(value, "shape", ()) for value in values)
+    return next((shape[0] for shape in shapes if len(shape)), 0)
+
+
+def taken(batch: Batch, rows: slice | list[int]) -> Batch:
+    """These rows of a batch; what is not there for each row stays as it is."""
+    count = rows_in(batch)
+
+    def part(value: Any) -> Any:
+        if isinstance(value, list) and len(value) == count:
+            return value[rows] if isinstance(rows, slice) else [value[row] for row in rows]
+        shape = getattr(value, "shape", None)
+        return value[rows] if shape and shape[0] == count else value
+
+    return {name: part(value) for name, value in batch.items()}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +14,9 @@ from greentrainer.config import RunConfig
 from greentrainer.methods import METHODS
 from greentrainer.run import RunResult, memory
 from greentrainer.run.asked import may_shorten
-from greentrainer.run.fitting import SPARE, TAILS, Fitting, Updates, Way
+from greentrainer.run.fitting import SPARE, Fitting
 from greentrainer.run.training import fit
-from greentrainer.types import Tail
+from greentrainer.run.way import Form, Way
 from tests.conformance.families import batch_for, build
 from tests.tiny import characters
 from tests.unit.run.test_reference import config_of, examples
@@ -38,7 +38,7 @@ def prompted(seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def fitting(limit: float, **more: Any) -> Fitting:
-    given: dict[str, Any] = {"method": "green", "memory": 1, **more}
+    given: dict[str, Any] = {"method": "green", "memory": 1, "batch_size": 4, **more}
     config, model, batch = RunConfig(**given), build("llama").train(), prompted()
     method = METHODS[config.method]
     short = memory.savings_of(config, method, model, batch)
@@ -49,16 +49,29 @@ def way(limit: float, **more: Any) -> Way:
     return fitting(limit, **more).way([prompted(1), prompted(2)])
 
 
-WAYS: list[tuple[Updates, Tail]] = [
-    (updates, tail) for tail in (None, *TAILS) for updates in get_args(Updates)
-]
-"""In the order in which they are tried."""
+def forms() -> list[Form]:
+    """In the order in which they are tried."""
+    return [form for family in fitting(1e12).may.families() for form in family]
 
 
 def totals() -> list[int]:
     """Of each with everything trained."""
     one = fitting(1e12)
-    return [one.total(*way, one.names) for way in WAYS]
+    return [one.total(form, one.names) for form in forms()]
+
+
+def form_of(way: Way) -> Form:
+    return Form(way.updates, way.tail, way.rows, way.recompute)
+
+
+def test_forms_are_tried_from_what_changes_least() -> None:
+    found = forms()
+    assert found[:4] == [Form(), Form("backward"), Form(rows=2), Form(rows=1)]
+    assert [form.tail for form in found[::4]] == [None, 64, 16, 4, 0]
+    text = fitting(1e12, method="full")
+    assert [form.recompute for form in text._tried] == [False] * 3 + [True] * 3
+    for more in ({"activation_checkpointing": True}, {"stop_early": True}):
+        assert not any(form.recompute for form in fitting(1e12, method="full", **more)._tried)
 
 
 def below(told: int) -> float:
@@ -71,11 +84,13 @@ def test_the_first_that_fits_is_taken() -> None:
     assert len(set(told)) > 4
     for limit in [1e12, *(below(one) for one in sorted(told, reverse=True))]:
         found = way(limit)
-        fits = [way for way, total in zip(WAYS, told, strict=True) if total <= 0.95 * int(limit)]
+        fits = [
+            form for form, total in zip(forms(), told, strict=True) if total <= 0.95 * int(limit)
+        ]
         assert found.told <= 0.95 * limit
         assert found.held == HELD
         if fits:
-            assert ((found.updates, found.tail), found.names) == (fits[0], None)
+            assert (form_of(found), found.names) == (fits[0], None)
         else:
             assert found.names
 
@@ -83,17 +98,22 @@ def test_the_first_that_fits_is_taken() -> None:
 def test_updates_that_were_asked_for_are_made() -> None:
     assert way(1e12, updates="backward").updates == "backward"
     one = fitting(1e12, method="full")
-    told = one.total("step", None, one.names)
+    told = one.total(Form(), one.names)
     assert way(below(told), method="full").updates == "backward"
+    assert form_of(way(below(told), method="full", updates="step")) == Form(rows=2)
+    alone: dict[str, Any] = {"method": "full", "updates": "step", "batch_size": 1}
+    least = fitting(1e12, **alone)
+    assert {form.updates for form in least._tried} == {"step"}
     with pytest.raises(ValueError, match="would do"):
-        way(below(told), method="full", updates="step")
+        way(below(min(least.total(form, least.names) for form in least._tried)), **alone)
 
 
 def test_accumulated_gradients_are_kept() -> None:
     one = fitting(1e12, method="full")
-    told = one.total("step", None, one.names)
-    with pytest.raises(ValueError, match="would do"):
-        way(below(told), method="full", accumulate=2)
+    told = one.total(Form(), one.names)
+    added = fitting(1e12, method="full", accumulate=2)
+    assert added.total(Form(), added.names) > told  # also while activations are there
+    assert form_of(way(below(told), method="full", accumulate=2)) == Form(rows=2)
 
 
 def test_the_smallest_that_would_do_does() -> None:
@@ -107,7 +127,7 @@ def test_the_smallest_that_would_do_does() -> None:
     assert said is not None
     assert way(1e6 * float(said[1])).names
     one = fitting(HELD + 1)
-    least = min(one.total("backward", 4, [name]) for name in one.names) / (1 - SPARE)
+    least = min(one.total(one._tightest, [name]) for name in one.names) / (1 - SPARE)
     assert way(1.01 * least).names
     with pytest.raises(ValueError, match="too little"):
         way(0.99 * least)
@@ -125,11 +145,11 @@ def test_those_worth_most_for_their_bytes_may_be_trained(
     monkeypatch.setattr(Fitting, "_worth", lambda *_: worth)
     names = one.way([]).names
     assert names
-    assert one.total("backward", 4, names) <= one.allowed
+    assert one.total(one._tightest, names) <= one.allowed
     best = sum(worth[name] for name in names)
     for _ in range(3):
         some = chance.sample(one.names, len(one.names))
-        while some and one.total("backward", 4, some) > one.allowed:
+        while some and one.total(one._tightest, some) > one.allowed:
             some.pop()
         if some:
             assert sum(worth[name] for name in some) <= 1.1 * best
@@ -139,7 +159,7 @@ def test_those_worth_most_for_their_bytes_may_be_trained(
 def test_judging_takes_few_passes(room: int) -> None:
     """By other rows where gradients have room; else by each one's own, and nothing is held."""
     one = fitting(1e12)
-    found = one._worth(4, [prompted(1), prompted(2)], room)
+    found = one._worth(Form(tail=4), [prompted(1), prompted(2)], room)
     assert found.keys() == set(one.names)
     assert any(value > 0 for value in found.values())
     assert len(one.spent) == 1
@@ -164,7 +184,7 @@ def test_a_run_trains_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found.way is not None
     assert found.way.names is not None
     assert len(found.way.names) < len(before)
-    assert found.way.updates == "backward"
+    assert found.way.rows == 1
     moved = {n for n, v in found.model.state_dict().items() if not torch.equal(v, before[n])}
     assert moved
     assert moved <= {*found.way.names, "lm_head.weight"}
@@ -174,11 +194,35 @@ def test_a_run_trains_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found.engine.ledger.spent_flops <= 0.9 * sum(found.plain_steps)
 
 
+@pytest.mark.parametrize("form", [Form(rows=2), Form(rows=1), Form(recompute=True)])
+def test_exact_forms_make_the_same_steps(
+    form: Form, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same rows, with the same losses; 58 rows leave two for a last step."""
+    found = []
+    for one in (Form(), form):
+        told = Way(**asdict(one), limit=1, held=1, told=1)
+        monkeypatch.setattr(Fitting, "way", lambda *_, told=told: told)
+        given = {"method": "full", "memory": 1, "batch_size": 4, "epochs": 2}
+        config = config_of(tmp_path / str(len(found)), **given)
+        found.append(fit(config, build("llama"), characters(), examples(58), []))
+    whole, pieces = found
+    assert whole.steps == pieces.steps == 16
+    assert pieces.losses == pytest.approx(whole.losses, rel=1e-4)
+    for name, value in whole.model.state_dict().items():
+        assert torch.allclose(value, pieces.model.state_dict()[name], atol=2e-4), name
+    assert pieces.plain_steps == whole.plain_steps
+    ledger = pieces.engine.ledger
+    assert (ledger.spent_flops > 1.2 * whole.engine.ledger.spent_flops) == form.recompute
+
+
 def test_a_resumed_run_keeps_to_what_was_found(tmp_path: Path) -> None:
     """Though another amount is held by then."""
     config = config_of(tmp_path, method="green", memory=10**12)
     model = build("llama")
-    told = Way("backward", 4, 10**12, 5, 6, ("model.norm.weight",))
+    told = Way(
+        updates="backward", tail=4, limit=10**12, held=5, told=6, names=("model.norm.weight",)
+    )
     (tmp_path / memory.KEPT).write_text(json.dumps(asdict(told)), encoding="utf-8")
     again = config.model_copy(update={"resume": True})
     changed, found, spent = memory.within(
