@@ -5,7 +5,7 @@ Start with `trace.py`.  The graph itself is a value (`types.CostGraph`); choosin
 
 from greentrainer.cost.blank import faked, unseen
 from greentrainer.cost.flops import ATTENTION, FORMULAS, count_flops, flop_counter
-from greentrainer.cost.memory import MOMENTS, Memory, probe_memory, step_memory
+from greentrainer.cost.memory import MOMENTS, Memory, pass_memory, probe_memory, step_memory
 from greentrainer.cost.plain import foretold_of, graph_of, plain_foretold, plain_graph
 from greentrainer.cost.questions import Questions
 from greentrainer.cost.sizes import LESS, ROOM, SMALLEST, Foretold, added, form_of, symbols
@@ -29,6 +29,7 @@ __all__ = [
     "form_of",
     "graph_of",
     "is_tracing",
+    "pass_memory",
     "plain_foretold",
     "plain_graph",
     "probe_memory",

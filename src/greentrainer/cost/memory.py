@@ -105,6 +105,11 @@ def step_memory(
     return Memory(weights, gradients, optimizer, max(0, peak if accumulating else peak - gradients))
 
 
+def pass_memory(model: nn.Module, batch: Batch, loss_fn: LossFn | None = None) -> int:
+    """Bytes at the peak of an evaluation of one batch, besides weights."""
+    return _peak(model, batch, (), loss_fn)
+
+
 def probe_memory(
     model: nn.Module, batch: Batch, names: Collection[str], loss_fn: LossFn | None = None
 ) -> int:
@@ -149,6 +154,8 @@ def _peak(
         for tensor in [*state.values(), *tree_iter(fake)]:
             if isinstance(tensor, torch.Tensor):
                 alive.ignore(tensor)
-        with alive:
-            loss_of(model, fake, loss_fn).backward()
+        with alive, torch.set_grad_enabled(bool(names)):
+            loss = loss_of(model, fake, loss_fn)
+            if names:
+                loss.backward()
     return alive.peak

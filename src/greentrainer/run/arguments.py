@@ -23,8 +23,13 @@ def steps_of(config: RunConfig, examples: int) -> int:
     return config.epochs * -(-batches // config.accumulate)
 
 
-def arguments_of(config: RunConfig, examples: int, max_steps: int = -1) -> TrainingArguments:
-    """The Trainer's own settings.  Raises ValueError for an unknown or conflicting one."""
+def arguments_of(
+    config: RunConfig, examples: int, max_steps: int = -1, evaluated: int | None = None
+) -> TrainingArguments:
+    """The Trainer's own settings.  evaluated: rows at a time of evaluations, None for a batch's.
+
+    Raises ValueError for an unknown or conflicting one.
+    """
     steps = steps_of(config, examples) if max_steps < 0 else max_steps
     every = config.evaluate_every
     best = {
@@ -38,7 +43,7 @@ def arguments_of(config: RunConfig, examples: int, max_steps: int = -1) -> Train
         "num_train_epochs": config.epochs,
         "max_steps": max_steps,
         "per_device_train_batch_size": config.batch_size,
-        "per_device_eval_batch_size": config.batch_size,
+        "per_device_eval_batch_size": evaluated or config.batch_size,
         "gradient_accumulation_steps": config.accumulate,
         "learning_rate": config.learning_rate,
         "weight_decay": config.weight_decay,

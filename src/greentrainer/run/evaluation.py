@@ -6,18 +6,20 @@ from typing import Any
 from greentrainer.config import RunConfig
 from greentrainer.run.asked import collator_of
 from greentrainer.run.inputs import RunInputs
+from greentrainer.run.memory import evaluation_rows
 from greentrainer.tasks import Encoded, encode, metrics
 
 DECODINGS = {"greedy": metrics.GREEDY, "paper": metrics.PAPER}
 """How completions are generated, by the configuration's name for it."""
+ANSWERED = 8
+"""Rows at a time that are answered."""
 
 
 def loss(inputs: RunInputs, examples: Sequence[Encoded], config: RunConfig) -> float:
     """Loss per completion token."""
     collate = collator_of(config, inputs.tokenizer)
-    padded = [
-        collate([examples[i] for i in rows]) for rows in encode.batches(examples, config.batch_size)
-    ]
+    rows = _rows(inputs, examples, config)
+    padded = [collate([examples[i] for i in group]) for group in encode.batches(examples, rows)]
     return metrics.loss_per_token(inputs.model, padded)
 
 
@@ -32,7 +34,20 @@ def evaluate(inputs: RunInputs, config: RunConfig) -> dict[str, Any]:
         DECODINGS[config.decoding],
         max_length=config.max_length,
         generated=config.generate,
+        batch_size=_rows(inputs, inputs.test, config, ANSWERED),
     )
+
+
+def _rows(
+    inputs: RunInputs, examples: Sequence[Encoded], config: RunConfig, most: int | None = None
+) -> int:
+    """So many at a time, or as many fewer as the memory demands."""
+    most = most or config.batch_size
+    if config.memory is None or not examples:
+        return most
+    longest = sorted(examples, key=lambda one: one.length)[-most:]
+    batch = collator_of(config, inputs.tokenizer)(longest)
+    return evaluation_rows(config.memory, inputs.model, batch, most)
 
 
 def predictions(inputs: RunInputs, result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -10,13 +10,14 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import nn
 
 from greentrainer.config import RunConfig
-from greentrainer.cost import MOMENTS, Memory, flop_counter, step_memory
+from greentrainer.cost import MOMENTS, Memory, flop_counter, pass_memory, step_memory
 from greentrainer.forward import LabelledHead, SplitForward
 from greentrainer.hf import recomputing
 from greentrainer.importance import measure_importance
@@ -24,7 +25,7 @@ from greentrainer.methods import Method
 from greentrainer.records import Entry
 from greentrainer.run.asked import may_shorten, positions_of
 from greentrainer.run.way import Form, Room, Updates, Way
-from greentrainer.types import IGNORED, Batch, Tail, loss_of, rows_in, taken
+from greentrainer.types import IGNORED, Batch, LossFn, Tail, loss_of, rows_in, taken
 
 SHORT = 4
 """The tail with which fewer tensors are trained."""
@@ -60,7 +61,7 @@ class Shortened(Protocol):
 class Fitting:
     """Finds how a run of `model` keeps within `limit` bytes, of which `held` are gone already.
 
-    batch: the largest one.  given: the tail that was asked for.  cuts: whether it may be chosen.
+    batch: the largest one.  judged: the largest that evaluations during training are on.
     """
 
     def __init__(
@@ -72,9 +73,10 @@ class Fitting:
         limit: int,
         held: int,
         short: Shortened,
+        judged: Batch | None = None,
     ) -> None:
         self.config, self.model, self.batch = config, model, batch
-        self.limit, self.held, self.short = limit, held, short
+        self.limit, self.held, self.short, self.judged = limit, held, short, judged
         self.names = [name for name, p in model.named_parameters() if p.requires_grad]
         self.parameters = dict(model.named_parameters())
         self.probes = method.budgeted
@@ -113,8 +115,19 @@ class Fitting:
         return self._made(form, self.total(form, chosen), chosen), share
 
     def _made(self, form: Form, told: int, names: Sequence[str] | None = None) -> Way:
-        may = None if names is None else tuple(names)
-        return Way(**asdict(form), limit=self.limit, held=self.held, told=told, names=may)
+        state = self._step(form, names or self.names).optimizer
+        rows = None
+        if self.judged is not None:
+            left = self.allowed - self.held - state
+            rows = rows_that_fit(self.model, self.judged, self._loss, self.config.batch_size, left)
+        return Way(
+            **asdict(form),
+            limit=self.limit,
+            held=self.held,
+            told=told,
+            names=None if names is None else tuple(names),
+            evaluated=rows,
+        )
 
     def _everything(self) -> Way | None:
         """The first way in which all that may be trained is."""
@@ -174,6 +187,8 @@ class Fitting:
         if self.probes:
             largest = max(self._bytes([name]) for name in names)
             probe = step.optimizer + step.activations + COPIES * largest
+        if self.judged is not None:
+            probe = max(probe, step.optimizer + self._evaluation)
         return self.held + replace(step, weights=0, probe=probe).total
 
     def _step(self, form: Form, names: Sequence[str]) -> Memory:
@@ -190,6 +205,11 @@ class Fitting:
                     accumulating=form.rows is not None or self.config.accumulate > 1,
                 )
         return self._known[key]
+
+    @cached_property
+    def _evaluation(self) -> int:
+        """Bytes of a row's evaluation."""
+        return pass_memory(self.model, taken(self.judged, slice(1)), self._loss)
 
     def _some(self, rows: int) -> Batch:
         """So many rows of the batch, those with most labels."""
@@ -371,6 +391,13 @@ class Fitting:
             f"do ({_written(self.held)} of them are held before training begins), and a smaller "
             "batch_size or max_length takes less"
         )
+
+
+def rows_that_fit(model: nn.Module, batch: Batch, loss: LossFn | None, most: int, room: int) -> int:
+    """Of a batch, rows at a time whose evaluation fits: `most`, or a half of that, ..., or 1."""
+    while most > 1 and pass_memory(model, taken(batch, slice(most)), loss) > room:
+        most //= 2
+    return most
 
 
 def _written(size: int) -> str:

@@ -22,7 +22,7 @@ from greentrainer.methods import Method
 from greentrainer.model import Alone
 from greentrainer.records import Entry, write_json
 from greentrainer.run.asked import forward_of, may_shorten, positions_of
-from greentrainer.run.fitting import Fitting
+from greentrainer.run.fitting import SPARE, Fitting, rows_that_fit
 from greentrainer.run.way import Way
 from greentrainer.types import Batch
 
@@ -56,6 +56,14 @@ def give_back() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
+def evaluation_rows(asked: int | Literal["auto"], model: nn.Module, batch: Batch, most: int) -> int:
+    """Rows of such a batch that are evaluated at a time: `most`, or fewer if they must be."""
+    give_back()
+    device = next(model.parameters()).device
+    room = int((1 - SPARE) * limit_of(asked, device)) - held_on(device)
+    return rows_that_fit(model, batch, None, most, room)
+
+
 def savings_of(config: RunConfig, method: Method, model: nn.Module, batch: Batch) -> ForwardSavings:
     """What the run will leave out of its passes."""
     options = replace(forward_of(config, method, 0), keep="nothing")
@@ -69,12 +77,13 @@ def within(
     config: RunConfig,
     method: Method,
     model: nn.Module,
-    batches: Callable[[], tuple[Batch, Sequence[Batch]]],
+    batches: Callable[[], tuple[Batch, Sequence[Batch], Batch | None]],
 ) -> tuple[RunConfig, Way, list[Entry]]:
     """The configuration as it keeps to its memory, how, and what finding out took.
 
     Of the model that is to be trained, tensors that do not fit are frozen.  batches: makes the
-    largest one of the run, and some of its first, on the model's device.
+    largest one of the run, some of its first, and the largest that evaluations during training are
+    on, on the model's device.
 
     Raises ValueError where nothing fits.
     """
@@ -89,10 +98,10 @@ def within(
         give_back()
         model.train()
         device = next(model.parameters()).device
-        largest, first = batches()
+        largest, first, judged = batches()
         with closing(savings_of(config, method, model, largest)) as short:
             limit, held = limit_of(config.memory, device), held_on(device)
-            fitting = Fitting(config, method, model, largest, limit, held, short)
+            fitting = Fitting(config, method, model, largest, limit, held, short, judged)
             way, spent = fitting.way(first), fitting.spent
         if place.parent.is_dir():
             write_json(place, asdict(way))

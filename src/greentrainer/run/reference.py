@@ -65,9 +65,9 @@ class Batches:
         """So many that the run begins with."""
         return [self._made(rows) for rows in self.groups[:count]]
 
-    def largest(self) -> Batch:
-        """The one with the most positions."""
-        return self._made(max(self.groups, key=self._positions))
+    def largest(self) -> Batch | None:
+        """The one with the most positions; None where there is none."""
+        return self._made(max(self.groups, key=self._positions)) if self.groups else None
 
     def _positions(self, rows: list[int]) -> int:
         return len(rows) * sum(self.collate.widths([self.train[i] for i in rows]))

@@ -176,15 +176,18 @@ def fit(
     way: Way | None = None
     probed: list[Entry] = []
     if config.memory is not None:
+        judged = Batches(config, model, judge if config.evaluate_every else [], collate)
         some = partial(batches.first, 1 + config.probe_batches)
-        config, way, probed = within(config, method, adapted, lambda: (batches.largest(), some()))
+        config, way, probed = within(
+            config, method, adapted, lambda: (batches.largest(), some(), judged.largest())
+        )
     if config.compile:
         compile_blocks(adapted)
     if early and max_steps < 0:
         steps = plain if method.shortened else method_flops(config, adapted, train, collate)
         rho = config.rho or config.budget[1] / sum(plain)
         max_steps = affordable_steps(steps, rho, sum(plain))
-    arguments = arguments_of(config, len(train), max_steps)
+    arguments = arguments_of(config, len(train), max_steps, way.evaluated if way else None)
     if arguments.world_size > 1:
         raise ValueError(
             "this command runs in one process: for several use GreenTrainer in a script under "
@@ -216,6 +219,7 @@ def fit(
         except ImportError as error:  # an optimizer or a logger that is not installed
             raise ValueError(" ".join(str(error).split())[:300]) from error
     _keep_clock(config, trainer)
+    trainer.engine.optimizer.state.clear()  # evaluations have room again
     state = trainer.state
     return RunResult(
         engine=trainer.engine,

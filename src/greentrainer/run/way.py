@@ -40,13 +40,15 @@ class Way(Form):
     """How a run keeps within its limit.
 
     limit: bytes; of them `held` before training, and `told` at the peak of training.  names: what
-    may be trained, None for all.
+    may be trained, None for all.  evaluated: rows at a time of evaluations during training, None
+    where there are none.
     """
 
     limit: int
     held: int
     told: int
     names: tuple[str, ...] | None = None
+    evaluated: int | None = None
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from greentrainer.config import RunConfig
+from greentrainer.cost import pass_memory
 from greentrainer.methods import METHODS
-from greentrainer.run import RunResult, memory
+from greentrainer.run import RunInputs, RunResult, evaluation, memory
 from greentrainer.run.asked import may_shorten
 from greentrainer.run.fitting import SPARE, Fitting
 from greentrainer.run.training import fit
 from greentrainer.run.way import Form, Way
+from greentrainer.types import taken
 from tests.conformance.families import batch_for, build
 from tests.tiny import characters
 from tests.unit.run.test_reference import config_of, examples
@@ -255,3 +257,32 @@ def test_bytes_are_read_as_people_write_them(text: str, bytes_: int) -> None:
     for wrong in ("lots", "-5", "0", "6 apples"):
         with pytest.raises(ValueError, match="give a size, as 6GB or 512MiB, or auto"):
             RunConfig(memory=wrong)  # type: ignore[arg-type]
+
+
+def test_evaluations_have_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """During training moments are there too; and a limit that has none for a row is refused."""
+    judged = batch_for("", 4, 96, 7)
+    one = fitting(1e12, updates="backward")
+    one.judged = judged
+    found = one.way([])
+    assert found.evaluated == 4
+    row, whole = (pass_memory(one.model, taken(judged, slice(n))) for n in (1, 4))
+    assert one._evaluation == row < whole
+    state = one._step(Form("backward"), one.names).optimizer
+    for needed, rows in ((whole, 4), (whole - 1, 2), (row, 1)):
+        monkeypatch.setattr(Fitting, "allowed", HELD + state + needed)
+        assert one._made(Form("backward"), 0).evaluated == rows
+    seen: list[int] = []
+    model = build("llama")
+    model.register_forward_pre_hook(
+        lambda _m, _a, given: seen.append(len(given["input_ids"])), with_kwargs=True
+    )
+    assert memory.evaluation_rows(HELD + int(1.1 * row), model, judged, 4) == 1
+    assert memory.evaluation_rows(HELD + int(1.1 * whole), model, judged, 4) == 4
+    given: dict[str, Any] = {"memory": HELD + 1, "batch_size": 4, "output_dir": tmp_path}
+    inputs = RunInputs(model, characters(), [], [], examples(8), [])
+    narrow = evaluation.loss(inputs, inputs.test, RunConfig(**given))
+    assert seen[-1] == 1
+    wide = evaluation.loss(inputs, inputs.test, RunConfig(batch_size=4))
+    assert seen[-1] == 4
+    assert narrow == pytest.approx(wide, rel=1e-5)
