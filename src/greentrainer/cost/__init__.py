@@ -5,7 +5,14 @@ Start with `trace.py`.  The graph itself is a value (`types.CostGraph`); choosin
 
 from greentrainer.cost.blank import faked, unseen
 from greentrainer.cost.flops import ATTENTION, FORMULAS, count_flops, flop_counter
-from greentrainer.cost.memory import MOMENTS, Memory, pass_memory, probe_memory, step_memory
+from greentrainer.cost.memory import (
+    MOMENTS,
+    Memory,
+    pass_memory,
+    probe_memory,
+    rows_that_fit,
+    step_memory,
+)
 from greentrainer.cost.plain import foretold_of, graph_of, plain_foretold, plain_graph
 from greentrainer.cost.questions import Questions
 from greentrainer.cost.sizes import LESS, ROOM, SMALLEST, Foretold, added, form_of, symbols
@@ -33,6 +40,7 @@ __all__ = [
     "plain_foretold",
     "plain_graph",
     "probe_memory",
+    "rows_that_fit",
     "step_memory",
     "symbols",
     "trace",

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from greentrainer.cost.blank import faked
-from greentrainer.types import Batch, LossFn, loss_of
+from greentrainer.types import Batch, LossFn, loss_of, taken
 
 MOMENTS = 2
 """Values that AdamW keeps for each element trained, in the element's own precision."""
@@ -108,6 +108,13 @@ def step_memory(
 def pass_memory(model: nn.Module, batch: Batch, loss_fn: LossFn | None = None) -> int:
     """Bytes at the peak of an evaluation of one batch, besides weights."""
     return _peak(model, batch, (), loss_fn)
+
+
+def rows_that_fit(model: nn.Module, batch: Batch, loss: LossFn | None, most: int, room: int) -> int:
+    """Of a batch, rows at a time whose evaluation fits: `most`, or a half of that, ..., or 1."""
+    while most > 1 and pass_memory(model, taken(batch, slice(most)), loss) > room:
+        most //= 2
+    return most
 
 
 def probe_memory(

@@ -84,7 +84,8 @@ def bill_table(summary: dict[str, Any]) -> Table:
 def _memory(bill: Mapping[str, Any]) -> str:
     """How a limit of memory was kept to."""
     way, peak = bill["memory"], bill["peak_memory_bytes"]
-    found = [f"memory: {peak / 1e9:.2f} of {way['limit'] / 1e9:.2f} GB"]
+    limit = f" of {way['limit'] / 1e9:.2f}" if way["limit"] else ""
+    found = [f"memory: {peak / 1e9:.2f}{limit} GB"]
     if way["updates"] == "backward":
         found.append("updates in the backward pass")
     if way.get("rows"):

@@ -6,7 +6,7 @@ from typing import Any
 from greentrainer.config import RunConfig
 from greentrainer.run.asked import collator_of
 from greentrainer.run.inputs import RunInputs
-from greentrainer.run.memory import evaluation_rows
+from greentrainer.run.memory import evaluation_rows, kept_way
 from greentrainer.tasks import Encoded, encode, metrics
 
 DECODINGS = {"greedy": metrics.GREEDY, "paper": metrics.PAPER}
@@ -43,6 +43,9 @@ def _rows(
 ) -> int:
     """So many at a time, or as many fewer as the memory demands."""
     most = most or config.batch_size
+    way = kept_way(config)
+    if way is not None and way.rows is not None:
+        most = min(most, way.rows)
     if config.memory is None or not examples:
         return most
     longest = sorted(examples, key=lambda one: one.length)[-most:]

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from greentrainer.config import RunConfig
-from greentrainer.cost import MOMENTS, Memory, flop_counter, pass_memory, step_memory
+from greentrainer.cost import MOMENTS, Memory, flop_counter, pass_memory, rows_that_fit, step_memory
 from greentrainer.forward import LabelledHead, SplitForward
 from greentrainer.hf import recomputing
 from greentrainer.importance import measure_importance
@@ -25,7 +25,7 @@ from greentrainer.methods import Method
 from greentrainer.records import Entry
 from greentrainer.run.asked import may_shorten, positions_of
 from greentrainer.run.way import Form, Room, Updates, Way
-from greentrainer.types import IGNORED, Batch, LossFn, Tail, loss_of, rows_in, taken
+from greentrainer.types import IGNORED, Batch, Tail, loss_of, rows_in, taken
 
 SHORT = 4
 """The tail with which fewer tensors are trained."""
@@ -391,13 +391,6 @@ class Fitting:
             f"do ({_written(self.held)} of them are held before training begins), and a smaller "
             "batch_size or max_length takes less"
         )
-
-
-def rows_that_fit(model: nn.Module, batch: Batch, loss: LossFn | None, most: int, room: int) -> int:
-    """Of a batch, rows at a time whose evaluation fits: `most`, or a half of that, ..., or 1."""
-    while most > 1 and pass_memory(model, taken(batch, slice(most)), loss) > room:
-        most //= 2
-    return most
 
 
 def _written(size: int) -> str:

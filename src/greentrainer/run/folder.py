@@ -9,20 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from safetensors import SafetensorError
 
 from greentrainer.config import RunConfig
 from greentrainer.hf import last_whole
 from greentrainer.run.arguments import CHECKPOINTS
+from greentrainer.run.memory import kept_way
 
 FINISHED = "model"
 """What a run has written when there is something to lose, if it kept no checkpoints."""
 RECORD = "run.json"
 """What every run writes first."""
+DECIDED = ("memory.json", "pace.json")
+"""What a run decided before it began, for when it is resumed."""
 OWN = (
     "config.yaml", "run.json", "costs.json", "ledger.jsonl", "log.jsonl", "metrics.json",
     "predictions.jsonl", "report.html", "selections.jsonl", "steps.jsonl", "model", CHECKPOINTS,
-    "tensorboard",
+    "tensorboard", *DECIDED,
 )  # fmt: skip
 """Files and folders that a run writes."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -78,6 +82,8 @@ def open_folder(config: RunConfig) -> None:
     if config.overwrite and not config.resume:
         _remove(config.output_dir)
     config.output_dir.mkdir(parents=True, exist_ok=True)
+    for name in () if config.resume else DECIDED:
+        (config.output_dir / name).unlink(missing_ok=True)
     config.model_copy(update={"overwrite": False}).save(config.output_dir / "config.yaml")
 
 
@@ -114,24 +120,32 @@ def in_one_line(config: RunConfig) -> Iterator[None]:
     """Turn a full disk and a device out of memory into a ValueError that says what is safe."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        half, more = max(1, config.batch_size // 2), 2 * config.accumulate
+    except Exception as error:
+        if is_full(error):
+            raise ValueError(
+                f"no room to write in {config.output_dir}: make some, or choose another "
+                f"output_dir; {_safe(config)}"
+            ) from error
+        if not ran_out(error):
+            raise
+        way = kept_way(config.model_copy(update={"resume": True}))
+        rows = (way and way.rows) or config.batch_size
+        half = max(1, rows // 2)
+        more = config.accumulate * config.batch_size // half
         advice = (
-            f"try --batch-size {half} --accumulate {more}, which makes the same steps in halves"
-            if config.batch_size > 1
+            f"try --batch-size {half} --accumulate {more}, which makes the same steps in pieces"
+            if rows > 1
             else "try --activation-checkpointing, or a smaller --max-length"
         )
         raise ValueError(
-            f"out of memory on the device with batches of {config.batch_size}: {advice}; "
-            f"{_safe(config)}"
+            f"out of memory on the device with {rows} rows at a time: {advice}; {_safe(config)}"
         ) from error
-    except Exception as error:
-        if not is_full(error):
-            raise
-        raise ValueError(
-            f"no room to write in {config.output_dir}: make some, or choose another output_dir; "
-            f"{_safe(config)}"
-        ) from error
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether it was for want of memory, of a device or of the machine."""
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or (isinstance(error, Exception) and should_reduce_batch_size(error))
 
 
 def is_full(error: BaseException) -> bool:

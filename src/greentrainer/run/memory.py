@@ -17,12 +17,13 @@ import torch
 from torch import nn
 
 from greentrainer.config import RunConfig
+from greentrainer.cost import rows_that_fit
 from greentrainer.forward import ForwardSavings
 from greentrainer.methods import Method
 from greentrainer.model import Alone
 from greentrainer.records import Entry, write_json
 from greentrainer.run.asked import forward_of, may_shorten, positions_of
-from greentrainer.run.fitting import SPARE, Fitting, rows_that_fit
+from greentrainer.run.fitting import SPARE, Fitting
 from greentrainer.run.way import Way
 from greentrainer.types import Batch
 
@@ -87,14 +88,11 @@ def within(
 
     Raises ValueError where nothing fits.
     """
-    assert config.memory is not None
-    place = config.output_dir / KEPT
     spent: list[Entry] = []
-    if config.resume and place.is_file():
-        saved = json.loads(place.read_text(encoding="utf-8"))
-        names = saved.pop("names")
-        way = Way(**saved, names=None if names is None else tuple(names))
-    else:
+    way = kept_way(config)
+    if way is None:
+        assert config.memory is not None
+        place = config.output_dir / KEPT
         give_back()
         model.train()
         device = next(model.parameters()).device
@@ -109,6 +107,33 @@ def within(
         if way.names is not None and name not in way.names:
             parameter.requires_grad_(False)
     return changed(config, way), way, spent
+
+
+def kept_way(config: RunConfig) -> Way | None:
+    """How a run that is resumed kept within its memory; None where it did nothing for it."""
+    place = config.output_dir / KEPT
+    if not config.resume or not place.is_file():
+        return None
+    saved = json.loads(place.read_text(encoding="utf-8"))
+    names = saved.pop("names")
+    return Way(**saved, names=None if names is None else tuple(names))
+
+
+def resumed_smaller(config: RunConfig) -> RunConfig | None:
+    """The configuration with which a run that ran out of memory goes on, with fewer rows at a time.
+
+    None where there are no fewer, or where gradients cannot be added up.
+    """
+    again = config.model_copy(update={"resume": True, "overwrite": False})
+    way = kept_way(again) or Way(updates=config.updates or "step", limit=None, held=0, told=0)
+    at_once = way.rows or config.batch_size
+    fewer = [n for n in range(at_once // 2, 0, -1) if config.batch_size % n == 0]
+    if way.updates == "backward" or not fewer:
+        return None
+    evaluated = None if way.evaluated is None else min(way.evaluated, fewer[0])
+    way = replace(way, rows=fewer[0], evaluated=evaluated)
+    write_json(config.output_dir / KEPT, asdict(way))
+    return again
 
 
 def changed(config: RunConfig, way: Way) -> RunConfig:

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from greentrainer.config import RunConfig
 from greentrainer.energy import require_meter, start_meter
-from greentrainer.hf import models
+from greentrainer.hf import last_whole, models
 from greentrainer.methods import METHODS
 from greentrainer.model import PeakMemory
 from greentrainer.records import write_json, write_lines
@@ -31,7 +31,13 @@ from greentrainer.report import draw, write_card
 from greentrainer.run.arguments import CHECKPOINTS, arguments_of, steps_of
 from greentrainer.run.asked import collator_of
 from greentrainer.run.evaluation import evaluate, predictions
-from greentrainer.run.folder import in_one_line, open_folder, require_disk, require_folder
+from greentrainer.run.folder import (
+    in_one_line,
+    open_folder,
+    ran_out,
+    require_disk,
+    require_folder,
+)
 from greentrainer.run.inputs import (
     RunInputs,
     encoded,
@@ -41,6 +47,7 @@ from greentrainer.run.inputs import (
     with_template,
 )
 from greentrainer.run.journal import Journal
+from greentrainer.run.memory import kept_way, resumed_smaller
 from greentrainer.run.prepared import material
 from greentrainer.run.progress import training_line
 from greentrainer.run.reference import EpochOrder
@@ -92,15 +99,43 @@ def execute(config: RunConfig, console: Console, command: str | None = None) -> 
     _require(config)
     require_folder(config)
     with in_one_line(config):
-        # what cannot be read is told before an earlier run is removed for it
-        ready = prepare(config, console) if config.overwrite else None
-        open_folder(config)
-        with _recorded(config, command) as journal:
-            inputs = ready or prepare(config, console)
-            require_disk(config, inputs.model)
-            summary = _execute(config, inputs, console, journal)
-            journal.end("interrupted" if summary["bill"]["interrupted"] else "done")
+        try:
+            summary = _attempt(config, console, command)
+        except Exception as error:
+            again = resumed_smaller(config) if ran_out(error) else None
+            if again is None:
+                raise
+        else:
+            again = None
+        if again is not None:  # the error, and with it all that it held, is gone
+            console.print(_said(again), markup=False)
+            release_memory()
+            summary = _attempt(again, console, command)
     console.print(f"report in {config.output_dir / 'report.html'}", markup=False)
+    return summary
+
+
+def _said(config: RunConfig) -> str:
+    """How a run that ran out of memory goes on."""
+    way = kept_way(config)
+    assert way is not None
+    whole = last_whole(config.output_dir / CHECKPOINTS)
+    where = f"from {whole}" if whole else "from the beginning"
+    return (
+        f"out of memory: going on {where}, with {way.rows} rows of a batch of {config.batch_size} "
+        "at a time"
+    )
+
+
+def _attempt(config: RunConfig, console: Console, command: str | None) -> dict[str, Any]:
+    # what cannot be read is told before an earlier run is removed for it
+    ready = prepare(config, console) if config.overwrite else None
+    open_folder(config)
+    with _recorded(config, command) as journal:
+        inputs = ready or prepare(config, console)
+        require_disk(config, inputs.model)
+        summary = _execute(config, inputs, console, journal)
+        journal.end("interrupted" if summary["bill"]["interrupted"] else "done")
     return summary
 
 
@@ -267,6 +302,8 @@ def save(config: RunConfig, inputs: RunInputs, outcome: RunResult, summary: dict
 def release_memory() -> None:
     """Give freed memory back to the system, so that peaks can be compared."""
     gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
 

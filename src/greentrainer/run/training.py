@@ -39,7 +39,7 @@ from greentrainer.run.arguments import arguments_of, in_one_line, steps_of
 from greentrainer.run.asked import collator_of, cost_of, forward_of, positions_of, steps_asked
 from greentrainer.run.interrupt import StopRequest
 from greentrainer.run.journal import Journal
-from greentrainer.run.memory import within
+from greentrainer.run.memory import kept_way, within
 from greentrainer.run.pace import settled
 from greentrainer.run.reference import (
     Batches,
@@ -163,7 +163,7 @@ def fit(
     bare = dense(model) if config.bits else model
     plain = step_flops(config, graphs_of(bare), train, collate) if other or early else []
 
-    def told(graphs: GraphCache) -> int:
+    def told(graphs: GraphCache, config: RunConfig = config) -> int:
         """Of plain full fine-tuning: the engine's own graphs tell it where all may be trained."""
         plain[:] = plain or step_flops(config, graphs, train, collate)
         return sum(plain)
@@ -175,7 +175,7 @@ def fit(
     order = EpochOrder(train, config.batch_size, config.seed)
     way: Way | None = None
     probed: list[Entry] = []
-    if config.memory is not None:
+    if config.memory is not None or kept_way(config) is not None:
         judged = Batches(config, model, judge if config.evaluate_every else [], collate)
         some = partial(batches.first, 1 + config.probe_batches)
         config, way, probed = within(
@@ -220,6 +220,7 @@ def fit(
             raise ValueError(" ".join(str(error).split())[:300]) from error
     _keep_clock(config, trainer)
     trainer.engine.optimizer.state.clear()  # evaluations have room again
+    told(trainer.engine.graphs)
     state = trainer.state
     return RunResult(
         engine=trainer.engine,
@@ -230,7 +231,7 @@ def fit(
         interrupted=stop.made
         and state.global_step < state.max_steps
         and not trainer.engine.finished,
-        plain_steps=tuple(plain or step_flops(config, trainer.engine.graphs, train, collate)),
+        plain_steps=tuple(plain),
         log=tuple(state.log_history),
         used=trainer.engine.consumption.used(),
         way=way,

@@ -39,12 +39,12 @@ class Form:
 class Way(Form):
     """How a run keeps within its limit.
 
-    limit: bytes; of them `held` before training, and `told` at the peak of training.  names: what
-    may be trained, None for all.  evaluated: rows at a time of evaluations during training, None
-    where there are none.
+    limit: bytes, None where none was given and memory ran out.  held, told: of them before training
+    and at its peak.  names: what may be trained, None for all.  evaluated: rows at a time of
+    evaluations during training, None where there are none.
     """
 
-    limit: int
+    limit: int | None
     held: int
     told: int
     names: tuple[str, ...] | None = None

@@ -132,7 +132,7 @@ def test_a_full_disk_is_one_line(config: RunConfig, error: Exception) -> None:
 
 
 def test_a_device_out_of_memory_is_told_what_makes_the_same_steps(config: RunConfig) -> None:
-    with refusal("batches of 8", "--batch-size 4 --accumulate 2"), in_one_line(config):
+    with refusal("8 rows at a time", "--batch-size 4 --accumulate 2"), in_one_line(config):
         broken(torch.OutOfMemoryError("CUDA out of memory"))
     one = config.model_copy(update={"batch_size": 1})
     with refusal("--activation-checkpointing"), in_one_line(one):
