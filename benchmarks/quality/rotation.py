@@ -29,13 +29,11 @@ from greentrainer.types import Batch, loss_of
 Row = dict[str, Any]
 Worth = Callable[[], dict[str, float]]
 
-SHARES = (0.1, 0.25)
-"""Of the model's elements, those that may be trained at a time."""
 TURNS = 8
 RATES = {
     "full": (5e-5, 1e-4, 2e-4, 4e-4),
     "lora": (5e-4, 1e-3, 2e-3, 4e-3),
-    "sets": (1e-4, 2e-4, 4e-4, 8e-4),
+    "sets": (2e-4, 4e-4, 8e-4),
 }
 
 
@@ -131,6 +129,9 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="folder that holds the data sets' folders")
     parser.add_argument("--rows", type=int, default=384)
     parser.add_argument("--record", type=Path, default=Path("runs/rotation.json"))
+    parser.add_argument(
+        "--shares", type=float, nargs="+", default=[0.1], help="of the elements, trained at a time"
+    )
     parser.add_argument("--only", default="", help="policies whose name holds this")
     asked = parser.parse_args()
     console = Console(stderr=True)
@@ -142,7 +143,7 @@ def main() -> None:
     config = RunConfig(**given)
     kinds = ("best at first", "best anew", "best, the rested first", "blocks by lot")
     policies = [("full", 1.0), ("lora", 1.0)]
-    policies += [(name, share) for share in SHARES for name in kinds]
+    policies += [(name, share) for share in asked.shares for name in kinds]
     known: dict[str, Any] = {}
     if asked.record.is_file():
         known = json.loads(asked.record.read_text(encoding="utf-8"))
