@@ -354,7 +354,8 @@ def whole_runs_table() -> str:
 def memory_table() -> str:
     """Runs within a limit of memory, and how they kept to it."""
     head = [
-        "", "limit, GB", "told", "peak", "peak / full", "updates", "tail", "may be trained", "loss",
+        "", "limit, GB", "told", "peak", "peak / full", "process", "updates", "rows at a time", "tail",
+        "may be trained", "loss",
     ]  # fmt: skip
     body = [
         [
@@ -362,7 +363,9 @@ def memory_table() -> str:
             *("" if row[key] is None else f"{row[key] / 1e9:.2f}" for key in ("limit", "told")),
             f"{row['peak'] / 1e9:.2f}",
             f"{row['peak / full']:.2f}",
+            f"{row['whole process'] / 1e9:.2f}",
             row["updates"],
+            str(row["rows"] or "all"),
             "all" if row["tail"] is None else str(row["tail"]),
             f"{row['tensors']} tensors",
             f"{row['loss']:.3f}",

@@ -154,6 +154,8 @@ class RunConfig(BaseModel):
     metric: what tensors are chosen by: importance, or a control at the same cost.
     optimizer_state: what becomes of a frozen tensor's optimizer state.
     memory: bytes that the run may take, as 6GB; or auto, what the device has (docs/memory.md).
+    weights: what the model is held in: float32; or bfloat16, in half the memory, where updates are
+        rounded stochastically. When None, float32 unless it takes more than half of `memory`.
     updates: step, in the optimizer's step; or backward, of each tensor as its gradient arrives, so
         that gradients take no memory. When None, as `memory` says.
     generate: test examples for which a completion is generated and scored.
@@ -240,6 +242,7 @@ class RunConfig(BaseModel):
     metric: Metric = "first_order"
     optimizer_state: Literal["keep", "drop", "offload"] = "keep"
     memory: Annotated[Literal["auto"] | int | None, BeforeValidator(_memory)] = None
+    weights: Literal["float32", "bfloat16"] | None = None
     updates: Literal["step", "backward"] | None = None
     generate: Annotated[int, Field(ge=0)] = 32
     decoding: Literal["greedy", "paper"] = "greedy"

@@ -99,13 +99,21 @@ class Peak(TrainerCallback):
 
 
 def trained(
-    folder: Path, updates: Any, resume: bool = False, stop: int | None = None, **more: Any
+    folder: Path,
+    updates: Any,
+    resume: bool = False,
+    stop: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    **more: Any,
 ) -> tuple[dict[str, torch.Tensor], GreenTrainer, int]:
     """A run with probes and selections."""
     torch.manual_seed(0)
-    model, peak = build("llama"), Peak()
+    model, peak = build("llama").to(dtype), Peak()
     settings = {"max_grad_norm": 0.0, "save_strategy": "steps", "save_steps": 3, **more}
-    green = GreenConfig(rho=0.6, probe_batches=1, every_steps=3, updates=updates)
+    green = GreenConfig(
+        rho=0.6, probe_batches=1, every_steps=3, updates=updates,
+        stochastic_rounding=dtype == torch.bfloat16,
+    )  # fmt: skip
     stopping = [Stop(stop)] if stop else []
     trainer = GreenTrainer(
         model, arguments(folder, **settings), train_dataset=rows(36), green=green,
@@ -144,6 +152,19 @@ def test_a_resumed_run_gives_the_same_bits(clipped: float, tmp_path: Path) -> No
     assert same(whole, resumed)
 
 
+@pytest.mark.parametrize("updates", ["step", "backward"])
+def test_so_does_one_that_rounds_stochastically(updates: str, tmp_path: Path) -> None:
+    """State in float32 is saved and loaded as such; probes in it leave no trace."""
+    half: dict[str, Any] = {"dtype": torch.bfloat16}
+    whole, trainer, _ = trained(tmp_path / "a", updates, **half)
+    kept = [v for s in trainer.engine.optimizer.state.values() for v in s.values()]
+    assert {v.dtype for v in kept if isinstance(v, torch.Tensor)} == {torch.float32}
+    assert "probe" in {entry.kind for entry in trainer.engine.ledger}
+    trained(tmp_path / "b", updates, stop=3, **half)
+    resumed, *_ = trained(tmp_path / "b", updates, resume=True, **half)
+    assert same(whole, resumed)
+
+
 @pytest.mark.parametrize(
     ("asked", "what"),
     [
@@ -165,10 +186,11 @@ def test_what_they_do_not_go_with_is_refused(
         trainer.train()
 
 
-def test_a_callback_names_the_mixin(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [{"updates": "backward"}, {"stochastic_rounding": True}])
+def test_a_callback_names_the_mixin(given: dict[str, Any], tmp_path: Path) -> None:
     trainer = Trainer(
         build("llama"), arguments(tmp_path), train_dataset=rows(8),
-        callbacks=[GreenCallback(GreenConfig(updates="backward"))],
+        callbacks=[GreenCallback(GreenConfig(**given))],
     )  # fmt: skip
     with pytest.raises(ValueError, match=Green.__name__):
         trainer.train()

@@ -88,18 +88,20 @@ def step_memory(
     trained_before: Collection[str] = (),
     in_backward: bool = False,
     accumulating: bool = False,
+    moments: float = MOMENTS,
 ) -> Memory:
     """Memory of a step that trains `names`, with AdamW.
 
     trained_before: tensors whose optimizer state is kept besides theirs.  in_backward: updates are
     made as gradients arrive, which are freed at once.  accumulating: they are added to those of an
-    earlier batch, which are there all along.
+    earlier batch, which are there all along.  moments: bytes of the optimizer's state for each byte
+    of a tensor that is trained.
     """
     parameters = dict(model.named_parameters())
     state = {*names, *trained_before}
     weights = sum(_bytes(t) for t in _whole(model))
     gradients = 0 if in_backward else sum(_bytes(parameters[n]) for n in names)
-    optimizer = MOMENTS * sum(_bytes(parameters[n]) for n in state)
+    optimizer = round(moments * sum(_bytes(parameters[n]) for n in state))
     gone = in_backward or accumulating
     peak = _peak(model, batch, names, loss_fn, _freed if gone else None)
     return Memory(weights, gradients, optimizer, max(0, peak if accumulating else peak - gradients))

@@ -91,6 +91,8 @@ class GreenCallback(TrainerCallback):
             in_backward=self.green.updates == "backward",
             callback=self.one_call,
         )  # fmt: skip
+        if self.green.stochastic_rounding and self.one_call:
+            raise ValueError(f"a callback does not make the optimizer, whose updates it is: {MIX}")
         self._model = model
         undo_input_gradients(model)
         self._step = state.global_step

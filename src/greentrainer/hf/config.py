@@ -26,6 +26,8 @@ class GreenConfig:
     updates: made in the optimizer's step, or of each tensor as its gradient arrives in the backward
         pass, so that gradients take no memory (docs/memory.md; `GreenTrainer`, one process, no
         accumulation).
+    stochastic_rounding: of updates of weights in bfloat16, which are lost where they are small; the
+        optimizer's state is in float32 then (`GreenTrainer`).
     selector: chooses tensors; `select`, or a control to compare it with.
     forward: what may be left out of the forward pass.
     positions: of each prompt that gradient passes through: "all", so many before the completion, or
@@ -46,6 +48,7 @@ class GreenConfig:
     metric: str = "first_order"
     optimizer_state: OptimizerState = "keep"
     updates: Literal["step", "backward"] = "step"
+    stochastic_rounding: bool = False
     selector: Selector = select
     forward: ForwardOptions = field(default_factory=ForwardOptions)
     positions: Positions = "all"

@@ -42,7 +42,7 @@ from greentrainer.hf.callback import GreenCallback
 from greentrainer.hf.config import GreenConfig
 from greentrainer.hf.own_records import records_kept
 from greentrainer.hf.quantised import differentiable
-from greentrainer.model import Replicas, Together
+from greentrainer.model import Replicas, Together, round_stochastically
 from greentrainer.records import Ledger
 from greentrainer.types import Batch
 
@@ -107,6 +107,13 @@ class Green(Trainer):
         except BaseException:
             self.green_callback.release()
             raise
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's; updates are rounded as the settings say."""
+        made = super().create_optimizer(*args, **kwargs)
+        if self.green_callback.green.stochastic_rounding:
+            round_stochastically(self.optimizer)
+        return made
 
     def _checkpoint_to_resume(self, asked: Any) -> Path | None:
         if asked is None or asked is False:

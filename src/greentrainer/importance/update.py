@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from greentrainer.model import shell
+from greentrainer.model import exact_copy, shell
 
 
 def updated_weights(
@@ -24,8 +24,8 @@ def updated_weights(
     gradient: torch.Tensor,
 ) -> torch.Tensor:
     """The weights after the step that the optimizer would take on this one tensor."""
-    weight = nn.Parameter(parameter.detach().clone())
-    weight.grad = gradient.clone()
+    weight = nn.Parameter(exact_copy(optimizer, parameter))
+    weight.grad = exact_copy(optimizer, gradient)
     other = twin(optimizer, group, [weight])
     if parameter in optimizer.state:
         other.state[weight] = copy.deepcopy(optimizer.state[parameter])

@@ -8,6 +8,7 @@ from greentrainer.model.device import PeakMemory, now
 from greentrainer.model.freeze import Freezer, OptimizerState
 from greentrainer.model.in_backward import InBackward
 from greentrainer.model.processes import Alone, Replicas, Together, checksums, is_sharded
+from greentrainer.model.rounding import exact_copy, round_stochastically
 from greentrainer.model.shell import shell
 from greentrainer.model.snapshot import attributes_preserved, preserved
 from greentrainer.model.stages import blocks, encoder_of, stages
@@ -24,9 +25,11 @@ __all__ = [
     "blocks",
     "checksums",
     "encoder_of",
+    "exact_copy",
     "is_sharded",
     "now",
     "preserved",
+    "round_stochastically",
     "shell",
     "stages",
 ]

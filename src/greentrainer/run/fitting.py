@@ -61,7 +61,8 @@ class Shortened(Protocol):
 class Fitting:
     """Finds how a run of `model` keeps within `limit` bytes, of which `held` are gone already.
 
-    batch: the largest one.  judged: the largest that evaluations during training are on.
+    batch: the largest one.  judged: the largest that evaluations during training are on.  moments:
+    bytes of the optimizer's state for each byte trained.
     """
 
     def __init__(
@@ -74,9 +75,11 @@ class Fitting:
         held: int,
         short: Shortened,
         judged: Batch | None = None,
+        moments: float = MOMENTS,
     ) -> None:
         self.config, self.model, self.batch = config, model, batch
         self.limit, self.held, self.short, self.judged = limit, held, short, judged
+        self.moments = moments
         self.names = [name for name, p in model.named_parameters() if p.requires_grad]
         self.parameters = dict(model.named_parameters())
         self.probes = method.budgeted
@@ -171,7 +174,7 @@ class Fitting:
 
         def room(form: Form) -> float:
             left = self.allowed - self.held - self._step(form, self.names).activations
-            return left / (MOMENTS + (form.updates == "step"))
+            return left / (self.moments + (form.updates == "step"))
 
         return max(found, key=room)
 
@@ -185,8 +188,10 @@ class Fitting:
         step = self._step(form, names)
         probe = 0
         if self.probes:
-            largest = max(self._bytes([name]) for name in names)
-            probe = step.optimizer + step.activations + COPIES * largest
+            probe = step.optimizer + step.activations + self._copies(names)
+        if self._half:
+            beside = step.gradients if form.updates == "step" else step.activations
+            probe = max(probe, step.optimizer + beside + self._copies(names))
         if self.judged is not None:
             probe = max(probe, step.optimizer + self._evaluation)
         return self.held + replace(step, weights=0, probe=probe).total
@@ -203,6 +208,7 @@ class Fitting:
                     self._loss,
                     in_backward=form.updates == "backward",
                     accumulating=form.rows is not None or self.config.accumulate > 1,
+                    moments=self.moments,
                 )
         return self._known[key]
 
@@ -240,6 +246,15 @@ class Fitting:
             if short.head is not None and short.head.positions(last) is not None:
                 working.enter_context(short.head.on(last))
             yield
+
+    @cached_property
+    def _half(self) -> bool:
+        """Whether a step works on copies of what it trains, in twice the bytes."""
+        return any(self.parameters[name].dtype == torch.bfloat16 for name in self.names)
+
+    def _copies(self, names: Collection[str]) -> int:
+        """Bytes of copies of the largest of these."""
+        return COPIES * (1 + self._half) * max(self._bytes([name]) for name in names)
 
     def _bytes(self, names: Collection[str]) -> int:
         tensors = [self.parameters[name] for name in names]
@@ -291,8 +306,7 @@ class Fitting:
                 best = chosen
             if 0 <= left < CLOSE * self.limit:
                 break
-            largest = max(self._bytes([name]) for name in chosen)
-            room = self._needed(self._bytes(chosen), largest, form) + left
+            room = self._needed(chosen, form) + left
         return best
 
     @property
@@ -309,19 +323,16 @@ class Fitting:
         """Of these tensors so many as have room, those worth most for their bytes first."""
         order = sorted(names, key=lambda n: worth[n] / self._bytes([n]), reverse=True)
         chosen: set[str] = set()
-        held = largest = 0
         for name in order:
-            more = self._bytes([name])
-            needed = self._needed(held + more, max(largest, more), form)
-            if worth[name] > 0 and needed <= room:
+            if worth[name] > 0 and self._needed({*chosen, name}, form) <= room:
                 chosen.add(name)
-                held, largest = held + more, max(largest, more)
         return [name for name in names if name in chosen]
 
-    def _needed(self, size: int, largest: int, form: Form) -> int:
-        """Bytes besides activations, of training so many or of a probe, whichever is more."""
-        step = (MOMENTS + (form.updates == "step")) * size
-        return max(step, MOMENTS * size + COPIES * largest)
+    def _needed(self, names: Collection[str], form: Form) -> int:
+        """Bytes besides activations, of training these or of a probe, whichever is more."""
+        size, copies = self._bytes(names), self._copies(names)
+        state, held = self.moments * size, size * (form.updates == "step")
+        return round(max(state + held + copies * self._half, state + copies))
 
     def _worth(self, form: Form, batches: Sequence[Batch], room: int) -> dict[str, float]:
         """Of each tensor's update by all batches but the last, judged by that one's rows.

@@ -15,20 +15,26 @@ from typing import Any, Literal
 import psutil
 import torch
 from torch import nn
+from transformers import Trainer
 
 from greentrainer.config import RunConfig
-from greentrainer.cost import rows_that_fit
+from greentrainer.cost import MOMENTS, rows_that_fit
 from greentrainer.forward import ForwardSavings
 from greentrainer.methods import Method
 from greentrainer.model import Alone
 from greentrainer.records import Entry, write_json
+from greentrainer.run.arguments import arguments_of
 from greentrainer.run.asked import forward_of, may_shorten, positions_of
 from greentrainer.run.fitting import SPARE, Fitting
 from greentrainer.run.way import Way
 from greentrainer.types import Batch
 
 KEPT = "memory.json"
+SIDE = 256
+"""Of the matrix that an optimizer is tried on."""
 M_MMAP_THRESHOLD = -3
+MOST = 0.5
+"""Of its memory that a run's weights take in float32 if nothing else is said."""
 RETURNED = 1 << 16
 """Bytes of an allocation from which on the C library gives it back when it is freed."""
 
@@ -40,6 +46,22 @@ def limit_of(asked: int | Literal["auto"], device: torch.device) -> int:
     if device.type == "cuda":
         return int(sum(torch.cuda.mem_get_info(device)[:1]) + torch.cuda.memory_reserved(device))
     return int(psutil.virtual_memory().available + held_on(device))
+
+
+def weights_of(config: RunConfig, count: Callable[[], int]) -> torch.dtype:
+    """What the model is held in.  count: of its values, which is asked for only if it matters."""
+    if config.bits:
+        return torch.bfloat16 if config.bf16 else torch.float32
+    if config.weights is not None:
+        return torch.bfloat16 if config.weights == "bfloat16" else torch.float32
+    if config.memory is None:
+        return torch.float32
+    limit = config.memory
+    if limit == "auto":
+        there = torch.cuda.is_available()
+        limit = torch.cuda.mem_get_info()[1] if there else psutil.virtual_memory().total
+    whole = torch.float32.itemsize * count()
+    return torch.bfloat16 if whole > MOST * limit else torch.float32
 
 
 def held_on(device: torch.device) -> int:
@@ -63,6 +85,20 @@ def evaluation_rows(asked: int | Literal["auto"], model: nn.Module, batch: Batch
     device = next(model.parameters()).device
     room = int((1 - SPARE) * limit_of(asked, device)) - held_on(device)
     return rows_that_fit(model, batch, None, most, room)
+
+
+def state_ratio(config: RunConfig, dtype: torch.dtype, device: torch.device) -> float:
+    """Bytes that the run's optimizer keeps for each byte of a weight of this kind, by a trial."""
+    weight = nn.Parameter(torch.zeros(SIDE, SIDE, device=device))
+    weight.grad = torch.zeros_like(weight)
+    try:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments_of(config, 1))
+        optimizer = kind([weight], **options)
+        optimizer.step()
+    except (ImportError, RuntimeError, TypeError, ValueError):  # the run itself will say so
+        return MOMENTS
+    kept = [v for v in optimizer.state[weight].values() if isinstance(v, torch.Tensor)]
+    return sum(value.nbytes for value in kept) / (SIDE * SIDE * dtype.itemsize)
 
 
 def savings_of(config: RunConfig, method: Method, model: nn.Module, batch: Batch) -> ForwardSavings:
@@ -99,7 +135,9 @@ def within(
         largest, first, judged = batches()
         with closing(savings_of(config, method, model, largest)) as short:
             limit, held = limit_of(config.memory, device), held_on(device)
-            fitting = Fitting(config, method, model, largest, limit, held, short, judged)
+            dtype = next((p.dtype for p in model.parameters() if p.requires_grad), torch.float32)
+            ratio = state_ratio(config, dtype, device)
+            fitting = Fitting(config, method, model, largest, limit, held, short, judged, ratio)
             way, spent = fitting.way(first), fitting.spent
         if place.parent.is_dir():
             write_json(place, asdict(way))

@@ -47,7 +47,7 @@ from greentrainer.run.inputs import (
     with_template,
 )
 from greentrainer.run.journal import Journal
-from greentrainer.run.memory import kept_way, resumed_smaller
+from greentrainer.run.memory import kept_way, resumed_smaller, weights_of
 from greentrainer.run.prepared import material
 from greentrainer.run.progress import training_line
 from greentrainer.run.reference import EpochOrder
@@ -58,7 +58,7 @@ from greentrainer.tasks import encode, require_room, show, virtual_config
 
 def prepare(config: RunConfig, console: Console, *, training: bool = True) -> RunInputs:
     """Load model and task, and tokenise the examples; only those held out if not training."""
-    dtype = torch.bfloat16 if config.bits and config.bf16 else torch.float32
+    dtype = weights_of(config, lambda: _size(config))
     model, tokenizer = models.load(
         config.model, dtype=dtype, notify=console.print, bits=config.bits, revision=config.revision
     )
@@ -81,6 +81,12 @@ def prepare(config: RunConfig, console: Console, *, training: bool = True) -> Ru
     return RunInputs(
         model, tokenizer, rows["train"], rows["validation"], rows["test"], made.asked, made.scores
     )
+
+
+def _size(config: RunConfig) -> int:
+    """Values of the model."""
+    network, _ = models.sketch(config.model, revision=config.revision)
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _require_room(config: RunConfig, model: Any) -> None:

@@ -291,8 +291,8 @@ def require_budget(config: RunConfig, method: Method) -> None:
 def mode_of(config: RunConfig) -> str:
     """What else than model and device a clock is set for."""
     keys = [
-        "bf16", "activation_checkpointing", "compile", "labelled_head", "positions", "batch_size",
-        "max_length",
+        "bf16", "weights", "activation_checkpointing", "compile", "labelled_head", "positions",
+        "batch_size", "max_length",
     ]  # fmt: skip
     return ", ".join(f"{key} {getattr(config, key)}" for key in keys)
 
@@ -337,6 +337,9 @@ def green_of(
         metric=config.metric if config.metric in METRICS else "first_order",
         optimizer_state=config.optimizer_state,
         updates=config.updates or "step",
+        stochastic_rounding=any(
+            p.requires_grad and p.dtype == torch.bfloat16 for p in model.parameters()
+        ),
         selector=method.selector(model, config),
         forward=forward_of(config, method, examples),
         positions=positions_of(config, method),

@@ -161,6 +161,57 @@ def test_those_worth_most_for_their_bytes_may_be_trained(
             assert sum(worth[name] for name in some) <= 1.1 * best
 
 
+@pytest.mark.parametrize(
+    ("training", "ratio"),
+    [
+        ({}, 2.0),
+        ({"optim": "sgd"}, 0.0),
+        ({"optim": "sgd", "optim_args": "momentum=0.9"}, 1.0),
+        ({"optim": "adafactor"}, 2 / memory.SIDE),
+        ({"optim": "galore_adamw"}, 2.0),  # it cannot be tried: as AdamW
+    ],
+)
+def test_what_an_optimizer_keeps_is_tried(
+    training: dict[str, Any], ratio: float, tmp_path: Path
+) -> None:
+    config = config_of(tmp_path, training=training)
+    place = torch.device("cpu")
+    assert memory.state_ratio(config, torch.float32, place) == pytest.approx(ratio, rel=0.01)
+    if not training:
+        assert memory.state_ratio(config, torch.bfloat16, place) == pytest.approx(4, rel=0.01)
+
+
+def test_in_half_precision_steps_work_on_copies() -> None:
+    """Of the largest tensor, in float32: beside gradients, or beside activations."""
+    one = fitting(1e12, updates="step")
+    one.probes = False
+    before = {form: one.total(form, one.names) for form in (Form(), Form("backward"))}
+    one._half = True
+    largest = max(one._bytes([name]) for name in one.names)
+    for form, told in before.items():
+        step = one._step(form, one.names)
+        beside = step.gradients if form.updates == "step" else step.activations
+        expected = HELD + step.optimizer + beside + 10 * largest
+        assert one.total(form, one.names) == max(told, expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype"),
+    [
+        ({}, torch.float32),
+        ({"memory": 7999}, torch.bfloat16),
+        ({"memory": 8000}, torch.float32),
+        ({"memory": 7999, "weights": "float32"}, torch.float32),
+        ({"weights": "bfloat16"}, torch.bfloat16),
+        ({"load_in_4bit": True, "memory": 1}, torch.float32),
+    ],
+)
+def test_weights_are_halved_where_they_take_more_than_half(
+    given: dict[str, Any], dtype: torch.dtype
+) -> None:
+    assert memory.weights_of(RunConfig(**given), lambda: 1000) == dtype
+
+
 @pytest.mark.parametrize("room", [10**9, 1])
 def test_judging_takes_few_passes(room: int) -> None:
     """By other rows where gradients have room; else by each one's own, and nothing is held."""
