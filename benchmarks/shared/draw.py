@@ -354,8 +354,8 @@ def whole_runs_table() -> str:
 def memory_table() -> str:
     """Runs within a limit of memory, and how they kept to it."""
     head = [
-        "", "limit, GB", "told", "peak", "peak / full", "process", "updates", "rows at a time", "tail",
-        "may be trained", "loss",
+        "", "limit, GB", "told", "peak", "peak / full", "process", "updates", "rows at a time",
+        "tail", "may be trained", "loss",
     ]  # fmt: skip
     body = [
         [

@@ -5,12 +5,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from greentrainer.config import RunConfig
 from greentrainer.forward import LabelledHead, SplitForward
 from greentrainer.methods import METHODS
-from greentrainer.run import Fitting
+from greentrainer.run import Fitting, state_ratio, weights_of
 from greentrainer.types import Batch, Tail
 
 SIZES = (8, 12, 16, 24, 48, 80)
@@ -35,26 +36,40 @@ class Sketched:
 def rooms(
     config: RunConfig, network: nn.Module, batch: Batch, short: Sketched
 ) -> list[dict[str, Any]]:
-    """For each size: updates and tail of the first way that fits, and the share trained.
+    """For each size: what weights are held in, how steps of the first way that fits are made, and
+    the share trained.
 
     Sizes beyond the first that has room for everything are left out; "trained" is 0 where nothing
     can be trained.
     """
-    weights = sum(t.numel() * t.element_size() for t in [*network.parameters(), *network.buffers()])
     found: list[dict[str, Any]] = []
-    fitting = Fitting(config, METHODS["green"], network, batch, 0, weights, short)
+    fittings: dict[torch.dtype, Fitting] = {}
+    count = sum(parameter.numel() for parameter in network.parameters())
+    before = next(network.parameters()).dtype
     for size in SIZES:
+        asked = config.model_copy(update={"memory": size * GIGA})
+        dtype = weights_of(asked, lambda: count)
+        if dtype not in fittings:  # from small to large: half precision first
+            network.to(dtype)
+            held = sum(t.nbytes for t in [*network.parameters(), *network.buffers()])
+            ratio = state_ratio(config, dtype, torch.device("cpu"))
+            fittings[dtype] = Fitting(
+                config, METHODS["green"], network, batch, 0, held, short, moments=ratio
+            )
+        fitting = fittings[dtype]
         fitting.limit = size * GIGA
         bought = fitting.bought()
         way, share = bought or (None, 0.0)
         found.append({
             "gigabytes": size,
+            "weights": str(dtype).removeprefix("torch."),
             "updates": way and way.updates,
             "tail": way and way.tail,
             "rows": way and way.rows,
             "recompute": way is not None and way.recompute,
             "trained": share,
         })  # fmt: skip
-        if way is not None and way.as_asked and share == 1:
+        if way is not None and way.as_asked and share == 1 and dtype == before:
             break
+    network.to(before)
     return found

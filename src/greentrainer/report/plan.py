@@ -95,6 +95,7 @@ def _room(rooms: Sequence[Mapping[str, Any]]) -> Figures:
     body = [
         [
             f"{row['gigabytes']} GB",
+            row.get("weights", "float32"),
             f"{row['trained']:.0%}" if row["trained"] else "-",
             updates[row["updates"]] + _aside(row),
             "-" if not row["trained"] else "all" if row["tail"] is None else str(row["tail"]),
@@ -103,7 +104,7 @@ def _room(rooms: Sequence[Mapping[str, Any]]) -> Figures:
     ]
     return Figures(
         "what memory buys (--memory)",
-        ["memory", "may be trained", "updates", "positions"],
+        ["memory", "weights", "may be trained", "updates", "positions"],
         body,
         "share of the model that may be trained, how tensors are updated, and through how many "
         "positions of each prompt gradient passes besides the completion",

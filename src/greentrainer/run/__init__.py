@@ -15,6 +15,7 @@ from greentrainer.run.inputs import (
     with_template,
 )
 from greentrainer.run.inputs import encoded as encoded_of
+from greentrainer.run.memory import state_ratio, weights_of
 from greentrainer.run.prepared import material
 from greentrainer.run.quickstart import CONFIG, quickstart
 from greentrainer.run.reference import EpochOrder
@@ -47,9 +48,11 @@ __all__ = [
     "runs_in",
     "save",
     "shelf",
+    "state_ratio",
     "to_learn",
     "train",
     "training_examples",
+    "weights_of",
     "with_template",
     "write_answers",
 ]
