@@ -39,6 +39,11 @@ EXTRAS = {
 """Modules of what is optional, and how to install it."""
 ROOM = 2e9
 """Bytes of memory and of disk that the smallest of the usual runs needs (SmolLM2-135M)."""
+TAKES = {"full": 16.0, "--memory auto": 3.0, "LoRA": 4.0}
+"""Bytes that each parameter of a model takes in a run of ours, besides activations: in float32 with
+AdamW; in bfloat16 with some of it trained; in float32 beside adapters."""
+FOR_WEIGHTS = 0.8
+"""Of the memory, what is left for them when activations are there."""
 FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 """Flags of processors that multiply bfloat16 matrices (the last one on ARM)."""
 ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
@@ -111,7 +116,7 @@ def devices() -> list[Finding]:
     import torch
 
     gpus = [_gpu(number) for number in range(torch.cuda.device_count())]
-    return [_cpu(alone=not gpus), *gpus, _memory()]
+    return [_cpu(alone=not gpus), *gpus, _memory(), fitting(_free())]
 
 
 def _cpu(alone: bool) -> Finding:
@@ -243,6 +248,21 @@ def room(folder: Path) -> list[Finding]:
     kept = [path.name for path in sorted(cache.glob(f"{SMOLLM2}-*")) if path.is_dir()]
     first = "empty: smollm2-135m is converted at its first use (20 s, 0.5 GB)"
     return [_disk(folder), Finding("disk", f"cache {cache}", ", ".join(kept) or first)]
+
+
+def fitting(free: float) -> Finding:
+    """The largest models that so many bytes have room for."""
+    told = ", ".join(f"{how} {FOR_WEIGHTS * free / 1e9 / by:.1f}" for how, by in TAKES.items())
+    return Finding("devices", "models that fit", f"{told} billion parameters (about; see plan)")
+
+
+def _free() -> int:
+    """Bytes free on the device that trains."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    return int(psutil.virtual_memory().available)
 
 
 def _disk(folder: Path) -> Finding:

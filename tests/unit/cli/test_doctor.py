@@ -52,6 +52,12 @@ def test_the_table_says_what_to_change(
     assert "note    tensorboard: pip install tensorboard" in lines
 
 
+def test_it_says_how_large_a_model_may_be() -> None:
+    found = doctor.fitting(24e9)
+    assert "full 1.2, --memory auto 6.4, LoRA 4.8 billion" in found.value
+    assert named(doctor.devices(), "models that fit").level == "ok"
+
+
 def test_a_folder_that_cannot_be_written_is_fatal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
