@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument(
         "--shares", type=float, nargs="+", default=[0.1], help="of the elements, trained at a time"
     )
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES["sets"], help="of sets")
     parser.add_argument("--only", default="", help="policies whose name holds this")
     asked = parser.parse_args()
     console = Console(stderr=True)
@@ -150,7 +151,7 @@ def main() -> None:
     rows: list[Row] = []
     for policy, share in policies:
         losses = {}
-        for rate in RATES.get(policy, RATES["sets"]):
+        for rate in RATES.get(policy, asked.rates):
             key = f"{policy}, {share:g}, {rate:g}, {asked.rows}"
             if key not in known and asked.only in policy:
                 known[key] = trained(config, policy, share, rate, console)
@@ -161,7 +162,7 @@ def main() -> None:
                 losses[rate] = known[key]
         if losses:
             best = min(losses, key=lambda rate: losses[rate][0])
-            edge = best in (min(losses), max(losses))
+            edge = len(losses) == 1 or best in (min(losses), max(losses))
             row = {"run": policy, "share": share, "rate": best, "at the grid's edge": edge}
             rows.append(row | {"loss": losses[best][1]})
     full = rows[0]["loss"]
