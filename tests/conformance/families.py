@@ -1,11 +1,13 @@
 """Tiny models of every family, from their configurations."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import transformers as tf
 from torch import nn
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
 Builder = Callable[[str], nn.Module]
 
@@ -82,10 +84,14 @@ def _seq2seq(config: Any) -> Builder:
     return build
 
 
-def _checkpointed(builder: Builder) -> Builder:
+def _checkpointed(builder: Builder, *kept: Any) -> Builder:
+    """kept: operations whose outputs are not computed again."""
+    contexts = partial(create_selective_checkpoint_contexts, list(kept))
+
     def build(attention: str) -> nn.Module:
         model: Any = builder(attention).train()
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        how = {"use_reentrant": False} | ({"context_fn": contexts} if kept else {})
+        model.gradient_checkpointing_enable(how)
         model.disable_input_require_grads()
         return model  # type: ignore[no-any-return]
 
@@ -133,6 +139,8 @@ FAMILIES: dict[str, Builder] = {
 FAMILIES |= {
     "llama-lora": _lora(FAMILIES["llama"]),
     "llama-checkpointed": _checkpointed(FAMILIES["llama"]),
+    "llama-selectively-checkpointed": _checkpointed(FAMILIES["llama"], torch.ops.aten.mm.default),
+    "opt-selectively-checkpointed": _checkpointed(FAMILIES["opt"], torch.ops.aten.bmm.default),
     "falcon-checkpointed": _checkpointed(FAMILIES["falcon"]),
     "phi-checkpointed": _checkpointed(FAMILIES["phi"]),
     "t5-checkpointed": _checkpointed(FAMILIES["t5"]),

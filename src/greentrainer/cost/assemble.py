@@ -132,7 +132,8 @@ def _add_recomputation(draft: _Draft, walk: Walk, number: dict[Node, int]) -> No
     Recomputation starts at the region's beginning and stops at the last activation that the
     backward pass recalls, so an operand whose gradient recalls one causes all the work before it.
     """
-    if not walk.recorder.regions:
+    regions = walk.recorder.regions()
+    if not regions:
         return
     recallers = {
         step.node._sequence_nr(): {_children(number, step)[i] for i in step.recalling}
@@ -142,7 +143,7 @@ def _add_recomputation(draft: _Draft, walk: Walk, number: dict[Node, int]) -> No
     new = draft.numbering()
     old = sorted(range(len(new)), key=new.__getitem__)
     idom = dominators([[new[p] for p in draft.parents[o]] for o in old])
-    for operations in walk.recorder.regions.values():
+    for operations in regions:
         times = sorted({time for time, _ in operations if time - 1 in recallers})
         inside = [(time, recallers[time - 1]) for time in times]
         if inside:

@@ -5,7 +5,7 @@ backward pass, while one node of autograd's graph is open, it follows which of t
 each matrix operation went into.
 """
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -99,6 +99,17 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
 
 
+def _left_out(before: list[Any], again: list[Any]) -> set[int] | None:
+    """Which operations of a region were not run again; None where what was run is no part of it."""
+    left, found = deque(again), set()
+    for place, packet in enumerate(before):
+        if left and left[0] is packet:
+            left.popleft()
+        else:
+            found.add(place)
+    return None if left else found
+
+
 class Recorder(TorchDispatchMode):
     """Counts the operations of one training step; forward until `backward` is set.
 
@@ -111,7 +122,8 @@ class Recorder(TorchDispatchMode):
         self.work, self.values = work, values
         self._aside: list[tuple[Any, int]] | None = None
         self.forward_flops = 0
-        self.regions: dict[Any, list[tuple[int, int]]] = defaultdict(list)
+        self._regions: dict[Any, list[tuple[int, int, Any]]] = defaultdict(list)
+        self._again: dict[Any, list[Any]] = defaultdict(list)
         self.uncounted: set[str] = set()
         self.backward = False
         self.window: Window | None = None
@@ -141,9 +153,12 @@ class Recorder(TorchDispatchMode):
         if self._aside is not None:
             self._aside.append((packet, count_flops(packet, args, kwargs, out)))
         elif not self.backward:
-            self._count_forward(self.work(count_flops(packet, args, kwargs, out)))
+            self._count_forward(packet, self.work(count_flops(packet, args, kwargs, out)))
         elif self.window is not None and not self._recomputing():
             self._count_backward(packet, args, kwargs, out)
+        elif self.window is not None:
+            hooks = _top_saved_tensors_default_hooks(False)
+            self._again[hooks and hooks[0]].append(packet)
         return out
 
     @contextmanager
@@ -155,11 +170,29 @@ class Recorder(TorchDispatchMode):
         finally:
             self._aside = before
 
-    def _count_forward(self, flops: int) -> None:
+    def _count_forward(self, packet: Any, flops: int) -> None:
         self.forward_flops += flops
         hooks = _top_saved_tensors_default_hooks(False)
         if hooks is not None:
-            self.regions[hooks[0]].append((_get_sequence_nr(), flops))
+            self._regions[hooks[0]].append((_get_sequence_nr(), flops, packet))
+
+    def regions(self) -> list[list[tuple[int, int]]]:
+        """Of each checkpointed region the times of its operations, and their FLOPs when it is
+        recomputed: none where an output was kept (selective checkpointing).
+
+        Regions are recomputed last ones first; what was run then is what was run before, without
+        what was kept.
+        """
+        runs = list(self._again.values())
+        found = []
+        for operations in reversed(self._regions.values()):
+            before = [packet for _, _, packet in operations]
+            matches = ((run, _left_out(before, run)) for run in runs)
+            run, kept = next(((r, k) for r, k in matches if k is not None), (None, set[int]()))
+            if run is not None:
+                runs.remove(run)
+            found.append([(at, 0 if i in kept else f) for i, (at, f, _) in enumerate(operations)])
+        return found[::-1]
 
     def _count_backward(self, packet: Any, args: Any, kwargs: Any, out: Any) -> None:
         window = self.window
