@@ -12,9 +12,10 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from greentrainer.records import write_json, write_lines
 from greentrainer.report import draw, write_card
 from greentrainer.run.arguments import CHECKPOINTS, arguments_of, steps_of
 from greentrainer.run.asked import collator_of
+from greentrainer.run.earlier import kept
 from greentrainer.run.evaluation import evaluate, predictions
 from greentrainer.run.folder import in_one_line, open_folder, require_disk, require_folder
 from greentrainer.run.inputs import (
@@ -91,12 +93,11 @@ def execute(config: RunConfig, console: Console, command: str | None = None) -> 
         raise ValueError(f"{config.method} trains nothing: use greentrainer evaluate")
     _require(config)
     require_folder(config)
-    with in_one_line(config):
-        # what cannot be read is told before an earlier run is removed for it
-        ready = prepare(config, console) if config.overwrite else None
+    told = partial(console.print, markup=False)
+    with kept(config, told) as let_go, in_one_line(config):
         open_folder(config)
-        with _recorded(config, command) as journal:
-            inputs = ready or prepare(config, console)
+        with _recorded(config, command, let_go) as journal:
+            inputs = prepare(config, console)
             require_disk(config, inputs.model)
             summary = _execute(config, inputs, console, journal)
             journal.end("interrupted" if summary["bill"]["interrupted"] else "done")
@@ -118,9 +119,11 @@ def _require(config: RunConfig) -> None:
 
 
 @contextmanager
-def _recorded(config: RunConfig, command: str | None) -> Iterator[Journal]:
+def _recorded(
+    config: RunConfig, command: str | None, stepped: Callable[[], None]
+) -> Iterator[Journal]:
     """A record of the run, drawn however it ends."""
-    journal = Journal(config.output_dir, command, config.seed, config.resume)
+    journal = Journal(config.output_dir, command, config.seed, config.resume, stepped)
     try:
         yield journal
     except BaseException as error:
