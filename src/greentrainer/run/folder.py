@@ -15,6 +15,7 @@ from greentrainer.hf import last_whole
 from greentrainer.run.arguments import CHECKPOINTS
 from greentrainer.run.earlier import CONFIG, FINISHED, OWN, put_back, size_aside
 from greentrainer.run.journal import RECORD
+from greentrainer.run.unused import written
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OPTIMIZER = 3
@@ -35,8 +36,8 @@ def require_folder(config: RunConfig) -> None:
     if config.resume:
         if finished and not whole:
             raise ValueError(
-                f"{folder} holds a run that kept no checkpoint to go on from: add --overwrite to "
-                f"lose it, or {other}"
+                f"{folder} holds a run that kept no checkpoint to go on from: give --overwrite in "
+                f"place of --resume to lose it, or {other}"
             )
         config.require_resumable(folder / CONFIG)
     elif config.overwrite:
@@ -68,7 +69,8 @@ def _require_unneeded(config: RunConfig) -> None:
 def open_folder(config: RunConfig) -> None:
     """Make the run's folder, with its configuration in it."""
     config.output_dir.mkdir(parents=True, exist_ok=True)
-    config.model_copy(update={"overwrite": False}).save(config.output_dir / CONFIG)
+    told = written(config.model_copy(update={"overwrite": False}))
+    (config.output_dir / CONFIG).write_text(told, encoding="utf-8")
 
 
 def free_name(folder: Path) -> Path:

@@ -48,6 +48,7 @@ from greentrainer.run.progress import training_line
 from greentrainer.run.reference import EpochOrder
 from greentrainer.run.result import RunResult, bill_of
 from greentrainer.run.training import fit, require_budget
+from greentrainer.run.unused import require_used, written
 from greentrainer.tasks import encode, require_room, show, virtual_config
 
 
@@ -110,6 +111,7 @@ def _require(config: RunConfig) -> None:
     if arguments_of(config, examples=1).n_gpu > 1:
         raise ValueError("a run trains on one GPU: show it one, as with CUDA_VISIBLE_DEVICES=0")
     require_budget(config, METHODS[config.method])
+    require_used(config)
     require_meter(config.meter)
     if config.bits and not METHODS[config.method].adapts(config):
         raise ValueError(
@@ -163,7 +165,7 @@ def _execute(
 
 def rehearse(config: RunConfig, console: Console) -> None:
     """Print the whole configuration and one tokenised example, labelled tokens marked."""
-    console.print(config.yaml(), markup=False)
+    console.print(written(config), markup=False)
     _require(config)
     inputs = prepare(config, console)
     console.print(show.marked(inputs.train[0], inputs.tokenizer, inputs.seq2seq))
