@@ -95,7 +95,7 @@ def answer(
 
 
 def _positions_left(model: Any, given: int) -> int:
-    """Tokens that may be written behind so many.  Raises ValueError where there is room for none."""
+    """Tokens that may be written behind so many.  Raises ValueError where that is none."""
     most = position_limit(model)
     if most is None:
         return sys.maxsize
