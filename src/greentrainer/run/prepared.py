@@ -140,6 +140,8 @@ def _kept(folder: Path) -> Material | None:
         told = json.loads((folder / "told.json").read_text(encoding="utf-8"))
         rows = {name: encode.EncodedRows.saved(folder / name) for name in PARTS}
         asked = read_examples(folder / ASKED)
+        if len(asked) != told["counts"]["test"]:
+            return None
         os.utime(folder / "told.json")
         return Material(
             told["name"], tuple(told["scores"]), told["counts"], asked, rows,

@@ -10,8 +10,9 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 from greentrainer.records import Spill
 from greentrainer.tasks.base import Example, Message
@@ -60,7 +61,10 @@ class Stored(Examples):
 
     def add(self, example: Example) -> None:
         """Put one behind the others."""
-        self._lines.add(_line(example))
+        self._add(_line(example))
+
+    def _add(self, line: bytes) -> None:
+        self._lines.add(line)
         self._ends.append(self._lines.size)
 
     def __len__(self) -> int:
@@ -77,13 +81,14 @@ class Chosen(Examples):
     def __init__(self, examples: Sequence[Example], places: Sequence[int]) -> None:
         self.examples = examples
         self.places = places if isinstance(places, range) else array("q", places)
+        self._get = examples.at if isinstance(examples, Examples) else examples.__getitem__
 
     def __len__(self) -> int:
         return len(self.places)
 
     def at(self, place: int) -> Example:
         """As of all."""
-        return self.examples[self.places[place]]
+        return self._get(self.places[place])
 
 
 class Chained(Examples):
@@ -116,24 +121,28 @@ def read_examples(path: Path) -> Stored:
     made = Stored()
     with path.open("rb") as file:
         for line in file:
-            made.add(_example(line))
+            made._add(line)
+    if len(made):
+        made[-1]  # or it was cut short
     return made
 
 
 _FIELDS = tuple(name for name in Example.__slots__ if name != "messages")
-_SAID = Message.__slots__
 
 
 def _line(example: Example) -> bytes:
-    values: list[Any] = [getattr(example, name) for name in _FIELDS]
-    said = [[getattr(message, name) for name in _SAID] for message in example.messages]
-    return json.dumps([*values, said], ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+    said = [(m.role, m.content, m.trained, m.more) for m in example.messages]
+    return _spell((*_values(example), said)).encode() + b"\n"
+
+
+_values = attrgetter(*_FIELDS)
+_spell = json.JSONEncoder().encode
+_parse = json.JSONDecoder().decode
 
 
 def _example(line: bytes) -> Example:
-    *values, said = json.loads(line.decode("utf-8", "surrogatepass"))
+    *values, said = _parse(line.decode())
     told = dict(zip(_FIELDS, values, strict=True))
-    for name in ("references", "choices"):
-        told[name] = tuple(told[name])
-    messages = tuple(Message(**dict(zip(_SAID, one, strict=True))) for one in said)
-    return Example(**told, messages=messages)
+    told["references"], told["choices"] = tuple(told["references"]), tuple(told["choices"])
+    told["messages"] = tuple(Message(*one) for one in said) if said else ()
+    return Example(**told)

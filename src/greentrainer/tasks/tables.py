@@ -80,13 +80,16 @@ class Row:
         return tuple(checked(text, f"{where}, item {i}") for i, text in enumerate(value, 1))
 
 
+_HALF = re.compile("[\ud800-\udfff]")
+
+
 def checked(value: object, where: str) -> str:
     """A value that must be a text with something in it; ValueError beginning with `where`."""
     if not isinstance(value, str):
         raise ValueError(f"{where} is a {type(value).__name__}, not a text")
     if not value.strip():
         raise ValueError(f"{where} is empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if not value.isascii() and _HALF.search(value):
         raise ValueError(f"{where} holds half of a surrogate pair, which is no text")
     return value
 
