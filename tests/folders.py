@@ -50,9 +50,8 @@ def folder(
     path.mkdir(parents=True, exist_ok=True)
     own = tensors(blocks, evil)
     names = [row["name"] for row in own]
-    RunConfig(**{"model": f"tiny{evil}", "task": f"mine{evil}", **config}).save(
-        path / "config.yaml"
-    )
+    task = {} if "tasks" in config else {"task": f"mine{evil}"}
+    RunConfig(**{"model": f"tiny{evil}", **task, **config}).save(path / "config.yaml")
     hardware = {"cpu": f"cpu{evil}", "gpu": None}
     _json(path / "run.json", {
         "format": 1, "status": status, "error": error, "command": f"greentrainer train '{evil}'",

@@ -1,7 +1,7 @@
 """What a run is told: one set of names for YAML files, flags and the saved `config.yaml`."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -293,8 +293,22 @@ class RunConfig(BaseModel):
             values["rho"] = 1.0
         return values | {"rho": None} if given and given != ["rho"] else values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_task(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values.get("task") is not None and values.get("tasks") is not None:
+            raise ValueError("give task or tasks, not both: of several each is one of tasks")
+        return {name: value for name, value in values.items() if (name, value) != ("task", None)}
+
     @model_validator(mode="after")
-    def _one_precision(self) -> Self:
+    def _not_both(self) -> Self:
+        if self.resume and self.overwrite:
+            raise ValueError(
+                "give resume, to go on with the run in the folder, or overwrite, to lose it, not "
+                "both"
+            )
+        if self.carbon_schedule and self.carbon_intensity != WORLD_INTENSITY:
+            raise ValueError("give carbon_schedule or carbon_intensity, not both")
         if self.load_in_4bit and self.load_in_8bit:
             raise ValueError("give load_in_4bit or load_in_8bit, not both")
         return self
@@ -310,9 +324,10 @@ class RunConfig(BaseModel):
         given = ((name, getattr(self, name)) for name in BUDGETS)
         return next(((unit, amount) for unit, amount in given if amount is not None), ("rho", RHO))
 
-    def yaml(self) -> str:
-        """The configuration as YAML."""
-        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+    def yaml(self, leave_out: Set[str] = frozenset()) -> str:
+        """The configuration as YAML; of `task` and `tasks` the one that counts."""
+        unused = {*leave_out, *(("task",) if self.tasks else ())}
+        text: str = yaml.safe_dump(self.model_dump(mode="json", exclude=unused), sort_keys=False)
         return text
 
     def require_resumable(self, path: Path) -> None:
@@ -338,22 +353,26 @@ def read(path: Path | None, flags: dict[str, Any]) -> RunConfig:
     Raises ValueError of one line for a file that is no YAML mapping, an unknown key (with the
     nearest known one) or a value that does not fit.
     """
+    return validated(RunConfig, merged(path, flags))
+
+
+def merged(path: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
+    """Keys and values of a YAML file, overridden by flags that were given; as of `read`."""
     values = read_mapping(path) if path else {}
     given = {name: value for name, value in flags.items() if value is not None}
     if isinstance(values.get("training"), dict) and isinstance(given.get("training"), dict):
         given["training"] = values["training"] | given["training"]
-    return validated(RunConfig, over(values, given))
+    return over(values, given)
 
 
 def over(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The values with those given in their place; a budget takes the place of any other.
 
-    So does one task of several, and several of one.
+    So does one task of several, several of one, and `resume` of `overwrite`.
     """
-    if given.get("task") is not None and given.get("tasks") is None:
-        values = {name: value for name, value in values.items() if name != "tasks"}
-    if any(given.get(name) is not None for name in BUDGETS):
-        values = {name: value for name, value in values.items() if name not in BUDGETS}
+    for kinds in (BUDGETS, ("task", "tasks"), ("resume", "overwrite")):
+        if any(given.get(name) not in (None, False) for name in kinds):
+            values = {name: value for name, value in values.items() if name not in kinds}
     return {**values, **given}
 
 

@@ -33,7 +33,8 @@ def trained(
     """A run's folder."""
     run = folder / "run"
     typed = ["train", "--model", saved(folder / "base", family), "--task", data, "--method", method,
-             "--output-dir", run, *FLAGS, "--set", "virtual_tokens=3"]  # fmt: skip
+             "--output-dir", run, *FLAGS]  # fmt: skip
+    typed += [] if method == "lora" else ["--set", "virtual_tokens=3"]
     assert command(patch, *typed) == 0
     return run
 

@@ -87,7 +87,12 @@ def test_train_leaves_a_folder_with_a_model_and_its_bill(
     assert f"--output-dir {tmp_path / 'run-2'}" in told
     wrong = ["train", "--config", run / "config.yaml", "--overwrite"]
     assert command(monkeypatch, *wrong, "--task", tmp_path / "none.jsonl") == 2
-    assert (run / "model").is_dir()  # nothing is removed for a run that cannot be
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    late = ["--method", "prefix", "--activation-checkpointing"]  # refused once the model is there
+    assert command(monkeypatch, *wrong, *late) == 2
+    assert "holds the earlier run as it was" in capsys.readouterr().out
+    after = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert after == before  # nothing is removed for a run that cannot be
     (run / "notes.txt").write_text("mine")
     assert command(monkeypatch, "train", "--config", run / "config.yaml", "--overwrite") == 0
     assert (run / "notes.txt").read_text() == "mine"

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import transformers as tf
 
-from greentrainer.config import read
+from greentrainer.config import RunConfig, read
+from greentrainer.plan import start
 from tests.integration.test_cli import FLAGS, command
 from tests.integration.test_cli import data as data
 from tests.tiny import characters, saved
@@ -128,6 +129,26 @@ def test_batches_may_be_as_large_as_fits(
     assert "batch_size is 'many'" in capsys.readouterr().err
 
 
+def test_what_fits_is_told_of_the_method(talker: Path) -> None:
+    """Adapters take less room than full fine-tuning, so more rows fit; some cannot recompute."""
+    asked: dict[str, Any] = {"model": str(talker), "max_length": 32}
+    took = {}
+    for method in ("full", "lora", "bitfit", "top_blocks"):
+        config = RunConfig(method=method, **asked)
+        took[method] = start._memory(config, 2)
+        made, memory = start._fitting(config, took[method], 8)
+        assert (made.batch_size, made.accumulate, memory) == (2, 4, took[method])
+        assert not made.activation_checkpointing
+    assert took["lora"] < 0.95 * took["full"]
+    assert took["bitfit"] < 0.95 * took["full"]
+    few = RunConfig(method="lora", load_in_4bit=True, **asked)
+    assert start._memory(few, 2) < took["lora"]
+    for more in ({"method": "prefix"}, {"method": "full_at_budget"}, {"method": "lora"}):
+        made, _ = start._fitting(RunConfig(**(asked | more)), 0, 8)
+        assert (made.batch_size, made.accumulate) == (1, 8)
+        assert made.activation_checkpointing == (more["method"] == "lora")
+
+
 def test_a_revision_is_of_a_model_on_the_hub(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path,
     talker: Path, data: Path,
@@ -144,3 +165,27 @@ def test_a_revision_is_of_a_model_on_the_hub(
     assert asked == [("org/name", "v2", False)]
     assert command(monkeypatch, *typed, "--model", talker) == 2
     assert "leave it out for a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tokens", ["0", "-3", "x", "1.5", ""])
+def test_so_many_new_tokens_there_are_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    talker: Path, data: Path, tokens: str,
+) -> None:  # fmt: skip
+    out = tmp_path / "answers.jsonl"
+    typed = ["generate", talker, "--task", data, "--out", out, "--new-tokens", tokens]
+    assert command(monkeypatch, *typed) == 2
+    told = capsys.readouterr().err
+    assert "--new-tokens" in told
+    assert told.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_chat_ends_where_the_model_knows_no_further_position(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    model = saved(tmp_path / "opt", "opt", characters())  # of 64 positions
+    typed = ["chat", model, "--new-tokens", 1000, "--prompt"]
+    assert command(monkeypatch, *typed, "hello") == 0
+    assert command(monkeypatch, *typed, 200 * "a") == 2
+    assert "the chat has 200 tokens, and the model's" in capsys.readouterr().err

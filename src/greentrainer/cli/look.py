@@ -50,6 +50,9 @@ def plan(
     asked = read(None, asked_for(flags) | settings(set_ or []))
     console = quiet_console()
     if probe:
+        others = {"calibrate": calibrate, "json": json_, "picture": picture}
+        if given := [name for name, value in others.items() if value]:
+            raise ValueError(f"give --probe or --{given[0]}, not both: it has its own table")
         from greentrainer.plan import probe as weighed
 
         console.print(weighed(asked, console).table())

@@ -28,6 +28,9 @@ def compare(
 
     changes: dict[str, Any] = {"run": settings(set_ or [])}
     asked = read(spec, changes | ({"output_dir": output_dir} if output_dir else {}))
+    made = {"dry-run": dry_run, "retry": retry, "keep-models": keep_models, "jobs": jobs != 1}
+    if draw and (given := [name for name, value in made.items() if value]):
+        raise ValueError(f"give --draw or --{given[0]}, not both: drawing makes no runs")
     study = Study(asked, console, retry, keep_models, jobs)
     if dry_run:
         for line in study.plan():

@@ -130,11 +130,12 @@ def train(
 ) -> None:
     """Fine-tune a model on a task, and save an ordinary checkpoint with its bill."""
     flags = {k: v for k, v in locals().items() if k not in ("config", "set_", "dry_run")}
-    from greentrainer.config import read, settings
+    from greentrainer.config import RunConfig, merged, settings, validated
 
     console = quiet_console()
     fitted = flags["batch_size"] == "auto" and flags.pop("batch_size")
-    asked = read(config, _within_budget(asked_for(flags) | settings(set_ or []), console))
+    told = merged(config, asked_for(flags) | settings(set_ or []))
+    asked = validated(RunConfig, _within_budget(told, console))
     if fitted:
         from greentrainer.plan import fitting
 
@@ -150,15 +151,15 @@ def train(
     finish(summary)
 
 
-def _within_budget(flags: dict[str, Any], console: Any) -> dict[str, Any]:
+def _within_budget(told: dict[str, Any], console: Any) -> dict[str, Any]:
     """Method lora with a budget: adapters, and green to choose among them."""
     from greentrainer.config import BUDGETS
 
-    asked = any(flags.get(unit) is not None for unit in BUDGETS) and flags.get("rho") != 1
-    if flags.get("method") != "lora" or not asked or flags.get("stop_early"):
-        return flags
+    asked = any(told.get(unit) is not None for unit in BUDGETS) and told.get("rho") != 1
+    if told.get("method") != "lora" or not asked or told.get("stop_early"):
+        return told
     console.print("lora within a budget: method green chooses among the adapters (lora_rank)")
-    return flags | {"method": "green", "lora_rank": flags.get("lora_rank") or 8}
+    return told | {"method": "green", "lora_rank": told.get("lora_rank") or 8}
 
 
 @app.command()

@@ -67,6 +67,7 @@ def load(
         model = str(rebuilt_smollm2(notify))
     folder = Path(model).expanduser()
     if adapters.is_adapter(folder):
+        _options(True, revision)
         if bits:
             raise ValueError(f"{folder} holds an adapter: load its base in {bits} bits")
         network, tokenizer = load(adapters.base_of(folder), dtype=dtype, notify=notify)
@@ -91,6 +92,7 @@ def load_tokenizer(
     if model.lower() in ALIASES:
         model = str(rebuilt_smollm2(notify))
     if adapters.is_adapter(Path(model).expanduser()):
+        _options(True, revision)
         return load_tokenizer(adapters.base_of(Path(model).expanduser()), notify=notify)
     source, local = _locate(model)
     options = _options(local, revision)

@@ -5,17 +5,32 @@ full fine-tuning of them fits, for what fits full fine-tuning fits any selection
 """
 
 import json
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
 from rich.console import Console
+from torch import nn
 
 from greentrainer.config import RunConfig
+from greentrainer.cost import step_memory, trace
 from greentrainer.hf import models, recomputing
-from greentrainer.plan.planner import Planner
-from greentrainer.run import load_task, to_learn, training_examples, with_template
+from greentrainer.methods import METHODS
+from greentrainer.plan.workload import padded_batch
+from greentrainer.run import (
+    load_task,
+    require_budget,
+    state_ratio,
+    to_learn,
+    training_examples,
+    weights_of,
+    with_template,
+)
+from greentrainer.select import Blind
 from greentrainer.tasks import encode, position_limit, show
+from greentrainer.types import Batch, loss_of
 
 LARGEST = 16
 """Rows a batch."""
@@ -25,6 +40,8 @@ NEARLY_ALL = 0.95
 """Share of the examples that the window holds whole."""
 STEP, LONGEST, LEAST = 64, 4096, 64
 """Windows are multiples, and lie between these, in tokens."""
+SCALES = 1.04
+"""Of weights in few bits: with the scales beside them."""
 SPARE = 0.8
 """Share of the free memory that is counted on."""
 LOOKED_AT = 2000
@@ -113,12 +130,18 @@ def fitting(config: RunConfig, console: Console) -> RunConfig:
     rows = config.batch_size * config.accumulate
     made, memory = _fitting(config, round(SPARE * free), rows)
     again = ", activations recomputed" if made.activation_checkpointing else ""
+    much = "" if memory <= free else ", which is too much: try --memory auto, or method lora"
     console.print(
-        f"batches of {made.batch_size} x {made.accumulate}{again}: full fine-tuning takes about "
-        f"{memory / 1e9:.1f} of {free / 1e9:.1f} GB on {device}",
+        f"batches of {made.batch_size} x {made.accumulate}{again}: {_what(config)} takes about "
+        f"{memory / 1e9:.2g} of {free / 1e9:.2g} GB on {device}{much}",
         markup=False,
     )
     return made
+
+
+def _what(config: RunConfig) -> str:
+    adapters = "adapters" if METHODS[config.method].adapts(config) else "full fine-tuning"
+    return adapters if METHODS[config.method].budgeted else f"method {config.method}"
 
 
 def _window(sizes: tuple[int, ...], most: int) -> int:
@@ -132,23 +155,64 @@ def _fitting(config: RunConfig, room: int, together: int) -> tuple[RunConfig, in
     together: rows a step, or the nearest that whole batches make.
     """
     sizes = [size for size in range(min(together, LARGEST), 0, -1) if together % size == 0]
-    for checkpointed in sorted({config.activation_checkpointing, True}):
-        one, two = (_memory(config, size, checkpointed) for size in (1, 2))
-        for size in sizes:
-            memory = one + (size - 1) * (two - one)
-            if memory <= room:
-                changes = {"batch_size": size, "activation_checkpointing": checkpointed,
-                           "accumulate": together // size}  # fmt: skip
-                return config.model_copy(update=changes), memory
-    changes = {"batch_size": 1, "activation_checkpointing": True, "accumulate": together}
-    return config.model_copy(update=changes), one
+    for way in _ways(config):
+        one, two = (_memory(way, size) for size in (1, 2))
+        takes = {size: one + (size - 1) * (two - one) for size in sizes}
+        size = next((size for size in sizes if takes[size] <= room), 1)
+        made = {"batch_size": size, "accumulate": together // size}
+        found = way.model_copy(update=made), takes[size]
+        if takes[size] <= room:
+            break
+    return found
 
 
-def _memory(config: RunConfig, size: int, checkpointed: bool) -> int:
-    """Bytes of full fine-tuning on batches of the whole window."""
-    planner = Planner(config.model_copy(update={"batch_size": size}), padded=True)
-    with recomputing(planner.network, checkpointed):
-        return planner.memory(planner.graph.tensors).total
+def _ways(config: RunConfig) -> list[RunConfig]:
+    """As it is, and with activations recomputed where its method can do with that."""
+    method = METHODS[config.method]
+    again = config.model_copy(update={"activation_checkpointing": True})
+    try:
+        require_budget(again, method)
+        method.adapt(_sketched(again), again)
+    except ValueError:
+        return [config]
+    return [again] if config == again else [config, again]
+
+
+def _sketched(config: RunConfig) -> Any:
+    network, _ = models.sketch(config.model, revision=config.revision)
+    return network.train()
+
+
+def _memory(config: RunConfig, size: int) -> int:
+    """Bytes of a step on batches of the whole window that trains all that the method may train."""
+    network, method = _sketched(config), METHODS[config.method]
+    network.to(weights_of(config, lambda: 0))
+    spared = _spared(network, config.bits) if config.bits else 0
+    seq2seq = bool(network.config.is_encoder_decoder)
+    batch = padded_batch(config.model_copy(update={"batch_size": size}), seq2seq)
+    adapted = method.adapt(network, config)
+
+    def loss(model: nn.Module, given: Batch) -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+            return loss_of(model, given)
+
+    names = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    choose = method.selector(adapted, config)
+    if isinstance(choose, Blind) and not choose.budgeted and method.interval is None:
+        names = list(choose.choose(trace(adapted, batch), math.inf, 0).names)
+    with recomputing(adapted, config.activation_checkpointing):
+        kind = adapted.get_parameter(names[0]).dtype
+        moments = state_ratio(config, kind, torch.device("cpu"))
+        return step_memory(adapted, batch, names, loss, moments=moments).total - spared
+
+
+def _spared(network: Any, bits: int) -> int:
+    """Bytes that its products' weights take less in few bits, but for one that is taken back."""
+    head = network.get_output_embeddings()
+    few = [m.weight for m in network.modules() if isinstance(m, nn.Linear) and m is not head]
+    whole = sum(weight.numel() * weight.element_size() for weight in few)
+    largest = max(weight.numel() * weight.element_size() for weight in few)
+    return whole - round(sum(weight.numel() for weight in few) * bits * SCALES / 8) - largest
 
 
 def _machine() -> tuple[str, int, bool]:

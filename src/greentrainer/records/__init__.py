@@ -3,6 +3,7 @@
 Start with `ledger.py`.  What a run's files mean belongs to `run`, what they look like to `report`.
 """
 
+from greentrainer.records.crew import in_order, processes
 from greentrainer.records.files import (
     Growing,
     read_lines,
@@ -15,14 +16,18 @@ from greentrainer.records.ledger import Entry, Ledger
 from greentrainer.records.progress import Work, over, tell, working
 from greentrainer.records.provenance import processor, provenance
 from greentrainer.records.quiet import hush, quieten
+from greentrainer.records.spill import Spill
 
 __all__ = [
     "Entry",
     "Growing",
     "Ledger",
+    "Spill",
     "Work",
     "hush",
+    "in_order",
     "over",
+    "processes",
     "processor",
     "provenance",
     "quieten",

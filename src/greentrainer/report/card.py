@@ -60,7 +60,7 @@ def front_matter(record: RunRecord, model: Path) -> dict[str, Any]:
     return {
         "base_model": base.base_model,
         "base_model_relation": ("adapter" if adapter else "finetune") if base.base_model else None,
-        "datasets": [name] if (name := dataset_of(config["task"])) else None,
+        "datasets": [name for task in record.tasks if (name := dataset_of(task))] or None,
         "library_name": "peft" if adapter else "transformers",
         "license": config.get("license") or base.license or OTHER,
         "pipeline_tag": None if adapter else _pipeline(model),
@@ -113,8 +113,8 @@ def _pipeline(model: Path) -> str:
 
 def body(record: RunRecord) -> str:
     """The card's text."""
-    names = {key: _name(record.config[key]) for key in ("model", "task")}
-    record = replace(record, config={**record.config, **names})
+    names = {"model": _name(record.config["model"]), "task": " + ".join(map(_name, record.tasks))}
+    record = replace(record, config={**record.config, **names, "tasks": None})
     bill = account.account_of(record)
     quality_head, quality = account.quality_of(record.metrics)
     lines = [[line.what.strip(), line.spent, line.full, line.saved]

@@ -74,6 +74,17 @@ class RunRecord:
         return text
 
     @property
+    def tasks(self) -> list[str]:
+        """What it was trained on: one task, or several that were mixed."""
+        several = self.config.get("tasks") or ()
+        return [str(one["path"]) for one in several] or [str(self.config["task"])]
+
+    @property
+    def task(self) -> str:
+        """The same, for people."""
+        return " + ".join(self.tasks)
+
+    @property
     def command(self) -> str | None:
         """What was typed."""
         typed = self.state["command"]

@@ -67,7 +67,7 @@ def page(record: RunRecord) -> str:
     pictures = Environment(loader=PackageLoader("greentrainer.report"), autoescape=True)
     html: str = pictures.get_template("run.html.j2").render(
         record=record,
-        title=f"{record.config['model']} on {record.config['task']}",
+        title=f"{record.config['model']} on {record.task}",
         headline=headline(record, bill),
         standing=standing(record),
         account=bill,
@@ -85,7 +85,7 @@ def page(record: RunRecord) -> str:
 def headline(record: RunRecord, bill: account.Account) -> str:
     """What came of the run, in one sentence."""
     config = record.config
-    what = f"{config['model']} fine-tuned on {config['task']} by method {config['method']}"
+    what = f"{config['model']} fine-tuned on {record.task} by method {config['method']}"
     if bill.share is None:
         return f"{what}: nothing was trained yet."
     spent = f"for {bill.share:.1%} of full fine-tuning's FLOPs"

@@ -22,7 +22,7 @@ from greentrainer.run.reference import EpochOrder
 from greentrainer.run.result import RunResult, bill_of
 from greentrainer.run.run import execute, prepare, preview, rehearse, save, train
 from greentrainer.run.shelf import runs_in, shelf
-from greentrainer.run.training import mode_of
+from greentrainer.run.training import mode_of, require_budget
 
 __all__ = [
     "CONFIG",
@@ -45,6 +45,7 @@ __all__ = [
     "quickstart",
     "ready",
     "rehearse",
+    "require_budget",
     "runs_in",
     "save",
     "shelf",

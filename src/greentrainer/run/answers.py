@@ -1,5 +1,6 @@
 """Using what was trained: one answer as it is written, or a file of them."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,14 @@ from greentrainer.hf import models
 from greentrainer.records import write_lines
 from greentrainer.run.evaluation import DECODINGS
 from greentrainer.run.inputs import load_task, sample, with_template
-from greentrainer.tasks import Message, metrics, rendered, stop_ids
+from greentrainer.tasks import (
+    Message,
+    metrics,
+    position_limit,
+    rendered,
+    stop_ids,
+    virtual_config,
+)
 
 Turn = dict[str, str]
 DATA = (
@@ -62,6 +70,8 @@ def answer(
     else:
         given = tokenizer(turns[-1]["content"], return_tensors="pt")
     given = {name: tensor.to(model.device) for name, tensor in given.items()}
+    if not model.config.is_encoder_decoder:
+        new_tokens = min(new_tokens, _positions_left(model, given["input_ids"].shape[1]))
     stream = None
     if not model.config.is_encoder_decoder:
         stream = transformers.TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -82,6 +92,21 @@ def answer(
     if stream is None:
         print(text)
     return text
+
+
+def _positions_left(model: Any, given: int) -> int:
+    """Tokens that may be written behind so many.  Raises ValueError where that is none."""
+    most = position_limit(model)
+    if most is None:
+        return sys.maxsize
+    virtual = virtual_config(model)
+    left = most - given - (virtual.num_virtual_tokens if virtual else 0)
+    if left < 1:
+        raise ValueError(
+            f"the chat has {given} tokens, and the model's {most} positions leave room for no "
+            "answer: begin anew, or say less"
+        )
+    return left
 
 
 def write_answers(

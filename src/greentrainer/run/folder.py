@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
@@ -15,20 +14,11 @@ from safetensors import SafetensorError
 from greentrainer.config import RunConfig
 from greentrainer.hf import last_whole
 from greentrainer.run.arguments import CHECKPOINTS
+from greentrainer.run.earlier import CONFIG, DECIDED, FINISHED, OWN, put_back, size_aside
+from greentrainer.run.journal import RECORD
 from greentrainer.run.memory import kept_way
+from greentrainer.run.unused import written
 
-FINISHED = "model"
-"""What a run has written when there is something to lose, if it kept no checkpoints."""
-RECORD = "run.json"
-"""What every run writes first."""
-DECIDED = ("memory.json", "pace.json")
-"""What a run decided before it began, for when it is resumed."""
-OWN = (
-    "config.yaml", "run.json", "costs.json", "ledger.jsonl", "log.jsonl", "metrics.json",
-    "predictions.jsonl", "report.html", "selections.jsonl", "steps.jsonl", "model", CHECKPOINTS,
-    "tensorboard", *DECIDED,
-)  # fmt: skip
-"""Files and folders that a run writes."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OPTIMIZER = 3
 """How many times its trained weights a checkpoint holds: with two moments each."""
@@ -41,16 +31,17 @@ def require_folder(config: RunConfig) -> None:
     needed: before anything is loaded, and before anything is removed.
     """
     folder = config.output_dir
+    put_back(folder)
     whole = last_whole(folder / CHECKPOINTS) is not None
     finished = (folder / FINISHED).exists()
     other = f"give another folder, as --output-dir {free_name(folder)}"
     if config.resume:
         if finished and not whole:
             raise ValueError(
-                f"{folder} holds a run that kept no checkpoint to go on from: add --overwrite to "
-                f"lose it, or {other}"
+                f"{folder} holds a run that kept no checkpoint to go on from: give --overwrite in "
+                f"place of --resume to lose it, or {other}"
             )
-        config.require_resumable(folder / "config.yaml")
+        config.require_resumable(folder / CONFIG)
     elif config.overwrite:
         _require_unneeded(config)
     elif whole or finished:
@@ -78,13 +69,12 @@ def _require_unneeded(config: RunConfig) -> None:
 
 
 def open_folder(config: RunConfig) -> None:
-    """Make the run's folder, without the earlier run's files if these are to be lost."""
-    if config.overwrite and not config.resume:
-        _remove(config.output_dir)
+    """Make the run's folder, with its configuration in it."""
     config.output_dir.mkdir(parents=True, exist_ok=True)
     for name in () if config.resume else DECIDED:
         (config.output_dir / name).unlink(missing_ok=True)
-    config.model_copy(update={"overwrite": False}).save(config.output_dir / "config.yaml")
+    told = written(config.model_copy(update={"overwrite": False}))
+    (config.output_dir / CONFIG).write_text(told, encoding="utf-8")
 
 
 def free_name(folder: Path) -> Path:
@@ -103,6 +93,7 @@ def require_disk(config: RunConfig, model: torch.nn.Module) -> None:
     needed = size * (1 + _OPTIMIZER * checkpoints)
     there = config.output_dir.resolve()
     free = shutil.disk_usage(next(p for p in (there, *there.parents) if p.exists())).free
+    free += size_aside(config.output_dir)
     if needed > free:
         raise ValueError(
             f"{config.output_dir} needs about {_told(needed)} and {_told(free)} are free there: "
@@ -163,16 +154,6 @@ def _safe(config: RunConfig) -> str:
     if whole is None:
         return "no checkpoint was asked for (--save-every), so the run begins anew"
     return f"{whole} is whole, and --resume goes on from there"
-
-
-def _remove(folder: Path) -> None:
-    """What a run wrote here; anything else stays."""
-    for name in OWN:
-        path: Any = folder / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def _longest_file() -> float:

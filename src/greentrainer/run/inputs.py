@@ -1,8 +1,9 @@
 """What a run works on: a model, and the examples of a task that are trained on and held out."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ class RunInputs:
     train: Sequence[Encoded]
     validation: Sequence[Encoded]
     test: Sequence[Encoded]
-    test_examples: list[Example]
+    test_examples: Sequence[Example]
     scores: tuple[str, ...] = ("rouge",)
 
     @property
@@ -60,7 +61,7 @@ def _task(config: RunConfig, name: str, tokenizer: Any, mixed: bool = False) -> 
     )
 
 
-def to_learn(examples: list[Example], tokenizer: Any, config: RunConfig) -> list[Example]:
+def to_learn(examples: Iterable[Example], tokenizer: Any, config: RunConfig) -> list[Example]:
     """The examples, with those of turns that the chat template shows otherwise later on."""
     last = config.turns == "last"
     found = []
@@ -73,11 +74,11 @@ def to_learn(examples: list[Example], tokenizer: Any, config: RunConfig) -> list
 
 
 def encoded(
-    examples: list[Example], tokenizer: Any, config: RunConfig, seq2seq: bool
-) -> Sequence[Encoded]:
+    examples: Sequence[Example], tokenizer: Any, config: RunConfig, seq2seq: bool
+) -> encode.EncodedRows:
     """Tokens and labels of the examples, and of those that their chats become."""
-    wanted = to_learn(examples, tokenizer, config)
-    return encode.EncodedRows(encode.each(wanted, tokenizer, config.max_length, seq2seq))
+    expand = partial(to_learn, tokenizer=tokenizer, config=config)
+    return tasks.encoded(examples, tokenizer, config.max_length, seq2seq, expand)
 
 
 def with_template(tokenizer: Any, path: Path | None) -> Any:
@@ -93,7 +94,7 @@ def with_template(tokenizer: Any, path: Path | None) -> Any:
     return tokenizer
 
 
-def training_examples(task: Task, config: RunConfig) -> tuple[list[Example], list[Example]]:
+def training_examples(task: Task, config: RunConfig) -> tuple[Sequence[Example], Sequence[Example]]:
     """What is trained on, and what is held back of the training split to choose by.
 
     Raises ValueError if nothing is left to train on.
@@ -112,8 +113,9 @@ def training_examples(task: Task, config: RunConfig) -> tuple[list[Example], lis
     return tasks.apart(train, chosen) if held else train, chosen
 
 
-def sample(examples: list[Example], limit: int | None, seed: int) -> list[Example]:
+def sample(examples: Sequence[Example], limit: int | None, seed: int) -> Sequence[Example]:
     """A random `limit` of the examples, the same each time."""
     if limit is None:
-        return list(examples)
-    return random.Random(seed).sample(examples, min(limit, len(examples)))
+        return examples
+    places = random.Random(seed).sample(range(len(examples)), min(limit, len(examples)))
+    return tasks.Chosen(examples, places)

@@ -5,7 +5,7 @@
 are final once it has ended, and are written then.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,8 @@ from greentrainer.engine import AdaptiveBackprop
 from greentrainer.hf import layout
 from greentrainer.records import Growing, provenance, read_lines, write_json
 
+RECORD = "run.json"
+"""What every run writes first."""
 FORMAT = 1
 """Version of the record."""
 Status = Literal["running", "done", "interrupted", "failed"]
@@ -27,10 +29,18 @@ class Journal:
 
     command: what was typed, None if the run was started otherwise.
     resumes: whether the run may go on from a checkpoint in the folder.
+    stepped: called when a step has been made and written down.
     """
 
-    def __init__(self, folder: Path, command: str | None, seed: int, resumes: bool) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        command: str | None,
+        seed: int,
+        resumes: bool,
+        stepped: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.folder, self.stepped = folder, stepped
         self.engine: AdaptiveBackprop | None = None
         self._files = {name: Growing(folder / name) for name in GROWING}
         for name in ENDING if resumes else (*ENDING, *GROWING):
@@ -52,7 +62,7 @@ class Journal:
     def note(self, **facts: Any) -> None:
         """Add facts to `run.json`."""
         self._state |= {**facts, "updated": _now()}
-        write_json(self.folder / "run.json", self._state)
+        write_json(self.folder / RECORD, self._state)
 
     def begin(
         self, engine: AdaptiveBackprop, planned: int, made: int, log: Sequence[Mapping[str, Any]]
@@ -84,6 +94,7 @@ class Journal:
         }
         self._files["steps.jsonl"].add([row])
         self.note(steps=step)
+        self.stepped()
 
     def log(self, log: Sequence[Mapping[str, Any]]) -> None:
         """Something was added to the Trainer's log."""

@@ -14,16 +14,16 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from greentrainer.config import RunConfig
 from greentrainer.hf import cache_root, keeps
 from greentrainer.run.inputs import encoded, load_task, sample, training_examples
-from greentrainer.tasks import NAMES, Encoded, Example, Message, encode
+from greentrainer.tasks import NAMES, Example, encode, read_examples, write_examples
 
-FORMAT = 1
+FORMAT = 2
 """To be raised when the same files come to other tokens."""
 WORTH = 3.0
 """Seconds that making them must take to be kept."""
@@ -35,6 +35,7 @@ KEYS = (
     "validation_limit",
 )  # fmt: skip
 """Keys of the configuration that have a part in it, beside the files that they name."""
+ASKED = "asked.jsonl"
 PARTS = ("train", "validation", "test")
 
 
@@ -48,8 +49,8 @@ class Material:
     name: str
     scores: tuple[str, ...]
     counts: dict[str, int]
-    asked: list[Example]
-    rows: dict[str, Sequence[Encoded]] = field(default_factory=dict)
+    asked: Sequence[Example]
+    rows: dict[str, encode.EncodedRows] = field(default_factory=dict)
 
 
 def material(config: RunConfig, tokenizer: Any, seq2seq: bool) -> Material:
@@ -120,10 +121,9 @@ def _keep(made: Material, folder: Path) -> None:
     try:
         for name, rows in made.rows.items():
             (new / name).mkdir(parents=True)
-            assert isinstance(rows, encode.EncodedRows)
             rows.save(new / name)
-        told = {"name": made.name, "scores": made.scores, "counts": made.counts,
-                "asked": [asdict(one) for one in made.asked]}  # fmt: skip
+        write_examples(made.asked, new / ASKED)
+        told = {"name": made.name, "scores": made.scores, "counts": made.counts}
         (new / "told.json").write_text(json.dumps(told), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(new, folder)
@@ -138,19 +138,13 @@ def _kept(folder: Path) -> Material | None:
     """What is in the folder; None where that is nothing, or was damaged."""
     try:
         told = json.loads((folder / "told.json").read_text(encoding="utf-8"))
-        rows: dict[str, Sequence[Encoded]] = {
-            name: encode.EncodedRows.saved(folder / name) for name in PARTS
-        }
+        rows = {name: encode.EncodedRows.saved(folder / name) for name in PARTS}
+        asked = read_examples(folder / ASKED)
+        if len(asked) != told["counts"]["test"]:
+            return None
         os.utime(folder / "told.json")
         return Material(
-            told["name"], tuple(told["scores"]), told["counts"],
-            [_example(one) for one in told["asked"]], rows,
+            told["name"], tuple(told["scores"]), told["counts"], asked, rows,
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _example(values: dict[str, Any]) -> Example:
-    lists = {name: tuple(values[name]) for name in ("references", "choices")}
-    messages = tuple(Message(**one) for one in values["messages"])
-    return Example(**{**values, **lists, "messages": messages})

@@ -12,9 +12,10 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from greentrainer.records import write_json, write_lines
 from greentrainer.report import draw, write_card
 from greentrainer.run.arguments import CHECKPOINTS, arguments_of, steps_of
 from greentrainer.run.asked import collator_of
+from greentrainer.run.earlier import kept
 from greentrainer.run.evaluation import evaluate, predictions
 from greentrainer.run.folder import (
     in_one_line,
@@ -53,6 +55,7 @@ from greentrainer.run.progress import training_line
 from greentrainer.run.reference import EpochOrder
 from greentrainer.run.result import RunResult, bill_of
 from greentrainer.run.training import fit, require_budget
+from greentrainer.run.unused import require_used, told_of_rho, written
 from greentrainer.tasks import encode, require_room, show, virtual_config
 
 
@@ -104,9 +107,12 @@ def execute(config: RunConfig, console: Console, command: str | None = None) -> 
         raise ValueError(f"{config.method} trains nothing: use greentrainer evaluate")
     _require(config)
     require_folder(config)
-    with in_one_line(config):
+    told = partial(console.print, markup=False)
+    if note := told_of_rho(config):
+        told(note)
+    with kept(config, told) as let_go, in_one_line(config):
         try:
-            summary = _attempt(config, console, command)
+            summary = _attempt(config, console, command, let_go)
         except Exception as error:
             again = resumed_smaller(config) if ran_out(error) else None
             if again is None:
@@ -114,9 +120,9 @@ def execute(config: RunConfig, console: Console, command: str | None = None) -> 
         else:
             again = None
         if again is not None:  # the error, and with it all that it held, is gone
-            console.print(_said(again), markup=False)
+            told(_said(again))
             release_memory()
-            summary = _attempt(again, console, command)
+            summary = _attempt(again, console, command, let_go)
     console.print(f"report in {config.output_dir / 'report.html'}", markup=False)
     return summary
 
@@ -133,12 +139,12 @@ def _said(config: RunConfig) -> str:
     )
 
 
-def _attempt(config: RunConfig, console: Console, command: str | None) -> dict[str, Any]:
-    # what cannot be read is told before an earlier run is removed for it
-    ready = prepare(config, console) if config.overwrite else None
+def _attempt(
+    config: RunConfig, console: Console, command: str | None, let_go: Callable[[], None]
+) -> dict[str, Any]:
     open_folder(config)
-    with _recorded(config, command) as journal:
-        inputs = ready or prepare(config, console)
+    with _recorded(config, command, let_go) as journal:
+        inputs = prepare(config, console)
         require_disk(config, inputs.model)
         summary = _execute(config, inputs, console, journal)
         journal.end("interrupted" if summary["bill"]["interrupted"] else "done")
@@ -150,6 +156,7 @@ def _require(config: RunConfig) -> None:
     if arguments_of(config, examples=1).n_gpu > 1:
         raise ValueError("a run trains on one GPU: show it one, as with CUDA_VISIBLE_DEVICES=0")
     require_budget(config, METHODS[config.method])
+    require_used(config)
     require_meter(config.meter)
     if config.bits and not METHODS[config.method].adapts(config):
         raise ValueError(
@@ -159,9 +166,11 @@ def _require(config: RunConfig) -> None:
 
 
 @contextmanager
-def _recorded(config: RunConfig, command: str | None) -> Iterator[Journal]:
+def _recorded(
+    config: RunConfig, command: str | None, stepped: Callable[[], None]
+) -> Iterator[Journal]:
     """A record of the run, drawn however it ends."""
-    journal = Journal(config.output_dir, command, config.seed, config.resume)
+    journal = Journal(config.output_dir, command, config.seed, config.resume, stepped)
     try:
         yield journal
     except BaseException as error:
@@ -201,7 +210,7 @@ def _execute(
 
 def rehearse(config: RunConfig, console: Console) -> None:
     """Print the whole configuration and one tokenised example, labelled tokens marked."""
-    console.print(config.yaml(), markup=False)
+    console.print(written(config), markup=False)
     _require(config)
     inputs = prepare(config, console)
     console.print(show.marked(inputs.train[0], inputs.tokenizer, inputs.seq2seq))

@@ -1,7 +1,7 @@
 """What a task is: a name, and examples of prompt and completion for each split."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -98,12 +98,6 @@ def _told(messages: Sequence[Message]) -> str:
     return "\n".join(f"{names.get(m.role, m.role)}: {m.content.strip()}" for m in messages)
 
 
-def apart(examples: Iterable[Example], held: Iterable[Example]) -> list[Example]:
-    """Those that do not learn what one that is held out is asked, at any turn."""
-    keys = {one.key for one in held}
-    return [one for one in examples if keys.isdisjoint(one.keys)]
-
-
 class Task(Protocol):
     """A source of examples, the same at every call and in every process."""
 
@@ -115,7 +109,7 @@ class Task(Protocol):
     def scores(self) -> tuple[str, ...]:
         """What its answers are judged by, beside the loss: names of `SCORES`."""
 
-    def examples(self, split: str) -> list[Example]:
+    def examples(self, split: str) -> Sequence[Example]:
         """The examples of a split, in an order that is fixed but otherwise arbitrary.
 
         Raises ValueError for a split that the task lacks.
@@ -125,11 +119,12 @@ class Task(Protocol):
         """One line: where the examples come from, and how many there are of each split."""
 
 
-def pick(split: str, parts: Mapping[str, Sequence[Example]], task: str) -> list[Example]:
+def pick(split: str, parts: Mapping[str, Sequence[Example]], task: str) -> Sequence[Example]:
     """The examples of `split`; raises ValueError naming those that the task has."""
     if split not in parts:
         raise ValueError(f"{task} has no split {split!r}: use one of {', '.join(parts)}")
-    return list(parts[split])
+    found = parts[split]
+    return list(found) if isinstance(found, list) else found
 
 
 def sizes(parts: Mapping[str, Sequence[Example]]) -> str:

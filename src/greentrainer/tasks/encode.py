@@ -19,14 +19,14 @@ import random
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import torch
 
-from greentrainer.records import over
+from greentrainer.records import Spill, over
 from greentrainer.tasks import segments
 from greentrainer.tasks.base import Example
 from greentrainer.tasks.segments import Parts, Segment, Told
@@ -36,7 +36,7 @@ IGNORED = -100
 """Label of a position that the loss does not cover (PyTorch's convention)."""
 
 _BUCKET_BATCHES = 50
-_AT_ONCE = 1000
+AT_ONCE = 1000
 """Examples whose texts a tokenizer is given together: one by one takes it twice as long."""
 
 
@@ -98,35 +98,82 @@ def each(
     examples: Sequence[Example], tokenizer: Any, max_length: int, is_encoder_decoder: bool = False
 ) -> Iterator[Encoded]:
     """The same one by one; windows of texts come last."""
-    stream = array("i")
-    for start in over(range(0, len(examples), _AT_ONCE), "reading examples"):
-        some = examples[start : start + _AT_ONCE]
-        texts = (text for one in some for text in (one.prompt, one.cue, one.completion))
-        quick = Told(tokenizer, texts)
-        for row, example in enumerate(some, start + 1):
-            if example.text:
-                stream.extend(_whole(example, quick, is_encoder_decoder, row))
-            else:
-                yield encode(example, quick, max_length, is_encoder_decoder, row)
-    for start in range(0, len(stream), max_length):
-        ids = tuple(stream[start : start + max_length])
+    stream = bytearray()
+    for start in over(range(0, len(examples), AT_ONCE), "reading examples"):
+        some = examples[start : start + AT_ONCE]
+        rows, texts = encode_some(some, tokenizer, max_length, is_encoder_decoder, start + 1)
+        yield from rows
+        stream += texts.tobytes()
+    yield from windows(stream, max_length)
+
+
+def encode_some(
+    examples: Sequence[Example],
+    tokenizer: Any,
+    max_length: int,
+    is_encoder_decoder: bool,
+    first: int,
+) -> "tuple[list[Encoded], array[int]]":
+    """`encode` for each that is no text, and the tokens of those that are, one after the other.
+
+    first: the number of the first of them, for errors.
+    """
+    texts = (text for one in examples for text in (one.prompt, one.cue, one.completion))
+    quick = Told(tokenizer, texts)
+    rows, stream = [], array("i")
+    for row, example in enumerate(examples, first):
+        if example.text:
+            stream.extend(_whole(example, quick, is_encoder_decoder, row))
+        else:
+            rows.append(encode(example, quick, max_length, is_encoder_decoder, row))
+    return rows, stream
+
+
+def windows(stream: bytearray, max_length: int) -> Iterator[Encoded]:
+    """Windows full of the tokens of texts (int32)."""
+    size = array("i").itemsize * max_length
+    for start in range(0, len(stream), size):
+        ids = tuple(array("i", bytes(stream[start : start + size])))
         if len(ids) > 1:
             yield Encoded(ids, ids)
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Encoded examples one behind the other, as bytes (int32), and how long they are.
+
+    texts: tokens of texts, which fill windows with those of other blocks.
+    """
+
+    values: tuple[bytes, bytes]
+    lengths: "tuple[array[int], array[int]]"
+    texts: bytes = b""
+
+    @classmethod
+    def of(cls, rows: Sequence[Encoded], texts: "array[int] | None" = None) -> "Block":
+        """Of these, and the tokens of texts."""
+        sides = [[row.input_ids for row in rows], [row.labels for row in rows]]
+        ids, labels = (array("i", chain.from_iterable(side)).tobytes() for side in sides)
+        first, second = (array("q", map(len, side)) for side in sides)
+        return cls((ids, labels), (first, second), texts.tobytes() if texts else b"")
+
+
 class EncodedRows(Sequence[Encoded]):
-    """Encoded examples in eight bytes a token, where a list of them takes ten times that."""
+    """Encoded examples on the disk, sixteen bytes of memory each."""
 
     def __init__(self, rows: Iterable[Encoded] = ()) -> None:
-        ids, labels = array("i"), array("i")
-        ends = array("q", [0]), array("q", [0])
+        self._values: tuple[Any, Any] = Spill(), Spill()
+        self._ends: tuple[Any, Any] = array("q", [0]), array("q", [0])
         for row in rows:
-            ids.extend(row.input_ids)
-            labels.extend(row.labels)
-            ends[0].append(len(ids))
-            ends[1].append(len(labels))
-        self._values: tuple[Any, Any] = ids, labels
-        self._ends: tuple[Any, Any] = ends
+            self.add(Block.of([row]))
+
+    def add(self, block: Block) -> None:
+        """Put those of a block behind the others."""
+        for spill, ends, values, lengths in zip(
+            self._values, self._ends, block.values, block.lengths, strict=True
+        ):
+            spill.add(values)
+            ends.extend(islice(accumulate(lengths, initial=ends[-1]), 1, None))
 
     def __len__(self) -> int:
         return len(self._ends[0]) - 1
@@ -145,7 +192,7 @@ class EncodedRows(Sequence[Encoded]):
         if not 0 <= i < len(self):
             raise IndexError(place)
         both = zip(self._values, self._ends, strict=True)
-        ids, labels = (tuple(v[int(e[i]) : int(e[i + 1])].tolist()) for v, e in both)
+        ids, labels = (_numbers(v, int(e[i]), int(e[i + 1])) for v, e in both)
         return Encoded(ids, labels)
 
     def length(self, i: int) -> int:
@@ -154,8 +201,15 @@ class EncodedRows(Sequence[Encoded]):
 
     def save(self, folder: Path) -> None:
         """Write them into a folder, as files of numbers."""
-        for name, values in zip(_FILES, (*self._values, *self._ends), strict=True):
-            np.save(folder / name, np.asarray(values), allow_pickle=False)
+        for name, values, ends in zip(_FILES[:2], self._values, self._ends, strict=True):
+            count = int(ends[-1])
+            header = {"descr": _INT32, "fortran_order": False, "shape": (count,)}
+            with (folder / name).open("wb") as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                for start in range(0, _SIZE * count, _PIECE):
+                    file.write(_bytes(values, start, min(start + _PIECE, _SIZE * count)))
+        for name, ends in zip(_FILES[2:], self._ends, strict=True):
+            np.save(folder / name, np.asarray(ends), allow_pickle=False)
 
     @classmethod
     def saved(cls, folder: Path) -> "EncodedRows":
@@ -168,6 +222,20 @@ class EncodedRows(Sequence[Encoded]):
         return made
 
 
+def _numbers(values: Any, start: int, end: int) -> tuple[int, ...]:
+    """Of a file without a name, or of an array."""
+    return tuple(array("i", _bytes(values, _SIZE * start, _SIZE * end)))
+
+
+def _bytes(values: Any, start: int, end: int) -> bytes:
+    if isinstance(values, Spill):
+        return values.read(start, end)
+    return bytes(values[start // _SIZE : end // _SIZE].tobytes())
+
+
+_SIZE = array("i").itemsize
+_INT32 = np.dtype(np.int32).str
+_PIECE = 2**20
 _FILES = ("ids.npy", "labels.npy", "ids_ends.npy", "labels_ends.npy")
 
 

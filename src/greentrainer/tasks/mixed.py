@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from greentrainer.tasks.base import SCORES, Example, Task
+from greentrainer.tasks.holdout import apart_from
+from greentrainer.tasks.stored import Chained, Chosen
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,11 @@ class Mixed:
         kinds = [set(part.task.scores) for part in self.parts]
         return tuple(name for name in SCORES if all(name in kind for kind in kinds))
 
-    def examples(self, split: str) -> list[Example]:
+    def examples(self, split: str) -> Sequence[Example]:
         """The examples of a split, source by source; those of train weighed."""
         if split == "train":
-            return [one for examples in self._weighed for one in examples]
-        return [one for part in self.parts for one in self._held(part.task, split)]
+            return Chained(self._weighed)
+        return Chained(self._held(part.task, split) for part in self.parts)
 
     def describe(self) -> str:
         """Each source, how many of its examples are seen in a pass, and what is left out."""
@@ -60,7 +62,7 @@ class Mixed:
         return "\n".join(lines)
 
     @staticmethod
-    def _held(task: Task, split: str) -> list[Example]:
+    def _held(task: Task, split: str) -> Sequence[Example]:
         try:
             return task.examples(split)
         except ValueError:
@@ -75,31 +77,32 @@ class Mixed:
         return frozenset(one.key for examples in held for one in examples)
 
     @cached_property
-    def _own(self) -> list[list[Example]]:
+    def _own(self) -> list[Sequence[Example]]:
         return [part.task.examples("train") for part in self.parts]
 
     @cached_property
-    def _left_out(self) -> int:
-        return sum(not self._is_apart(one) for examples in self._own for one in examples)
-
-    def _is_apart(self, one: Example) -> bool:
-        return self._keys.isdisjoint(one.keys)
+    def _apart(self) -> list[Sequence[Example]]:
+        return [apart_from(own, self._keys) for own in self._own]
 
     @cached_property
-    def _weighed(self) -> list[list[Example]]:
-        found = []
-        for number, (part, own) in enumerate(zip(self.parts, self._own, strict=True)):
-            apart = [one for one in own if self._is_apart(one)]
+    def _left_out(self) -> int:
+        return sum(map(len, self._own)) - sum(map(len, self._apart))
+
+    @cached_property
+    def _weighed(self) -> list[Sequence[Example]]:
+        found: list[Sequence[Example]] = []
+        for number, (part, apart) in enumerate(zip(self.parts, self._apart, strict=True)):
             chance = random.Random(f"{self.seed}/{number}")
             if part.limit is not None:
                 apart = _some(apart, part.limit, chance)
             times, rest = divmod(part.weight, 1)
-            found.append(apart * int(times) + _some(apart, round(rest * len(apart)), chance))
+            some = _some(apart, round(rest * len(apart)), chance)
+            found.append(Chained([*[apart] * int(times), some]))
         return found
 
 
-def _some(examples: Sequence[Example], count: int, chance: random.Random) -> list[Example]:
+def _some(examples: Sequence[Example], count: int, chance: random.Random) -> Sequence[Example]:
     """So many of the examples at random, in their order; all where there are no more."""
     if count >= len(examples):
-        return list(examples)
-    return [examples[i] for i in sorted(chance.sample(range(len(examples)), count))]
+        return examples
+    return Chosen(examples, sorted(chance.sample(range(len(examples)), count)))

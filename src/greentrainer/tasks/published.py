@@ -14,7 +14,7 @@ also has out of train (SciTLDR's train and dev share an abstract).
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -68,7 +68,7 @@ class Dataset:
 class Part:
     """A split.  origin: where it came from, in words."""
 
-    examples: list[Example]
+    examples: Sequence[Example]
     origin: str
 
 
@@ -90,7 +90,7 @@ class Published:
         """What its answers are judged by."""
         return self.dataset.scores
 
-    def examples(self, split: str) -> list[Example]:
+    def examples(self, split: str) -> Sequence[Example]:
         """Examples of train, validation or test.
 
         Raises ValueError for another split, and for files that are missing or broken.

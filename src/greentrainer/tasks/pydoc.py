@@ -24,7 +24,7 @@ import textwrap
 import tokenize
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -83,7 +83,7 @@ class PyDoc:
         """ROUGE."""
         return ("rouge",)
 
-    def examples(self, split: str) -> list[Example]:
+    def examples(self, split: str) -> Sequence[Example]:
         """Examples of train, validation or test.
 
         Raises ValueError for another split, or where the library's source is not on this machine.

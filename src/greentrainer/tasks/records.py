@@ -6,15 +6,16 @@ file looks like any other.  (Blank lines are no rows.)
 Without a test file some rows are held out by hash (see `holdout`).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from greentrainer.tasks.base import SCORES, Example, apart, pick, sizes
+from greentrainer.tasks.base import SCORES, Example, pick, sizes
 from greentrainer.tasks.formats import Columns, Tally, read_as
-from greentrainer.tasks.holdout import cut
+from greentrainer.tasks.holdout import apart, cut
 from greentrainer.tasks.sources import rows_of
+from greentrainer.tasks.stored import Stored
 from greentrainer.tasks.tables import Row, read
 
 
@@ -60,7 +61,7 @@ class Records:
         """What its answers are judged by."""
         return self.judged
 
-    def examples(self, split: str) -> list[Example]:
+    def examples(self, split: str) -> Sequence[Example]:
         """Examples of train or test, in the order of the file."""
         return pick(split, self._split[0], self.name)
 
@@ -70,7 +71,7 @@ class Records:
         return f"{self.path}: {sizes(parts)} ({source}); read as: {self._tally}"
 
     @cached_property
-    def _split(self) -> tuple[Mapping[str, list[Example]], str]:
+    def _split(self) -> tuple[Mapping[str, Sequence[Example]], str]:
         """The splits, and where test came from."""
         rows, test = rows_of(self.path)
         source = "test as on the hub" if isinstance(self.path, str) else "test as in the folder"
@@ -88,13 +89,13 @@ class Records:
         shares = {"test": self.test_fraction}
         return cut(train, shares, self.seed, str(self.path)), "held out by hash"
 
-    def _examples(self, rows: Iterable[Row]) -> list[Example]:
+    def _examples(self, rows: Iterable[Row]) -> Stored:
         columns = Columns(self.prompt, self.completion, self.messages, self.cue)
-        examples = []
+        examples = Stored()
         for row in rows:
             found = read_as(row, columns)
             self._tally.add(found)
-            examples.append(found.example)
+            examples.add(found.example)
         return examples
 
     @cached_property

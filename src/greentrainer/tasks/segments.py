@@ -60,7 +60,8 @@ def fitted(given: Sequence[Segment], room: int) -> tuple[list[Segment], int]:
         loss = min(over, len(segment.ids) - 1) if segment.cuttable else 0
         loss = max(loss, 0)
         over -= loss
-        kept.append(replace(segment, ids=segment.ids[: len(segment.ids) - loss]))
+        cut = segment.ids[: len(segment.ids) - loss]
+        kept.append(replace(segment, ids=cut) if loss else segment)
     return kept, max(over, 0)
 
 
@@ -72,7 +73,9 @@ class Told:
 
     def __init__(self, tokenizer: Any, texts: Iterable[str]) -> None:
         asked = list(dict.fromkeys(texts))
-        ids = tokenizer(asked, add_special_tokens=False, verbose=False).input_ids if asked else []
+        plain = {"return_attention_mask": False, "return_token_type_ids": False}
+        told = tokenizer(asked, add_special_tokens=False, verbose=False, **plain) if asked else None
+        ids = told.input_ids if told else []
         self.tokenizer = tokenizer
         self.known = {text: tuple(one) for text, one in zip(asked, ids, strict=True)}
         self.specials = specials(tokenizer)

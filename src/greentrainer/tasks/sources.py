@@ -10,6 +10,7 @@
 """
 
 import glob
+import io
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -113,4 +114,4 @@ def _standard_input() -> list[Row]:
     """What came in, once: several may ask."""
     content = sys.stdin.buffer.read().removeprefix(b"\xef\xbb\xbf")
     ending = ".json" if content.lstrip()[:1] == b"[" else ".jsonl"
-    return list(rows_in(Path("standard input"), content, ending))
+    return list(rows_in(Path("standard input"), io.BytesIO(content), ending))

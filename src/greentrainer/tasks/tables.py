@@ -11,8 +11,9 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 """Of files that `read` knows; any other is taken for JSONL."""
@@ -79,13 +80,16 @@ class Row:
         return tuple(checked(text, f"{where}, item {i}") for i, text in enumerate(value, 1))
 
 
+_HALF = re.compile("[\ud800-\udfff]")
+
+
 def checked(value: object, where: str) -> str:
     """A value that must be a text with something in it; ValueError beginning with `where`."""
     if not isinstance(value, str):
         raise ValueError(f"{where} is a {type(value).__name__}, not a text")
     if not value.strip():
         raise ValueError(f"{where} is empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if not value.isascii() and _HALF.search(value):
         raise ValueError(f"{where} holds half of a surrogate pair, which is no text")
     return value
 
@@ -116,19 +120,20 @@ def stream(path: Path) -> Iterator[Row]:
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give a {', '.join(ENDINGS)} file")
     try:
-        content = path.read_bytes()
+        file: IO[bytes] = path.open("rb")
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    name = path
-    if path.suffix.lower() in PACKED:
-        content, name = _unpacked(path, content), path.with_suffix("")
-    yield from rows_in(path, content, name.suffix.lower())
+    with file:
+        name, ending = path, path.suffix.lower()
+        if ending in PACKED:
+            file, name = io.BytesIO(_unpacked(path, file.read())), path.with_suffix("")
+        yield from rows_in(path, file, name.suffix.lower())
 
 
-def rows_in(path: Path, content: bytes, ending: str) -> Iterator[Row]:
-    """Every row of a file's content.  ending: of its name, which says how it is read."""
-    empty = True
-    for row in _READERS.get(ending, _jsonl)(path, content):
+def rows_in(path: Path, file: IO[bytes], ending: str) -> Iterator[Row]:
+    """Every row of what is in a file.  ending: of its name, which says how it is read."""
+    empty, reader = True, _READERS.get(ending)
+    for row in _jsonl(path, file) if reader is None else reader(path, file.read()):
         empty = False
         yield row
     if empty:
@@ -161,10 +166,12 @@ def _unpacked(path: Path, content: bytes) -> bytes:
         raise ValueError(f"{path}: not {kind}, or cut short ({reason})") from error
 
 
-def _jsonl(path: Path, content: bytes) -> Iterator[Row]:
-    if content.startswith(_UTF16):
-        content = _text(path, content).encode()
-    lines = io.BytesIO(content.removeprefix(b"\xef\xbb\xbf"))
+def _jsonl(path: Path, file: IO[bytes]) -> Iterator[Row]:
+    """Line by line: the file need not fit into memory."""
+    head = file.readline()
+    lines: Iterable[bytes] = chain((head.removeprefix(b"\xef\xbb\xbf"),), file)
+    if head.startswith(_UTF16):
+        lines = io.BytesIO(_text(path, head + file.read()).encode())
     for number, line in enumerate(lines, 1):
         if line.strip():
             where = f"{path}, line {number}"
@@ -181,7 +188,7 @@ def _json(path: Path, content: bytes) -> Iterator[Row]:
         lines = [line for line in text.split("\n") if line.strip()]
         if len(lines) < 2 or not all(line.lstrip().startswith("{") for line in lines):
             raise
-        yield from _jsonl(path, text.encode())  # one object a line, under another name
+        yield from _jsonl(path, io.BytesIO(text.encode()))  # one object a line, under another name
         return
     if isinstance(rows, dict) and not _ROW_KEYS & rows.keys():  # what is wrapped around the list
         lists = [value for value in rows.values() if _is_rows(value)]

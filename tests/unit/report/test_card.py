@@ -38,6 +38,13 @@ def test_a_card_says_what_it_is_made_of_and_what_it_cost(tmp_path: Path) -> None
     assert [one for one in words if one not in found.text] == []
 
 
+def test_of_a_mix_every_source_is_named(tmp_path: Path) -> None:
+    mix = [{"path": "scitldr"}, {"path": "./mine.jsonl"}, {"path": "org/set"}]
+    found = written(model(folder(tmp_path / "run", model="smollm2-135m", tasks=mix)))
+    assert found.data.get("datasets") == ["allenai/scitldr", "org/set"]
+    assert "fine-tuned on scitldr + mine.jsonl + org/set" in found.text
+
+
 def test_nothing_is_invented(tmp_path: Path) -> None:
     path = model(folder(tmp_path / "run", "interrupted", steps=4), is_encoder_decoder=True)
     found = written(path)

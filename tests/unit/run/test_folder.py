@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from greentrainer.config import RunConfig
+from greentrainer.run.earlier import kept
 from greentrainer.run.folder import (
     free_name,
     in_one_line,
@@ -38,7 +39,8 @@ def config(tmp_path: Path) -> RunConfig:
 def opened(config: RunConfig, **changes: Any) -> None:
     changed = config.model_copy(update=changes)
     require_folder(changed)
-    open_folder(changed)
+    with kept(changed, lambda _: None):
+        open_folder(changed)
 
 
 def test_a_run_that_left_a_model_is_kept_and_one_that_left_none_is_not(config: RunConfig) -> None:

@@ -29,7 +29,7 @@ def test_every_row_is_read_and_no_prompt_is_in_two_splits(name: str) -> None:
     assert (len(train) + len(validation), len(test)) == ROWS[name]
     sides = [{example.prompt for example in side} for side in (train, validation, test)]
     assert sum(map(len, sides)) == len(set.union(*sides))
-    assert all(example.completion.strip() for example in train + validation + test)
+    assert all(example.completion.strip() for example in [*train, *validation, *test])
 
 
 @needs_data

@@ -113,7 +113,7 @@ def test_keys_and_cue_are_the_users(tmp_path: Path) -> None:
     line = b'{"question": "q%d", "answer": "a"}\n'
     path = written(tmp_path, line % 1 + line % 2)
     task = load(str(path), prompt="question", completion="answer", cue=" -> ")
-    both = task.examples("train") + task.examples("test")
+    both = [*task.examples("train"), *task.examples("test")]
     assert {e.prompt for e in both} == {"q1", "q2"}
     assert {(e.completion, e.cue) for e in both} == {("a", " -> ")}
 
@@ -129,7 +129,7 @@ def split(prompts: Sequence[str], fraction: float, seed: int = 0) -> tuple[list[
     with TemporaryDirectory() as folder:
         task = Records(written(Path(folder), jsonl(prompts)), test_fraction=fraction, seed=seed)
         train, test = (task.examples(side) for side in ("train", "test"))
-    assert sorted(e.completion for e in train + test) == sorted(
+    assert sorted(e.completion for e in [*train, *test]) == sorted(
         f"c{i}" for i in range(len(prompts))
     )
     return [e.prompt for e in train], [e.prompt for e in test]

@@ -57,7 +57,7 @@ def written(folder: Path, ending: str, content: bytes) -> Path:
 
 
 def all_of(task: Task) -> list[Example]:
-    return sorted(task.examples("train") + task.examples("test"), key=lambda e: e.prompt)
+    return sorted([*task.examples("train"), *task.examples("test")], key=lambda e: e.prompt)
 
 
 @pytest.mark.parametrize("ending", WRITERS)
