@@ -74,6 +74,7 @@ MAY_DIFFER = frozenset(
         "watts",
         "carbon_intensity",
         "license",
+        "processes",
     }
 )
 """Keys that a resumed run may change."""
@@ -144,6 +145,8 @@ class RunConfig(BaseModel):
     carbon_schedule: CSV file of times and grams of CO2 a kWh: more is then spent where less is
         emitted, within the same budget.
     data_seed: of which examples are used where there are limits.
+    processes: that train together, or auto: one for each GPU (docs/scale.md).
+    batch_size: examples a batch of each process.
     max_length: tokens of prompt and completion together; longer prompts are cut.
     pad_multiple: batches are padded to a multiple of so many tokens; when None, to the next of few
         lengths, by less than an eighth; or to a multiple of 64 where activations are kept.
@@ -225,6 +228,7 @@ class RunConfig(BaseModel):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     weight_decay: Amount = 0.01
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    processes: Literal["auto"] | Count = 1
     batch_size: Count = 4
     accumulate: Count = 1
     max_length: Annotated[int, Field(ge=8)] = 512
@@ -300,6 +304,11 @@ class RunConfig(BaseModel):
     def bits(self) -> Literal[4, 8] | None:
         """Of the base's weights, where they are few."""
         return 4 if self.load_in_4bit else 8 if self.load_in_8bit else None
+
+    @property
+    def count(self) -> int:
+        """How many processes train; 1 before it is known what `auto` comes to."""
+        return 1 if self.processes == "auto" else self.processes
 
     @property
     def budget(self) -> tuple[Unit, float]:

@@ -1,8 +1,12 @@
 """The command line's way in: what a user can mend is one line on standard error."""
 
+import json
+import os
 import signal
 import sys
+import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -16,7 +20,9 @@ COMMANDS = (train, look, use, pages, checkpoint)
 
 def main() -> None:
     """Run a command; what a user can mend is one line on standard error, exit code 2."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     warnings.formatwarning = _warned
     try:
         sys.exit(app(standalone_mode=False) or 0)  # what a typer.Exit holds is returned
@@ -36,5 +42,17 @@ def _warned(message: Any, *_: Any, **__: Any) -> str:
 
 
 def _refuse(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    """Say it: one of several processes in its own log, and to the launcher."""
+    told = " ".join(message.split())
+    _tell_launcher(told)
+    if os.environ.get("RANK", "0") == "0" or not sys.stderr.isatty():
+        print(f"error: {told}", file=sys.stderr)
     sys.exit(2)
+
+
+def _tell_launcher(told: str) -> None:
+    """Leave it where torch's launchers look for what a process ended by."""
+    place = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if place:
+        about = {"message": told, "extraInfo": {"timestamp": str(int(time.time()))}}
+        Path(place).write_text(json.dumps({"message": about}), encoding="utf-8")

@@ -71,7 +71,7 @@ class Controller:
         total = self.cost_unit.total
         if total is None or self.plan.total_batches is None:
             return self.plan
-        done = self.cost_unit.full(self.ledger.full_flops, self.ledger.batches)
+        done = self._books()[1]
         return replace(self.plan, rho=total / (done + self._ahead(done)))
 
     def _ahead(self, done: float) -> float:
@@ -191,9 +191,11 @@ class Controller:
         return spent, full
 
     def mean_ahead(self, asked: int) -> float:
-        """Plain full fine-tuning of an average batch to come, of so many in all."""
-        batches = self.ledger.batches
-        done = self.cost_unit.full(self.ledger.full_flops, batches)
+        """Plain full fine-tuning of an average batch to come, of so many in all.
+
+        Where there are several processes, all ask, as for all that comes from their books.
+        """
+        batches, done = self.ledger.batches, self._books()[1]
         ahead = self.cost_unit.whole - done
         if self.cost_unit.known and ahead > 0 and asked > batches:
             return ahead / (asked - batches)

@@ -100,10 +100,11 @@ class Instruments:
     ) -> Clock:
         """Time a few passes of the sample batch.  lasting: as `budget.set_clock` takes it."""
         trials = trials_of(self.samples, self.savings.at)
-        with self.bookkeeper.unobserved(), self.savings.probing():
+        working = self.savings.processes.changing()
+        with self.bookkeeper.unobserved(), self.savings.probing(), working:
             clock, spent = set_clock(
                 self.model, self.optimizer, batch, self.loss_fn, trials, self.whole, consumption,
-                lasting,
+                lasting, self.savings.processes.first,
             )  # fmt: skip
         for entry in spent:
             self.bookkeeper.ledger.add(entry)

@@ -7,13 +7,25 @@ memory.  Nothing here knows costs, tasks or Hugging Face.
 from greentrainer.model.device import PeakMemory, now
 from greentrainer.model.freeze import Freezer, OptimizerState
 from greentrainer.model.in_backward import InBackward
-from greentrainer.model.processes import Alone, Replicas, Together, checksums, is_sharded
+from greentrainer.model.processes import (
+    Alone,
+    Elsewhere,
+    Replicas,
+    Together,
+    checksums,
+    is_sharded,
+    joined,
+    local_rank,
+    on_this_machine,
+    started,
+)
 from greentrainer.model.shell import shell
 from greentrainer.model.snapshot import attributes_preserved, preserved
 from greentrainer.model.stages import blocks, encoder_of, stages
 
 __all__ = [
     "Alone",
+    "Elsewhere",
     "Freezer",
     "InBackward",
     "OptimizerState",
@@ -25,8 +37,12 @@ __all__ = [
     "checksums",
     "encoder_of",
     "is_sharded",
+    "joined",
+    "local_rank",
     "now",
+    "on_this_machine",
     "preserved",
     "shell",
     "stages",
+    "started",
 ]

@@ -8,17 +8,25 @@ taken down before anything is frozen or measured, and built anew, in the same ob
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+T = TypeVar("T")
+U = TypeVar("U")
+
 DEFAULT_BUCKET = 25
 """Megabytes of a bucket of gradients if nothing else is said; the first is then a smaller one."""
+
+
+class Elsewhere(ValueError):
+    """What made another process refuse; that one tells it."""
 
 
 class Alone:
@@ -47,6 +55,21 @@ class Alone:
     def same(self, tensors: Mapping[str, torch.Tensor]) -> bool:
         """Whether all processes hold bit-identical tensors."""
         return True
+
+    def shared(self, items: Sequence[T], work: Callable[[Sequence[T]], Sequence[U]]) -> list[U]:
+        """What `work` makes of items, one for each; every process works on some of them."""
+        return list(work(items))
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """A ValueError or OSError in here is one in all processes, the first that has one tells it.
+
+        It is an `Elsewhere` in the others.
+        """
+        yield
+
+    def meet(self) -> None:
+        """Wait until all are here."""
 
 
 class Together(Alone):
@@ -84,6 +107,36 @@ class Together(Alone):
         dist.all_reduce(least, op=dist.ReduceOp.MIN)
         dist.all_reduce(most, op=dist.ReduceOp.MAX)
         return torch.equal(least, most)
+
+    def shared(self, items: Sequence[T], work: Callable[[Sequence[T]], Sequence[U]]) -> list[U]:
+        """What `work` makes of items, one for each; every process works on some of them."""
+        found: list[Any] = [None] * len(items)
+        for rank, part in enumerate(self.every(list(work(items[self.rank :: self.count])))):
+            found[rank :: self.count] = part
+        return found
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """A ValueError or OSError in here is one in all processes, the first that has one tells it.
+
+        It is an `Elsewhere` in the others.
+        """
+        own: Exception | None = None
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            own = error
+        reasons = self.every(None if own is None else str(own))
+        failed = next((rank for rank, reason in enumerate(reasons) if reason is not None), None)
+        if failed is None:
+            return
+        if failed == self.rank and own is not None:
+            raise own
+        raise Elsewhere(f"process {failed}: {reasons[failed]}") from own
+
+    def meet(self) -> None:
+        """Wait until all are here."""
+        self.every(None)
 
 
 class Replicas(Together):
@@ -135,6 +188,29 @@ class Replicas(Together):
         """Drop the reducer, and with it the hooks that it has on every gradient."""
         self.wrapper.logger = None
         self.wrapper.reducer = None  # type: ignore[assignment]
+
+
+def started() -> int:
+    """How many processes a launcher started, this one among them."""
+    return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else 1
+
+
+def local_rank() -> int:
+    """This process's number among those on this machine."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if "RANK" in os.environ else 0
+
+
+def on_this_machine() -> int:
+    """How many of the processes are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
+def joined() -> Alone:
+    """All processes of the group that this one has joined, or this one alone."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return Alone()
+    cuda = dist.get_backend() == "nccl"
+    return Together(torch.device("cuda", torch.cuda.current_device()) if cuda else "cpu")
 
 
 def checksums(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:

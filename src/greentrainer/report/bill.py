@@ -18,8 +18,8 @@ SECONDS = ("train_seconds", "probe_seconds", "select_seconds", "trace_seconds")
 
 
 def spent_seconds(bill: Mapping[str, Any]) -> float:
-    """All that training took: batches, probes, selections, tracing."""
-    return float(sum(bill[key] for key in SECONDS))
+    """All that training took, of several processes each: batches, probes, selections, tracing."""
+    return float(sum(bill[key] for key in SECONDS)) / bill.get("processes", 1)
 
 
 def bill_table(summary: dict[str, Any]) -> Table:
@@ -48,6 +48,8 @@ def bill_table(summary: dict[str, Any]) -> Table:
         remarks.append(f"ended: {bill['ending']}")
     if bill.get("verified_batches"):
         remarks.append(f"verified: {verified(bill)}")
+    if bill.get("processes", 1) > 1:
+        remarks.append(f"{bill['processes']} processes together, seconds and memory of each")
     if bill.get("memory"):
         remarks.append(_memory(bill))
     seconds = spent_seconds(bill)

@@ -15,6 +15,7 @@ from greentrainer.run.inputs import (
     with_template,
 )
 from greentrainer.run.inputs import encoded as encoded_of
+from greentrainer.run.launch import launch, wanted
 from greentrainer.run.prepared import material
 from greentrainer.run.quickstart import CONFIG, quickstart
 from greentrainer.run.reference import EpochOrder
@@ -36,6 +37,7 @@ __all__ = [
     "evaluation",
     "execute",
     "load_task",
+    "launch",
     "material",
     "mode_of",
     "of_run",
@@ -50,6 +52,7 @@ __all__ = [
     "to_learn",
     "train",
     "training_examples",
+    "wanted",
     "with_template",
     "write_answers",
 ]

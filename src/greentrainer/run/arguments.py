@@ -20,7 +20,8 @@ CHECKPOINTS = "checkpoints"
 def steps_of(config: RunConfig, examples: int) -> int:
     """Optimizer steps of the run."""
     batches = -(-examples // config.batch_size)
-    return config.epochs * -(-batches // config.accumulate)
+    each = -(-batches // config.count)
+    return config.epochs * -(-each // config.accumulate)
 
 
 def arguments_of(config: RunConfig, examples: int, max_steps: int = -1) -> TrainingArguments:

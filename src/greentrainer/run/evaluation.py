@@ -1,9 +1,13 @@
-"""How good a model is on examples: the loss, and scores of what it answers."""
+"""How good a model is on examples: the loss, and scores of what it answers.
+
+Where there are several processes, all are asked, and share the examples.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 from greentrainer.config import RunConfig
+from greentrainer.model import joined
 from greentrainer.run.asked import collator_of
 from greentrainer.run.inputs import RunInputs
 from greentrainer.tasks import Encoded, encode, metrics
@@ -18,7 +22,7 @@ def loss(inputs: RunInputs, examples: Sequence[Encoded], config: RunConfig) -> f
     padded = [
         collate([examples[i] for i in rows]) for rows in encode.batches(examples, config.batch_size)
     ]
-    return metrics.loss_per_token(inputs.model, padded)
+    return metrics.loss_per_token(inputs.model, padded, joined())
 
 
 def evaluate(inputs: RunInputs, config: RunConfig) -> dict[str, Any]:
@@ -32,6 +36,7 @@ def evaluate(inputs: RunInputs, config: RunConfig) -> dict[str, Any]:
         DECODINGS[config.decoding],
         max_length=config.max_length,
         generated=config.generate,
+        processes=joined(),
     )
 
 

@@ -159,7 +159,8 @@ class Fitting:
     def may_arrive(self) -> bool:
         """Whether updates can be made in the backward pass."""
         training = self.config.training
-        return self.config.accumulate == 1 and not training.get("fp16")
+        alone = self.config.accumulate == self.config.count == 1
+        return alone and not training.get("fp16")
 
     @property
     def allowed(self) -> int:

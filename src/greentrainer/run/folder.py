@@ -22,7 +22,7 @@ RECORD = "run.json"
 OWN = (
     "config.yaml", "run.json", "costs.json", "ledger.jsonl", "log.jsonl", "metrics.json",
     "predictions.jsonl", "report.html", "selections.jsonl", "steps.jsonl", "model", CHECKPOINTS,
-    "tensorboard",
+    "tensorboard", "logs",
 )  # fmt: skip
 """Files and folders that a run writes."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -19,7 +19,7 @@ from torch import nn
 from greentrainer.config import RunConfig
 from greentrainer.forward import ForwardSavings
 from greentrainer.methods import Method
-from greentrainer.model import Alone
+from greentrainer.model import Alone, joined, on_this_machine
 from greentrainer.records import Entry, write_json
 from greentrainer.run.asked import forward_of, may_shorten, positions_of
 from greentrainer.run.fitting import Fitting, Way
@@ -37,7 +37,7 @@ def limit_of(asked: int | Literal["auto"], device: torch.device) -> int:
         return int(asked)
     if device.type == "cuda":
         return int(sum(torch.cuda.mem_get_info(device)[:1]) + torch.cuda.memory_reserved(device))
-    return int(psutil.virtual_memory().available + held_on(device))
+    return int(psutil.virtual_memory().available / on_this_machine() + held_on(device))
 
 
 def held_on(device: torch.device) -> int:
@@ -72,13 +72,15 @@ def within(
 ) -> tuple[RunConfig, Way, list[Entry]]:
     """The configuration as it keeps to its memory, how, and what finding out took.
 
+    Of several processes each has so much, and all go the way of the one that has least.
+
     Of the model that is to be trained, tensors that do not fit are frozen.  batches: makes the
     largest one of the run, and some of its first, on the model's device.
 
     Raises ValueError where nothing fits.
     """
     assert config.memory is not None
-    place = config.output_dir / KEPT
+    place, processes = config.output_dir / KEPT, joined()
     spent: list[Entry] = []
     if config.resume and place.is_file():
         saved = json.loads(place.read_text(encoding="utf-8"))
@@ -91,9 +93,12 @@ def within(
         largest, first = batches()
         with closing(savings_of(config, method, model, largest)) as short:
             limit, held = limit_of(config.memory, device), held_on(device)
+            limit, held = min(processes.every(limit)), max(processes.every(held))
             fitting = Fitting(config, method, model, largest, limit, held, short)
-            way, spent = fitting.way(first), fitting.spent
-        if place.parent.is_dir():
+            with processes.agreed():
+                way, spent = fitting.way(first), fitting.spent
+            way = processes.first(way)
+        if place.parent.is_dir() and processes.rank == 0:
             write_json(place, asdict(way))
     for name, parameter in model.named_parameters():
         if way.names is not None and name not in way.names:

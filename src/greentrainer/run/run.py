@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from greentrainer.config import RunConfig
 from greentrainer.energy import require_meter, start_meter
 from greentrainer.hf import models
 from greentrainer.methods import METHODS
-from greentrainer.model import PeakMemory
+from greentrainer.model import Alone, PeakMemory, joined
 from greentrainer.records import write_json, write_lines
 from greentrainer.report import draw, write_card
 from greentrainer.run.arguments import CHECKPOINTS, arguments_of, steps_of
@@ -45,6 +45,7 @@ from greentrainer.run.prepared import material
 from greentrainer.run.progress import training_line
 from greentrainer.run.reference import EpochOrder
 from greentrainer.run.result import RunResult, bill_of
+from greentrainer.run.together import metered, own_log, together
 from greentrainer.run.training import fit, require_budget
 from greentrainer.tasks import encode, require_room, show, virtual_config
 
@@ -90,24 +91,34 @@ def execute(config: RunConfig, console: Console, command: str | None = None) -> 
     if not METHODS[config.method].trains:
         raise ValueError(f"{config.method} trains nothing: use greentrainer evaluate")
     _require(config)
-    require_folder(config)
-    with in_one_line(config):
+    processes = joined()
+    config = together(config, processes)
+    with processes.agreed(), in_one_line(config):
+        require_folder(config)
         # what cannot be read is told before an earlier run is removed for it
         ready = prepare(config, console) if config.overwrite else None
-        open_folder(config)
-        with _recorded(config, command) as journal:
+    with processes.agreed(), in_one_line(config):
+        if processes.rank == 0:
+            open_folder(config)
+    own_log(config.output_dir, processes.rank)
+    with in_one_line(config), _recorded(config, command, processes) as journal:
+        with processes.agreed(), in_one_line(config):
             inputs = ready or prepare(config, console)
             require_disk(config, inputs.model)
-            summary = _execute(config, inputs, console, journal)
-            journal.end("interrupted" if summary["bill"]["interrupted"] else "done")
+        summary = _execute(config, inputs, console, journal)
+        journal.end("interrupted" if summary["bill"]["interrupted"] else "done")
     console.print(f"report in {config.output_dir / 'report.html'}", markup=False)
+    processes.meet()  # none leaves before all is written
     return summary
 
 
 def _require(config: RunConfig) -> None:
     """Raise what would be raised later, before anything is loaded."""
     if arguments_of(config, examples=1).n_gpu > 1:
-        raise ValueError("a run trains on one GPU: show it one, as with CUDA_VISIBLE_DEVICES=0")
+        raise ValueError(
+            "one process trains on one GPU: add --processes auto for all of them, or show it one, "
+            "as with CUDA_VISIBLE_DEVICES=0"
+        )
     require_budget(config, METHODS[config.method])
     require_meter(config.meter)
     if config.bits and not METHODS[config.method].adapts(config):
@@ -118,19 +129,21 @@ def _require(config: RunConfig) -> None:
 
 
 @contextmanager
-def _recorded(config: RunConfig, command: str | None) -> Iterator[Journal]:
+def _recorded(config: RunConfig, command: str | None, processes: Alone) -> Iterator[Journal]:
     """A record of the run, drawn however it ends."""
-    journal = Journal(config.output_dir, command, config.seed, config.resume)
+    journal = Journal(config.output_dir, command, config.seed, config.resume, processes)
     try:
         yield journal
     except BaseException as error:
         journal.broke_off(error)
         try:
-            draw(config.output_dir)
+            if journal.writes:
+                draw(config.output_dir)
         except Exception as other:
             error.add_note(f"and its report could not be drawn: {other!r}")
         raise
-    draw(config.output_dir)
+    if journal.writes:
+        draw(config.output_dir)
 
 
 def _execute(
@@ -140,20 +153,24 @@ def _execute(
                        "test": len(inputs.test)})  # fmt: skip
     console.print("evaluating the model as it is")
     summary: dict[str, Any] = {"before": evaluate(inputs, config)}
-    write_json(config.output_dir / "metrics.json", summary)
+    folder = config.output_dir
+    if journal.writes:
+        write_json(folder / "metrics.json", summary)
     outcome, peak = train(config, inputs, console, journal=journal)
     inputs = replace(inputs, model=outcome.model)
     summary["bill"] = bill_of(config, outcome, peak)
-    folder = save(config, inputs, outcome, summary)
-    write_card(folder)
+    if journal.writes:
+        save(config, inputs, outcome, summary, journal.choices)
+        write_card(folder)
     if outcome.interrupted:
         console.print(f"interrupted: the model as trained so far is in {folder / 'model'}")
         return summary
     console.print("evaluating the trained model")
     summary["after"] = evaluate(inputs, config)
-    write_lines(folder / "predictions.jsonl", predictions(inputs, summary["after"]))
-    write_json(folder / "metrics.json", summary)
-    write_card(folder)
+    if journal.writes:
+        write_lines(folder / "predictions.jsonl", predictions(inputs, summary["after"]))
+        write_json(folder / "metrics.json", summary)
+        write_card(folder)
     console.print(f"saved to {folder}")
     return summary
 
@@ -175,11 +192,8 @@ def _outlook(config: RunConfig, inputs: RunInputs) -> str:
         mask = collate([inputs.train[i] for i in rows])["attention_mask"]
         real, places = real + int(mask.sum()), places + mask.numel()
     steps = steps_of(config, len(inputs.train))
-    made = (
-        f"of {config.batch_size} x {config.accumulate}"
-        if config.accumulate > 1
-        else (f"of {config.batch_size}")
-    )
+    parts = [config.batch_size, config.accumulate, config.count]
+    made = "of " + " x ".join(str(part) for part in parts if part == parts[0] or part > 1)
     return (
         f"{steps:,} steps {made} in {config.epochs} passes over {len(inputs.train):,} examples: "
         f"{real:,} tokens a pass, and {1 - real / places:.1%} of the positions are padding"
@@ -223,7 +237,8 @@ def train(
     """Train with a progress line; returns the outcome and the peak memory in bytes."""
     release_memory()
     steps = steps_of(config, len(inputs.train)) if max_steps < 0 else max_steps
-    meter = start_meter(config.meter, config.watts)
+    processes = joined()
+    meter = start_meter(*metered(config))
 
     def stopping() -> None:
         console.print("stopping after this step (Ctrl-C again: at once, without saving)")
@@ -246,16 +261,25 @@ def train(
             outcome,
             energy=meter.energy(),
             wall_seconds=time.perf_counter() - start[0],
-            processor_seconds=time.process_time() - start[1],
+            processor_seconds=sum(processes.every(time.process_time() - start[1])),
         )
-    return outcome, memory.peak
+    return outcome, max(processes.every(memory.peak))
 
 
-def save(config: RunConfig, inputs: RunInputs, outcome: RunResult, summary: dict[str, Any]) -> Path:
-    """Write the run folder; files appear whole or not at all."""
+def save(
+    config: RunConfig,
+    inputs: RunInputs,
+    outcome: RunResult,
+    summary: dict[str, Any],
+    choices: Sequence[dict[str, Any]] | None = None,
+) -> Path:
+    """Write the run folder; files appear whole or not at all.
+
+    choices: what was chosen when; as the engine has it when None.
+    """
     folder = config.output_dir
-    write_lines(folder / "ledger.jsonl", outcome.engine.ledger.state_dict())
-    write_lines(folder / "selections.jsonl", outcome.engine.history)
+    write_lines(folder / "ledger.jsonl", outcome.ledger.state_dict())
+    write_lines(folder / "selections.jsonl", choices or outcome.engine.history)
     write_lines(folder / "log.jsonl", outcome.log)
     _save_model(inputs, folder / "model")
     if (folder / CHECKPOINTS).is_dir() and not any((folder / CHECKPOINTS).iterdir()):

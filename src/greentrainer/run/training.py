@@ -34,7 +34,8 @@ from greentrainer.hf import (
 from greentrainer.hf import trackers as trackers
 from greentrainer.importance import METRICS
 from greentrainer.methods import METHODS, Method
-from greentrainer.records import Entry
+from greentrainer.model import Alone, joined
+from greentrainer.records import Entry, Ledger
 from greentrainer.run.arguments import arguments_of, in_one_line, steps_of
 from greentrainer.run.asked import collator_of, cost_of, forward_of, positions_of, steps_asked
 from greentrainer.run.fitting import Way
@@ -78,6 +79,7 @@ class Watch(TrainerCallback):
     """Reports each step, ends the run when asked to, and when a loss is not finite.
 
     before: what was spent before there were books.
+    processes: after each step all agree on its loss, and stop if one was asked to.
     """
 
     def __init__(
@@ -87,7 +89,9 @@ class Watch(TrainerCallback):
         learning_rate: float,
         journal: Journal | None,
         before: Sequence[Entry],
+        processes: Alone,
     ) -> None:
+        self.processes = processes
         self.report, self.stop, self.learning_rate = report, stop, learning_rate
         self.journal, self.before = journal, list(before)
         self.losses: list[float] = []
@@ -110,8 +114,9 @@ class Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After the optimizer's step."""
         assert self.trainer is not None
-        loss = self.trainer.step_loss.item()
+        own = self.trainer.step_loss.item()
         self.trainer.step_loss.zero_()
+        loss, stop = self.processes.mean([own, float(self.stop.made)])
         if not math.isfinite(loss):
             raise ValueError(
                 f"the loss of step {state.global_step} is {loss}: lower the learning rate "
@@ -122,7 +127,8 @@ class Watch(TrainerCallback):
             self.journal.step(state.global_step, loss)
         self.report(state.global_step, loss, self.trainer.engine)
         ended = self.trainer.engine.finished
-        if self.stop.made:
+        if stop:
+            self.stop.made = True
             control.should_training_stop = True
             control.should_save = state.global_step < state.max_steps and not ended
 
@@ -148,9 +154,12 @@ def fit(
     Stops at Ctrl-C after the step in hand, with the model whole; `stopping` is called when it is
     asked to.  max_steps: end after so many.  Raises ValueError for nothing to train on, an
     infeasible budget, a loss that is not finite, or training arguments that cannot be.
+
+    Several processes all call it, and each trains on its own batches.
     """
     if not train:
         raise ValueError("there is no example to train on")
+    processes = joined()
     consumption = consumption_of(config, meter)
     require_budget(config, METHODS[config.method])
     collate = collator_of(config, tokenizer)
@@ -184,13 +193,8 @@ def fit(
         rho = config.rho or config.budget[1] / sum(plain)
         max_steps = affordable_steps(steps, rho, sum(plain))
     arguments = arguments_of(config, len(train), max_steps)
-    if arguments.world_size > 1:
-        raise ValueError(
-            "this command runs in one process: for several use GreenTrainer in a script under "
-            "torchrun (examples/trainer.py)"
-        )
     with StopRequest(stopping) as stop:
-        watch = Watch(report, stop, config.learning_rate, journal, probed)
+        watch = Watch(report, stop, config.learning_rate, journal, probed, processes)
         patience = [EarlyStoppingCallback(config.patience)] if config.patience else []
         make = partial(
             RunTrainer,
@@ -214,8 +218,10 @@ def fit(
             trainer.train(resume_from_checkpoint=again)
         except ImportError as error:  # an optimizer or a logger that is not installed
             raise ValueError(" ".join(str(error).split())[:300]) from error
-    _keep_clock(config, trainer)
+    if processes.rank == 0:
+        _keep_clock(config, trainer)
     state = trainer.state
+    rows = processes.every(trainer.ledger.state_dict()) if journal is None else []
     return RunResult(
         engine=trainer.engine,
         model=method.finish(adapted),
@@ -226,8 +232,10 @@ def fit(
         and state.global_step < state.max_steps
         and not trainer.engine.finished,
         plain_steps=tuple(plain or step_flops(config, trainer.engine.graphs, train, collate)),
+        ledger=journal.ledger if journal else Ledger(Entry(**row) for own in rows for row in own),
+        processes=processes.count,
         log=tuple(state.log_history),
-        used=trainer.engine.consumption.used(),
+        used=trainer.engine.consumption.so_far(),
         way=way,
     )
 
