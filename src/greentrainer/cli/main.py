@@ -1,12 +1,10 @@
 """The command line's way in: what a user can mend is one line on standard error."""
 
-import json
 import os
 import signal
 import sys
-import time
+import traceback
 import warnings
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -19,7 +17,26 @@ COMMANDS = (train, look, use, pages, checkpoint)
 
 
 def main() -> None:
-    """Run a command; what a user can mend is one line on standard error, exit code 2."""
+    """Run a command; what a user can mend is one line on standard error, exit code 2.
+
+    One of several processes that ends otherwise than well goes at once: what waits for the others
+    cannot be taken down in good order.
+    """
+    try:
+        _run()
+    except BaseException as leave:
+        code = leave.code if isinstance(leave, SystemExit) else 1
+        if "RANK" not in os.environ or not code:
+            raise
+        if not isinstance(leave, SystemExit):
+            traceback.print_exc()
+            _tell_launcher(" ".join(f"{type(leave).__name__}: {leave}".split())[:500])
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
+
+
+def _run() -> None:
     for name in ("SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.default_int_handler)
@@ -45,14 +62,13 @@ def _refuse(message: str) -> None:
     """Say it: one of several processes in its own log, and to the launcher."""
     told = " ".join(message.split())
     _tell_launcher(told)
-    if os.environ.get("RANK", "0") == "0" or not sys.stderr.isatty():
+    if "GREENTRAINER_LAUNCHED" not in os.environ and os.environ.get("RANK", "0") == "0":
         print(f"error: {told}", file=sys.stderr)
     sys.exit(2)
 
 
 def _tell_launcher(told: str) -> None:
-    """Leave it where torch's launchers look for what a process ended by."""
-    place = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if place:
-        about = {"message": told, "extraInfo": {"timestamp": str(int(time.time()))}}
-        Path(place).write_text(json.dumps({"message": about}), encoding="utf-8")
+    if "RANK" in os.environ:
+        from greentrainer.run import tell_launcher
+
+        tell_launcher(told)

@@ -32,6 +32,7 @@ class Course(ABC):
     _controller: Controller
     _worth: WorthProbe
     _ended: str | None = None
+    _together: float = 0.0
     history: list[dict[str, Any]]
     processes: Alone
     consumption: Consumption
@@ -137,10 +138,18 @@ class Course(ABC):
 
     @property
     def rho_spent(self) -> float:
-        """Share of full fine-tuning that was spent: of the batches so far, or of all asked for."""
-        if self._steps is None:
-            return self.ledger.rho_spent
-        return self._steps.spent_share
+        """Share of full fine-tuning that was spent: of the batches so far, or of all asked for.
+
+        By several processes together, as of the last `after_step`.
+        """
+        if self.processes.count > 1:
+            return self._together
+        return self._own_share
+
+    @property
+    def _own_share(self) -> float:
+        """What this process spent of its own part."""
+        return self.ledger.rho_spent if self._steps is None else self._steps.spent_share
 
     @property
     def ending(self) -> str | None:
@@ -169,6 +178,9 @@ class Course(ABC):
             self._agree()
             if self.processes.count > 1:
                 self._ended = self.processes.first(self._steps.ending(self.selection))
+        if self.processes.count > 1:
+            full = self.ledger.full_flops if self._steps is None else 1.0
+            self._together = self.processes.weighted([self._own_share], full)[0]
 
 
 def require_choice(total: int | None, metric: str, selector: Selector) -> None:

@@ -7,6 +7,7 @@ that never come, and unfreezing lets the replicas drift apart without a word.  S
 taken down before anything is frozen or measured, and built anew, in the same object, afterwards.
 """
 
+import gc
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,6 +44,14 @@ class Alone:
         """The mean of each value over the processes, in float64."""
         return list(values)
 
+    def weighted(self, values: Sequence[float], weight: float) -> list[float]:
+        """The mean of each value over the processes, which weigh as much as they say."""
+        return list(values)
+
+    def part(self, count: int) -> int:
+        """How many of so many passes this process makes, where they are dealt out."""
+        return count
+
     def first(self, value: Any) -> Any:
         """What the first process has."""
         return value
@@ -71,6 +80,9 @@ class Alone:
     def meet(self) -> None:
         """Wait until all are here."""
 
+    def leave(self) -> None:
+        """For the last time wait until all are here, and leave the group."""
+
 
 class Together(Alone):
     """All processes of a group.  device: where small tensors to exchange are put."""
@@ -93,6 +105,15 @@ class Together(Alone):
         dist.all_reduce(summed)
         mean: list[float] = (summed / self.count).tolist()
         return mean
+
+    def weighted(self, values: Sequence[float], weight: float) -> list[float]:
+        """The mean of each value over the processes, which weigh as much as they say."""
+        *summed, total = self.mean([*(weight * value for value in values), weight])
+        return [value / total for value in summed]
+
+    def part(self, count: int) -> int:
+        """As many for all: of a sharded model they make each pass together."""
+        return -(-count // self.count)
 
     def first(self, value: Any) -> Any:
         """What the first process has."""
@@ -138,6 +159,12 @@ class Together(Alone):
         """Wait until all are here."""
         self.every(None)
 
+    def leave(self) -> None:
+        """For the last time wait until all are here, and leave the group."""
+        gc.collect()  # reducers go before the group that they belong to
+        self.meet()
+        dist.destroy_process_group()
+
 
 class Replicas(Together):
     """Processes under `DistributedDataParallel`.  wrapper: the DDP module around the model."""
@@ -145,6 +172,10 @@ class Replicas(Together):
     def __init__(self, wrapper: DistributedDataParallel) -> None:
         super().__init__(next(wrapper.module.parameters()).device)
         self.wrapper = wrapper
+
+    def part(self, count: int) -> int:
+        """How many of so many passes this process makes, where they are dealt out."""
+        return len(range(self.rank, count, self.count))
 
     @contextmanager
     def changing(self) -> Iterator[None]:

@@ -22,6 +22,7 @@ from greentrainer.run.reference import EpochOrder
 from greentrainer.run.result import RunResult, bill_of
 from greentrainer.run.run import execute, prepare, preview, rehearse, save, train
 from greentrainer.run.shelf import runs_in, shelf
+from greentrainer.run.together import tell_launcher
 from greentrainer.run.training import mode_of
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "runs_in",
     "save",
     "shelf",
+    "tell_launcher",
     "to_learn",
     "train",
     "training_examples",

@@ -14,6 +14,8 @@ STOPPING = [
 ]
 """Signals that ask a run to stop; the last is what Slurm is told to send."""
 ECHO = 5.0
+ASKED = threading.Event()
+"""Set when this process was asked to stop."""
 
 
 class StopRequest:
@@ -51,6 +53,7 @@ class StopRequest:
         self._before.clear()
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
+        ASKED.set()
         if self._at is None:
             self._at, self.made = time.monotonic(), True
             self._notify()

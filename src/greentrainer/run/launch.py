@@ -3,7 +3,6 @@
 Each process is the same command again; it finds in its environment that it is one of several.
 """
 
-import json
 import logging
 import os
 import signal
@@ -12,7 +11,6 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -25,14 +23,13 @@ from torch.distributed.launcher import LaunchConfig, elastic_launch
 from greentrainer.config import RunConfig
 from greentrainer.hf import last_whole
 from greentrainer.model import started
-from greentrainer.records import write_json
 from greentrainer.run.arguments import CHECKPOINTS
 from greentrainer.run.folder import require_folder
 from greentrainer.run.interrupt import STOPPING
-from greentrainer.run.together import log_of
+from greentrainer.run.together import LAUNCHED, LOST, REFUSED, failed, log_of
 
-REFUSED, INTERRUPTED = 2, 130
-"""Exit codes of a process that has said what was wrong, and of one that was stopped."""
+INTERRUPTED = 130
+"""Exit code of a process that was stopped."""
 
 
 def wanted(config: RunConfig) -> int:
@@ -54,6 +51,7 @@ def launch(config: RunConfig, count: int, words: Sequence[str]) -> int:
     require_folder(config)
     threads = max(1, (os.cpu_count() or 1) // count)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ[LAUNCHED] = "yes"
     logging.disable(logging.CRITICAL)  # what is to be said is said below
     with tempfile.TemporaryDirectory(prefix="greentrainer") as scratch, _forwarding():
         silent = dict.fromkeys(range(1, count), Std.ALL)  # until they have files of their own
@@ -94,21 +92,28 @@ def _forwarding() -> Iterator[None]:
 
 def _ended(config: RunConfig, failures: Mapping[int, ProcessFailure]) -> int:
     """The exit code after the failure that came first.  Raises ValueError if none has told it."""
-    killed = [rank for rank, one in failures.items() if one.exitcode < 0]
-    rank = killed[0] if killed else min(failures, key=lambda r: (failures[r].timestamp, r))
+    rank = min(failures, key=lambda rank: (_follows(failures[rank]), rank))
     one = failures[rank]
     if one.exitcode == INTERRUPTED:
         return INTERRUPTED
     told = _message(one)
-    if rank == 0 and told is not None:
-        return one.exitcode
-    if told is None:
+    if one.exitcode != REFUSED or told is None:
         how = f"by {one.signal_name()}" if one.exitcode < 0 else f"with exit code {one.exitcode}"
-        told = f"process {rank} ended {how}"
-        told += f" ({log_of(config.output_dir, rank)})" if rank else ""
-    told = f"{told}: {go_on(config)}"
-    _record(config, told)
+        where = f" ({log_of(config.output_dir, rank)})" if rank else ""
+        said = f", {told}" if told else ""
+        told = f"process {rank} ended {how}{said}{where}: {go_on(config)}"
+    elif rank:
+        told = f"process {rank}: {told}"
+    failed(config.output_dir, told, sure=True)
     raise ValueError(told)
+
+
+def _follows(failure: ProcessFailure) -> int:
+    """0 for a cause; more for what may come of another process's end."""
+    if failure.exitcode < 0:
+        return 0
+    told = _message(failure) or ""
+    return 3 if LOST in told else 2 if failure.exitcode == INTERRUPTED else 1
 
 
 def go_on(config: RunConfig) -> str:
@@ -124,12 +129,3 @@ def _message(failure: ProcessFailure) -> str | None:
     data: Any = failure.error_file_data
     message = data.get("message") if isinstance(data, dict) else None
     return message.get("message") if isinstance(message, dict) else None
-
-
-def _record(config: RunConfig, told: str) -> None:
-    """Where the first process could not, say in `run.json` how the run ended."""
-    path = Path(config.output_dir) / "run.json"
-    if path.is_file():
-        state = json.loads(path.read_text(encoding="utf-8"))
-        if state["status"] in ("running", "failed"):
-            write_json(path, {**state, "status": "failed", "error": told})

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,18 @@ from greentrainer.run.prepared import material
 from greentrainer.run.progress import training_line
 from greentrainer.run.reference import EpochOrder
 from greentrainer.run.result import RunResult, bill_of
-from greentrainer.run.together import metered, own_log, together
+from greentrainer.run.together import (
+    LAUNCHED,
+    REFUSED,
+    failed,
+    lost_in_one_line,
+    metered,
+    own_log,
+    tell_launcher,
+    together,
+)
 from greentrainer.run.training import fit, require_budget
+from greentrainer.run.vigil import Vigil
 from greentrainer.tasks import encode, require_room, show, virtual_config
 
 
@@ -101,15 +112,39 @@ def execute(config: RunConfig, console: Console, command: str | None = None) -> 
         if processes.rank == 0:
             open_folder(config)
     own_log(config.output_dir, processes.rank)
-    with in_one_line(config), _recorded(config, command, processes) as journal:
+    limit = arguments_of(config, examples=1).ddp_timeout
+    with Vigil(processes, limit, partial(_end, config.output_dir)):
+        summary = _from_the_folder_on(config, console, command, ready, processes)
+        processes.leave()  # none before all is written
+    return summary
+
+
+def _from_the_folder_on(
+    config: RunConfig,
+    console: Console,
+    command: str | None,
+    ready: RunInputs | None,
+    processes: Alone,
+) -> dict[str, Any]:
+    """What is done when there is a folder to record it in."""
+    recorded = _recorded(config, command, processes)
+    with in_one_line(config), recorded as journal, lost_in_one_line():
         with processes.agreed(), in_one_line(config):
             inputs = ready or prepare(config, console)
             require_disk(config, inputs.model)
         summary = _execute(config, inputs, console, journal)
         journal.end("interrupted" if summary["bill"]["interrupted"] else "done")
     console.print(f"report in {config.output_dir / 'report.html'}", markup=False)
-    processes.meet()  # none leaves before all is written
     return summary
+
+
+def _end(folder: Path, reason: str) -> None:
+    """Of a process that waits in vain for another: nothing but its end helps."""
+    failed(folder, reason)
+    tell_launcher(reason)
+    if LAUNCHED not in os.environ:
+        print(f"error: {reason}", file=sys.stderr, flush=True)
+    os._exit(REFUSED)
 
 
 def _require(config: RunConfig) -> None:

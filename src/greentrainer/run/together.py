@@ -1,14 +1,25 @@
 """One of several processes: what it asks of the others, and where it writes what it has to say."""
 
+import json
 import os
 import sys
+import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 from greentrainer.config import RunConfig
 from greentrainer.model import Alone, local_rank, on_this_machine, started
+from greentrainer.records import write_json
 
+LAUNCHED = "GREENTRAINER_LAUNCHED"
+"""Set for processes whose launcher says what they ended by."""
+LOST = "another process is gone"
+"""What is said where a message to or from it failed."""
+REFUSED = 2
+"""Exit code of a process that has said what was wrong."""
 LOGS = "logs"
 """Folder in that of the run where processes other than the first say what they have to say."""
 
@@ -24,6 +35,26 @@ def together(config: RunConfig, processes: Alone) -> RunConfig:
     own = config.model_copy(update={"processes": processes.count})
     agreed: RunConfig = processes.first(own)
     return agreed
+
+
+def tell_launcher(told: str) -> None:
+    """Leave it where torch's launchers look for what a process ended by."""
+    place = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if place:
+        about = {"message": told, "extraInfo": {"timestamp": str(int(time.time()))}}
+        Path(place).write_text(json.dumps({"message": about}), encoding="utf-8")
+
+
+def failed(folder: Path, told: str, sure: bool = False) -> None:
+    """Say in the folder how the run ended, where the first process could not.
+
+    sure: in place of what was said before, which may be what followed from it.
+    """
+    path = folder / "run.json"
+    with suppress(OSError, ValueError):
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if state["status"] == "running" or (sure and state["status"] == "failed"):
+            write_json(path, {**state, "status": "failed", "error": told})
 
 
 def log_of(folder: Path, rank: int) -> Path:
@@ -42,6 +73,19 @@ def own_log(folder: Path, rank: int) -> None:
     with path.open("a", encoding="utf-8") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
+
+
+@contextmanager
+def lost_in_one_line() -> Iterator[None]:
+    """A message to or from another process that failed is a ConnectionError of one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        told = str(error)
+        if started() == 1 or not any(name in told for name in ("gloo", "NCCL", "c10d")):
+            raise
+        late = "Timed out" in told or "timeout" in told
+        raise ConnectionError("another process does not answer" if late else LOST) from error
 
 
 Kind = Literal["auto", "codecarbon", "estimate"]

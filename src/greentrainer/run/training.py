@@ -221,6 +221,8 @@ def fit(
     if processes.rank == 0:
         _keep_clock(config, trainer)
     state = trainer.state
+    if journal and journal.engine is None:  # every step was made before
+        journal.begin(trainer.engine, state.max_steps, state.global_step, state.log_history)
     rows = processes.every(trainer.ledger.state_dict()) if journal is None else []
     return RunResult(
         engine=trainer.engine,
