@@ -122,16 +122,16 @@ def test_it_is_the_same_run_however_it_is_started(home: Path) -> None:
         }  # fmt: skip
 
 
-@pytest.mark.parametrize("budget", [("flops", "2e8"), ("kwh", "0.0003"), ("hours", "0.0025")])
+@pytest.mark.parametrize("budget", [("flops", "2e8"), ("kwh", "6e-5"), ("hours", "0.001")])
 def test_every_budget_is_kept_to_together(home: Path, budget: tuple[str, str]) -> None:
     unit, amount = budget
     bill = trained(home, unit, "processes", f"--{unit}", amount, "--epochs", "6")
     spent = {"flops": bill["spent_flops"], "kwh": bill["energy_kwh"],
              "hours": bill["used_seconds"] / 3600}  # fmt: skip
-    assert 0 < spent[unit] <= 1.05 * float(amount) or unit != "flops"
-    assert bill["steps"] > 1
-    if unit == "flops":
-        assert spent[unit] <= float(amount)
+    most = 1.0 if unit == "flops" else 1.5  # a busy machine may be slower than its clock says
+    assert 0 < spent[unit] <= most * float(amount)
+    assert 1 < bill["steps"] < bill["steps_asked"]
+    assert bill["ending"] == "the budget is spent"
 
 
 METHODS = {
@@ -149,6 +149,23 @@ def test_the_other_methods_run_so_too(home: Path, name: str) -> None:
     assert bill["steps"] > 0
     if name == "stop_early":
         assert bill["spent_flops"] <= 0.6 * bill["plain_full_flops"]
+
+
+def test_only_gradients_of_what_is_trained_travel(home: Path) -> None:
+    bill = trained(home, "bytes", "processes", "--rho", "0.5", "--published")
+    sizes = {
+        one["name"]: one["elements"]
+        for one in json.loads((home / "bytes" / "costs.json").read_text())["tensors"]
+    }
+    events = lines(home / "bytes" / "selections.jsonl")
+    batches = [row["batches"] for row in lines(home / "bytes" / "steps.jsonl")]
+    wanted = 0
+    for end in batches:  # what was in force before the step's last batch
+        chosen = [event for event in events if event["batch"] < end][-1]
+        wanted += 2 * 4 * sum(sizes[name] for name in chosen["names"])
+    assert bill["exchanged_bytes"] == wanted
+    assert bill["full_exchanged_bytes"] == 2 * 4 * sum(sizes.values()) * len(batches)
+    assert wanted < 0.7 * bill["full_exchanged_bytes"]
 
 
 # Ends
@@ -186,10 +203,6 @@ LONG = ["--rho", "0.6", "--epochs", "6", "--passes", "all", "--save-every", "4"]
 def whole(home: Path) -> list[int]:
     trained(home, "whole", "processes", *LONG)
     return weights(home / "whole")
-
-
-def kills(config: pytest.Config) -> int:
-    return int(os.environ.get("GREENTRAINER_KILLS", "2"))
 
 
 def moments() -> Iterator[tuple[int, float, int]]:

@@ -317,7 +317,7 @@ class Controller:
         return self._of_probe(probe, names, lambda graph: graph)
 
     def probe_cost(self, probe: list[Batch], names: Reached) -> int:
-        """The same in the run's unit of cost, forward and backward together: all processes' mean."""
+        """The same in the run's unit of cost, both passes together: the mean of all processes."""
         own = sum(self._of_probe(probe, names, self.cost_unit.price))
         return round(self.processes.mean([own])[0]) if self.processes.count > 1 else own
 

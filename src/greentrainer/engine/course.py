@@ -59,8 +59,8 @@ class Course(ABC):
         self._meet()
         start = time.perf_counter()
         with self.processes.agreed():
-            chosen = steps.choose()
-        chosen = self.processes.first(chosen)
+            found = steps.choose()
+        chosen: Selection = self.processes.first(found)
         self._agree()
         self._apply(chosen)
         seconds = time.perf_counter() - start

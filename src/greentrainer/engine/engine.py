@@ -215,7 +215,11 @@ class AdaptiveBackprop(Course):
         if given is not None and self.processes.first(given.suits(size)):
             return given
         lasting = budget.lasting(self.consumption, self.spending.total_batches)
-        own = self._made.set_clock(sample_batch, self.consumption, lasting)
+
+        def for_all(full: float, watts: float) -> float:
+            return lasting(full, sum(self.processes.every(watts)))
+
+        own = self._made.set_clock(sample_batch, self.consumption, for_all)
         return slowest(self.processes.every(own))
 
     def _corrected(self, ratio: float) -> None:

@@ -73,8 +73,9 @@ class Instruments:
         )  # fmt: skip
         self.prices = Prices(short)
         self.bookkeeper = Bookkeeper(
-            model, optimizer, self.graphs, before_batch, self.prices.of, short.leave
-        )
+            model, optimizer, self.graphs, before_batch, self.prices.of, short.leave,
+            processes.exchanged,
+        )  # fmt: skip
         undo.callback(self.bookkeeper.close)
         if short.tried_flops:
             self.bookkeeper.ledger.add(Entry("trace", short.tried_flops))

@@ -17,8 +17,10 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed as dist
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
+Exchange = torch.futures.Future[torch.Tensor]
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -82,6 +84,10 @@ class Alone:
 
     def leave(self) -> None:
         """For the last time wait until all are here, and leave the group."""
+
+    def exchanged(self) -> int:
+        """Bytes of gradients that this process gave to be exchanged since it was last asked."""
+        return 0
 
 
 class Together(Alone):
@@ -172,6 +178,8 @@ class Replicas(Together):
     def __init__(self, wrapper: DistributedDataParallel) -> None:
         super().__init__(next(wrapper.module.parameters()).device)
         self.wrapper = wrapper
+        self._bytes = 0
+        self._hook: tuple[Callable[..., Any], Any] | None = None
 
     def part(self, count: int) -> int:
         """How many of so many passes this process makes, where they are dealt out."""
@@ -183,7 +191,10 @@ class Replicas(Together):
 
         Raises RuntimeError if the replicas have drifted apart.
         """
-        options, hooks = self._options(), list(self.wrapper._comm_hooks)
+        options = self._options()
+        if self._hook is None:  # the user's own, or what DDP does without any
+            plain = allreduce_hook, self.wrapper.process_group
+            self._hook = next(iter(self.wrapper._comm_hooks), plain)
         self._take_down()
         try:
             yield
@@ -191,10 +202,21 @@ class Replicas(Together):
             DistributedDataParallel.__init__(
                 self.wrapper, self.wrapper.module, init_sync=False, **options
             )
-            for hook, state in hooks:
-                self.wrapper.register_comm_hook(state, hook)
+            self.wrapper.register_comm_hook(None, self._counted)
         if not self.same(dict(self.wrapper.module.named_parameters())):
             raise RuntimeError("the replicas hold different weights: stop, and resume from disk")
+
+    def exchanged(self) -> int:
+        """Bytes of gradients that this process gave to be exchanged since it was last asked."""
+        since, self._bytes = self._bytes, 0
+        return since
+
+    def _counted(self, _state: Any, bucket: dist.GradBucket) -> Exchange:  # type: ignore[name-defined]
+        assert self._hook is not None
+        self._bytes += bucket.buffer().nbytes
+        hook, state = self._hook
+        done: Exchange = hook(state, bucket)
+        return done
 
     def _options(self) -> dict[str, Any]:
         """What the wrapper was built with."""

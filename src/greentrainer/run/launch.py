@@ -18,7 +18,7 @@ import psutil
 import torch
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
-from torch.distributed.launcher import LaunchConfig, elastic_launch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from greentrainer.config import RunConfig
 from greentrainer.hf import last_whole
@@ -71,6 +71,8 @@ def launch(config: RunConfig, count: int, words: Sequence[str]) -> int:
             elastic_launch(elastic, sys.executable)("-m", "greentrainer.cli", *words)
         except ChildFailedError as error:
             return _ended(config, error.failures)
+        finally:
+            del os.environ[LAUNCHED]  # this one speaks for itself
     return 0
 
 

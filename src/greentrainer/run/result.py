@@ -70,6 +70,7 @@ def bill_of(config: RunConfig, outcome: RunResult, peak_bytes: int) -> dict[str,
         "trace_seconds": engine.graphs.seconds + outcome.ledger.total("seconds", "trace"),
         "plain_full_flops": sum(outcome.plain_steps),
         "share_of_plain_full": outcome.ledger.spent_flops / sum(outcome.plain_steps),
+        "full_exchanged_bytes": _full_exchange(outcome),
         **outcome.ledger.summary(),
         **_reference(outcome, METHODS[config.method].budgeted),
     }
@@ -84,6 +85,18 @@ def _full_seconds(outcome: RunResult) -> float | None:
     batches = engine.spending.total_batches or 0
     own = sum(outcome.plain_steps) / outcome.processes
     return clock.full(own, batches, sum(engine.graph.sizes.values()))
+
+
+def _full_exchange(outcome: RunResult) -> int:
+    """Bytes of the gradients of everything, in all the steps made, from each of the processes."""
+    if outcome.processes == 1:
+        return 0
+    own = sum(
+        parameter.nbytes
+        for name, parameter in outcome.engine.model.named_parameters()
+        if name in outcome.engine.trainable
+    )
+    return own * outcome.steps * outcome.processes
 
 
 def _energy(outcome: RunResult) -> dict[str, Any]:

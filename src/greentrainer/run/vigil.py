@@ -11,9 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import Any
 
 import torch.distributed as dist
-
 from greentrainer.model import Alone
 from greentrainer.run.interrupt import ASKED
 
@@ -66,7 +66,7 @@ class Vigil:
         place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         turn = 0
         try:
-            store = dist.TCPStore(*place, is_master=False)
+            store = dist.TCPStore(*place, is_master=False)  # type: ignore[attr-defined]
             while not self._over.wait(EVERY):
                 turn += 1
                 store.set(f"vigil/{self.rank}", json.dumps([turn, met()]))
@@ -107,7 +107,7 @@ class Vigil:
 
 def met() -> int:
     """How often this process has met the others, or waits to."""
-    group = dist.group.WORLD
+    group: Any = dist.group.WORLD
     return int(group._get_sequence_number_for_group()) if group is not None else 0
 
 
