@@ -75,6 +75,7 @@ MAY_DIFFER = frozenset(
         "carbon_intensity",
         "license",
         "processes",
+        "parallel",
     }
 )
 """Keys that a resumed run may change."""
@@ -146,6 +147,8 @@ class RunConfig(BaseModel):
         emitted, within the same budget.
     data_seed: of which examples are used where there are limits.
     processes: that train together, or auto: one for each GPU (docs/scale.md).
+    parallel: ddp: each process holds the model; fsdp: its part of it (FSDP2); auto: the latter on
+        GPUs where weights, gradients and moments do not fit one.
     batch_size: examples a batch of each process.
     max_length: tokens of prompt and completion together; longer prompts are cut.
     pad_multiple: batches are padded to a multiple of so many tokens; when None, to the next of few
@@ -229,6 +232,7 @@ class RunConfig(BaseModel):
     weight_decay: Amount = 0.01
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     processes: Literal["auto"] | Count = 1
+    parallel: Literal["ddp", "fsdp", "auto"] = "auto"
     batch_size: Count = 4
     accumulate: Count = 1
     max_length: Annotated[int, Field(ge=8)] = 512

@@ -51,6 +51,9 @@ BatchSizeOrAuto = Annotated[
 Processes = Annotated[
     str | None, typer.Option(help="that train together; auto: one for each GPU (docs/scale.md)")
 ]
+Parallel = Annotated[
+    str | None, typer.Option(help="ddp: each holds the model; fsdp: a part of it; auto")
+]
 Revision = Annotated[str | None, typer.Option(help="of a model on the hub: branch, tag or commit")]
 MaxLength = Annotated[int | None, typer.Option(help="tokens of prompt and completion together")]
 Seed = Annotated[int | None, typer.Option(help="of shuffling, sampling and dropout")]

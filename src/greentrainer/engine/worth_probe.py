@@ -109,7 +109,8 @@ class WorthProbe:
             pairs.pop()
         if not pairs:
             return None
-        found: list[dict[Tail, dict[str, float]]] = [{} for _ in pairs * self.processes.count]
+        found: list[dict[Tail, dict[str, float]]]
+        found = [{} for _ in self.processes.pooled(range(len(pairs)))]
         judges: list[Judge] = []
         spent = 0.0
         with self.bookkeeper.unobserved(), self.savings.probing():
@@ -171,8 +172,7 @@ class WorthProbe:
         passes = dict.fromkeys(tails, self.names)
         model, optimizer, at = self.model, self.optimizer, partial(self.savings.at, part=part)
         own = measure_worth(model, pairs, optimizer, self.loss_fn, passes, at, judges)
-        each = zip(*self.processes.every(own), strict=True)  # as one process would measure them
-        return [values for some in each for values in some]
+        return self.processes.pooled(own)
 
     def _next(self, steps: Steps, found: Sequence[Values], tails: Sequence[Tail]) -> list[Tail]:
         """The tail to measure next: a neighbour of the best so far; none where all are known."""

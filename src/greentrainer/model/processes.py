@@ -54,6 +54,10 @@ class Alone:
         """How many of so many passes this process makes, where they are dealt out."""
         return count
 
+    def pooled(self, own: Sequence[T]) -> list[T]:
+        """What was measured on batches that were dealt out, in the order of one process."""
+        return list(own)
+
     def first(self, value: Any) -> Any:
         """What the first process has."""
         return value
@@ -184,6 +188,11 @@ class Replicas(Together):
     def part(self, count: int) -> int:
         """How many of so many passes this process makes, where they are dealt out."""
         return len(range(self.rank, count, self.count))
+
+    def pooled(self, own: Sequence[T]) -> list[T]:
+        """What was measured on batches that were dealt out, in the order of one process."""
+        each = zip(*self.every(list(own)), strict=True)
+        return [value for some in each for value in some]
 
     @contextmanager
     def changing(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from transformers import TrainingArguments
 
 from greentrainer.config import RunConfig, nearest
+from greentrainer.hf import FSDP
 from greentrainer.hf import trackers as trackers
 
 CHECKPOINTS = "checkpoints"
@@ -53,6 +54,7 @@ def arguments_of(config: RunConfig, examples: int, max_steps: int = -1) -> Train
         "save_steps": saving or 500,
         "save_total_limit": config.keep,
         **(best if config.patience else {}),
+        **(FSDP if config.count > 1 and config.parallel == "fsdp" else {}),
     }
     defaults = {
         "optim": "adamw_torch_fused",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from greentrainer.config import RunConfig
-from greentrainer.model import joined
+from greentrainer.model import Alone, is_sharded, joined
 from greentrainer.run.asked import collator_of
 from greentrainer.run.inputs import RunInputs
 from greentrainer.tasks import Encoded, encode, metrics
@@ -22,7 +22,12 @@ def loss(inputs: RunInputs, examples: Sequence[Encoded], config: RunConfig) -> f
     padded = [
         collate([examples[i] for i in rows]) for rows in encode.batches(examples, config.batch_size)
     ]
-    return metrics.loss_per_token(inputs.model, padded, joined())
+    return metrics.loss_per_token(inputs.model, padded, _sharing(inputs.model))
+
+
+def _sharing(model: Any) -> Alone:
+    """The processes that share the work; of a sharded model all make every pass together."""
+    return Alone() if is_sharded(model) else joined()
 
 
 def evaluate(inputs: RunInputs, config: RunConfig) -> dict[str, Any]:
@@ -36,7 +41,7 @@ def evaluate(inputs: RunInputs, config: RunConfig) -> dict[str, Any]:
         DECODINGS[config.decoding],
         max_length=config.max_length,
         generated=config.generate,
-        processes=joined(),
+        processes=_sharing(inputs.model),
     )
 
 

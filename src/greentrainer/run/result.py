@@ -22,6 +22,7 @@ class RunResult:
     wall_seconds, processor_seconds, energy: of all of it, set-up and tracing included.
     used: the same and the CO2, with what was used before the run was resumed.
     ledger: of all processes.  processes: how many.
+    trainable_bytes: of all tensors that may be trained.
     way: how it kept within its memory, where that was asked for.
     """
 
@@ -34,6 +35,7 @@ class RunResult:
     plain_steps: tuple[int, ...]
     ledger: Ledger
     processes: int = 1
+    trainable_bytes: int = 0
     log: tuple[Mapping[str, Any], ...] = ()
     wall_seconds: float = 0.0
     processor_seconds: float = 0.0
@@ -89,14 +91,8 @@ def _full_seconds(outcome: RunResult) -> float | None:
 
 def _full_exchange(outcome: RunResult) -> int:
     """Bytes of the gradients of everything, in all the steps made, from each of the processes."""
-    if outcome.processes == 1:
-        return 0
-    own = sum(
-        parameter.nbytes
-        for name, parameter in outcome.engine.model.named_parameters()
-        if name in outcome.engine.trainable
-    )
-    return own * outcome.steps * outcome.processes
+    several = outcome.processes > 1
+    return several * outcome.trainable_bytes * outcome.steps * outcome.processes
 
 
 def _energy(outcome: RunResult) -> dict[str, Any]:

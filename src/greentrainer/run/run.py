@@ -24,7 +24,7 @@ from rich.console import Console
 
 from greentrainer.config import RunConfig
 from greentrainer.energy import require_meter, start_meter
-from greentrainer.hf import models
+from greentrainer.hf import models, whole_state
 from greentrainer.methods import METHODS
 from greentrainer.model import Alone, PeakMemory, joined
 from greentrainer.records import write_json, write_lines
@@ -53,6 +53,8 @@ from greentrainer.run.together import (
     lost_in_one_line,
     metered,
     own_log,
+    placed,
+    require_together,
     tell_launcher,
     together,
 )
@@ -67,8 +69,7 @@ def prepare(config: RunConfig, console: Console, *, training: bool = True) -> Ru
     model, tokenizer = models.load(
         config.model, dtype=dtype, notify=console.print, bits=config.bits, revision=config.revision
     )
-    if not config.bits:
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
+    placed(config, model)
     _require_room(config, model)
     tokenizer = with_template(tokenizer, config.chat_template)
     seq2seq = bool(model.config.is_encoder_decoder)
@@ -131,6 +132,7 @@ def _from_the_folder_on(
     with in_one_line(config), recorded as journal, lost_in_one_line():
         with processes.agreed(), in_one_line(config):
             inputs = ready or prepare(config, console)
+            config = placed(config, inputs.model)
             require_disk(config, inputs.model)
         summary = _execute(config, inputs, console, journal)
         journal.end("interrupted" if summary["bill"]["interrupted"] else "done")
@@ -149,6 +151,7 @@ def _end(folder: Path, reason: str) -> None:
 
 def _require(config: RunConfig) -> None:
     """Raise what would be raised later, before anything is loaded."""
+    require_together(config)
     if arguments_of(config, examples=1).n_gpu > 1:
         raise ValueError(
             "one process trains on one GPU: add --processes auto for all of them, or show it one, "
@@ -194,8 +197,9 @@ def _execute(
     outcome, peak = train(config, inputs, console, journal=journal)
     inputs = replace(inputs, model=outcome.model)
     summary["bill"] = bill_of(config, outcome, peak)
+    state = whole_state(inputs.model)
     if journal.writes:
-        save(config, inputs, outcome, summary, journal.choices)
+        save(config, inputs, outcome, summary, journal.choices, state)
         write_card(folder)
     if outcome.interrupted:
         console.print(f"interrupted: the model as trained so far is in {folder / 'model'}")
@@ -307,16 +311,18 @@ def save(
     outcome: RunResult,
     summary: dict[str, Any],
     choices: Sequence[dict[str, Any]] | None = None,
+    state: dict[str, Any] | None = None,
 ) -> Path:
     """Write the run folder; files appear whole or not at all.
 
     choices: what was chosen when; as the engine has it when None.
+    state: the model's tensors, where it holds only a part of each.
     """
     folder = config.output_dir
     write_lines(folder / "ledger.jsonl", outcome.ledger.state_dict())
     write_lines(folder / "selections.jsonl", choices or outcome.engine.history)
     write_lines(folder / "log.jsonl", outcome.log)
-    _save_model(inputs, folder / "model")
+    _save_model(inputs, folder / "model", state)
     if (folder / CHECKPOINTS).is_dir() and not any((folder / CHECKPOINTS).iterdir()):
         (folder / CHECKPOINTS).rmdir()
     write_json(folder / "metrics.json", summary)
@@ -330,12 +336,12 @@ def release_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _save_model(inputs: RunInputs, folder: Path) -> None:
+def _save_model(inputs: RunInputs, folder: Path, state: dict[str, Any] | None) -> None:
     """An ordinary checkpoint, which replaces an older one only when it is whole."""
     part, old = folder.with_name("model.part"), folder.with_name("model.old")
     for left in (part, old):
         shutil.rmtree(left, ignore_errors=True)
-    inputs.model.save_pretrained(part)
+    inputs.model.save_pretrained(part, state_dict=state)
     inputs.tokenizer.save_pretrained(part)
     if folder.exists():
         os.replace(folder, old)

@@ -8,9 +8,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import torch
 
 from greentrainer.config import RunConfig
+from greentrainer.methods import METHODS
 from greentrainer.model import Alone, local_rank, on_this_machine, started
 from greentrainer.records import write_json
 
@@ -55,6 +58,55 @@ def failed(folder: Path, told: str, sure: bool = False) -> None:
         state = json.loads(path.read_text(encoding="utf-8"))
         if state["status"] == "running" or (sure and state["status"] == "failed"):
             write_json(path, {**state, "status": "failed", "error": told})
+
+
+def require_together(config: RunConfig) -> None:
+    """Raise ValueError for what several processes cannot do."""
+    if started() == 1 and config.count == 1:
+        return
+    if config.updates == "backward":
+        raise ValueError(
+            "updates in the backward pass are made before gradients are exchanged: with several "
+            "processes leave updates out"
+        )
+    if "-" in (config.task, *(one.path for one in config.tasks or ())):
+        raise ValueError("standard input is read once: with several processes write it to a file")
+    if config.parallel != "fsdp":
+        return
+    adapters = config.lora_rank is not None or config.bits or METHODS[config.method].virtual
+    for asked, what in (
+        (config.method == "lora" or adapters, "adapters"),
+        (config.memory is not None, "memory, which is told of whole models"),
+        (config.compile, "compile"),
+    ):
+        if asked:
+            raise ValueError(f"parallel fsdp does not go with {what}: use parallel ddp")
+
+
+ROOM = 0.8
+"""Share of a GPU's memory that weights, gradients and two moments may take, for activations."""
+
+
+def fits(model: Any, times: int) -> bool:
+    """Whether this process's GPU holds so many times the model's weights; a processor does."""
+    if not torch.cuda.is_available():
+        return True
+    there = float(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+    return bool(times * sum(parameter.nbytes for parameter in model.parameters()) <= ROOM * there)
+
+
+def placed(config: RunConfig, model: Any) -> RunConfig:
+    """The configuration with what `parallel: auto` comes to for this model, which is put in place.
+
+    One that is going to be sharded and fits no GPU stays in the host's memory until then.
+    """
+    several, parallel = config.count > 1, config.parallel
+    if parallel == "auto":
+        trains_all = not (config.bits or config.lora_rank or config.method == "lora")
+        parallel = "fsdp" if several and trains_all and not fits(model, 4) else "ddp"
+    if not config.bits and (parallel == "ddp" or not several or fits(model, 1)):
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return config.model_copy(update={"parallel": parallel})
 
 
 def log_of(folder: Path, rank: int) -> Path:

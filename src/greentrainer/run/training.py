@@ -30,6 +30,7 @@ from greentrainer.hf import (
     last_whole,
     save_clock,
     saved_clock,
+    sharding,
 )
 from greentrainer.hf import trackers as trackers
 from greentrainer.importance import METRICS
@@ -193,7 +194,10 @@ def fit(
         rho = config.rho or config.budget[1] / sum(plain)
         max_steps = affordable_steps(steps, rho, sum(plain))
     arguments = arguments_of(config, len(train), max_steps)
-    with StopRequest(stopping) as stop:
+    if arguments.ddp_find_unused_parameters is None:
+        arguments.ddp_find_unused_parameters = has_experts(model)
+    shards = sharding(processes.count > 1 and config.parallel == "fsdp")
+    with StopRequest(stopping) as stop, shards:
         watch = Watch(report, stop, config.learning_rate, journal, probed, processes)
         patience = [EarlyStoppingCallback(config.patience)] if config.patience else []
         make = partial(
@@ -236,10 +240,17 @@ def fit(
         plain_steps=tuple(plain or step_flops(config, trainer.engine.graphs, train, collate)),
         ledger=journal.ledger if journal else Ledger(Entry(**row) for own in rows for row in own),
         processes=processes.count,
+        trainable_bytes=sum(p.nbytes for p in adapted.parameters() if p.requires_grad),
         log=tuple(state.log_history),
         used=trainer.engine.consumption.so_far(),
         way=way,
     )
+
+
+def has_experts(model: Any) -> bool:
+    """Whether some of its parameters may have no part in a batch's loss."""
+    known = getattr(model, "config", None)
+    return any("expert" in name for name in (known.to_dict() if known is not None else ()))
 
 
 @dataclass(frozen=True)
@@ -296,7 +307,7 @@ def mode_of(config: RunConfig) -> str:
     """What else than model and device a clock is set for."""
     keys = [
         "bf16", "activation_checkpointing", "compile", "labelled_head", "positions", "batch_size",
-        "max_length",
+        "max_length", "processes", "parallel",
     ]  # fmt: skip
     return ", ".join(f"{key} {getattr(config, key)}" for key in keys)
 

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 import torch.distributed as dist
+
 from greentrainer.model import Alone
 from greentrainer.run.interrupt import ASKED
 

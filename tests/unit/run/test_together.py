@@ -1,5 +1,6 @@
 """What several processes agree on, as far as one process can tell."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,11 @@ from greentrainer.config import RunConfig
 from greentrainer.energy import Consumption, Used
 from greentrainer.hf.probe_batches import ProbeBatches
 from greentrainer.model import Alone
-from greentrainer.run import vigil
 from greentrainer.run.arguments import steps_of
 from greentrainer.run.interrupt import StopRequest
 from greentrainer.run.reference import EpochOrder
 from greentrainer.run.together import metered
-from greentrainer.run.vigil import Vigil
+from greentrainer.run.vigil import SILENT, Vigil
 from greentrainer.tasks import Encoded
 
 
@@ -123,7 +123,7 @@ class Second(Alone):
 
 def test_the_one_that_stands_still_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(vigil.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     watch = Vigil(Second(), 8.0, lambda _reason: None)
     reasons = []
     for second in range(12):
@@ -135,11 +135,11 @@ def test_the_one_that_stands_still_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_nobody_is_named_where_all_work_or_all_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(vigil.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     watch = Vigil(Second(), 8.0, lambda _reason: None)
     for second in range(100):
         now[0] = float(second)
-        assert watch.reason({rank: (second, 7) for rank in range(3)}) is None
+        assert watch.reason(dict.fromkeys(range(3), (second, 7))) is None
     for second in range(100, 200):  # it is this one that the others wait for
         now[0] = float(second)
         assert watch.reason({0: (second, 9), 1: (second, 8), 2: (second, 9)}) is None
@@ -147,13 +147,13 @@ def test_nobody_is_named_where_all_work_or_all_wait(monkeypatch: pytest.MonkeyPa
 
 def test_one_that_gives_no_sign_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(vigil.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     watch = Vigil(Second(), 1e9, lambda _reason: None)
     found = []
     for second in range(40):
         now[0] = float(second)
         found.append(watch.reason({0: (second, 1), 1: (second, 1), 2: (min(second, 3), 1)}))
-    silent = int(vigil.SILENT)
+    silent = int(SILENT)
     assert found[3 + silent] is None
     assert found[4 + silent] == "process 2 has gone"
 
