@@ -178,7 +178,11 @@ class Course(ABC):
             self._agree()
             if self.processes.count > 1:
                 self._ended = self.processes.first(self._steps.ending(self.selection))
-        if self.processes.count > 1:
+        self._share_out()
+
+    def _share_out(self) -> None:
+        """Where there are several processes, let all know what they spent together."""
+        if self.processes.count > 1 and self.ledger.batches:
             full = self.ledger.full_flops if self._steps is None else 1.0
             self._together = self.processes.weighted([self._own_share], full)[0]
 

@@ -383,6 +383,7 @@ class AdaptiveBackprop(Course):
         if self._steps is not None:
             self._steps.measured, self._steps.reading = saved.worth, saved.reading
             self.after_step()
+        self._share_out()
 
     def close(self) -> None:
         """Make everything trainable again and leave the model as it came; once is enough."""

@@ -36,6 +36,7 @@ def seal(folder: Path, engine: AdaptiveBackprop, ledgers: list[Any] | None = Non
         "engine": engine.state_dict(),
         "ledgers": ledgers or [engine.ledger.state_dict()],
         "optimizer_tensors": optimizer_tensors(engine.model, engine.optimizer),
+        "with_state": with_state(engine.model, engine.optimizer),
         "shapes": {name: list(p.shape) for name, p in engine.model.named_parameters()},
         "versions": _versions(),
         "files": {str(path.relative_to(folder)): path.stat().st_size for path in _files(folder)},
@@ -125,6 +126,11 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> lis
     """Names of the optimizer's tensors in the order that its saved state numbers them by."""
     names = {id(p): name for name, p in model.named_parameters()}
     return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+def with_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Names of the tensors that the optimizer keeps something of: those trained at any time."""
+    return [name for name, p in model.named_parameters() if optimizer.state.get(p)]
 
 
 def require_order(saved: Mapping[str, Any], engine: AdaptiveBackprop) -> None:

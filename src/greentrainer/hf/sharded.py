@@ -5,14 +5,16 @@ with sharding():
     trainer.train()
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from torch import nn
+from torch.distributed.checkpoint import default_planner
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from greentrainer.model import is_sharded
@@ -42,6 +44,29 @@ def sharding(wanted: bool = True) -> Iterator[None]:
         yield
     finally:
         state["distributed_type"] = before
+
+
+@contextmanager
+def loading_part() -> Iterator[None]:
+    """In here a sharded optimizer's state is loaded as far as it was saved.
+
+    Of tensors that were never trained there is none; torch would miss it.
+    """
+    plain: Any = default_planner.DefaultLoadPlanner
+    default_planner.DefaultLoadPlanner = partial(  # type: ignore[misc, assignment]
+        plain, allow_partial_load=True
+    )
+    try:
+        yield
+    finally:
+        default_planner.DefaultLoadPlanner = plain  # type: ignore[misc]
+
+
+def forget(model: nn.Module, optimizer: torch.optim.Optimizer, known: Collection[str]) -> None:
+    """Take away the state that loading has made of tensors that had none."""
+    for name, parameter in model.named_parameters():
+        if name not in known:
+            optimizer.state.pop(parameter, None)
 
 
 def whole_state(model: nn.Module) -> dict[str, Any] | None:

@@ -98,6 +98,12 @@ class Watch(TrainerCallback):
         self.losses: list[float] = []
         self.trainer: RunTrainer | None = None
 
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell the order: of several processes accelerate does not, where batches are skipped."""
+        assert self.trainer is not None
+        steps = -(-len(kwargs["train_dataloader"]) // args.gradient_accumulation_steps)
+        self.trainer.order.set_epoch(state.global_step // steps)
+
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Before the first step: the engine is there now."""
         assert self.trainer is not None
@@ -227,6 +233,7 @@ def fit(
     state = trainer.state
     if journal and journal.engine is None:  # every step was made before
         journal.begin(trainer.engine, state.max_steps, state.global_step, state.log_history)
+    trainable = sum(p.nbytes for p in adapted.parameters() if p.requires_grad)
     rows = processes.every(trainer.ledger.state_dict()) if journal is None else []
     return RunResult(
         engine=trainer.engine,
@@ -240,7 +247,7 @@ def fit(
         plain_steps=tuple(plain or step_flops(config, trainer.engine.graphs, train, collate)),
         ledger=journal.ledger if journal else Ledger(Entry(**row) for own in rows for row in own),
         processes=processes.count,
-        trainable_bytes=sum(p.nbytes for p in adapted.parameters() if p.requires_grad),
+        trainable_bytes=trainable,
         log=tuple(state.log_history),
         used=trainer.engine.consumption.so_far(),
         way=way,
