@@ -131,7 +131,7 @@ def test_every_budget_is_kept_to_together(home: Path, budget: tuple[str, str]) -
              "hours": bill["used_seconds"] / 3600}  # fmt: skip
     most = 1.0 if unit == "flops" else 1.5  # a busy machine may be slower than its clock says
     assert 0 < spent[unit] <= most * float(amount)
-    assert 1 < bill["steps"]
+    assert bill["steps"] > 1
     if unit == "flops":
         assert bill["ending"] == "the budget is spent"
 
@@ -283,6 +283,26 @@ def test_a_signal_stops_all_at_one_step_and_loses_nothing(
     assert (home / name / "checkpoints" / f"checkpoint-{made}").is_dir()
     trained(home, name, way, *LONG, "--resume")
     assert weights(home / name) == whole
+
+
+def test_another_number_of_processes_goes_on(home: Path) -> None:
+    own = ["--rho", "0.6", "--epochs", "2", "--published", "--save-every", "15"]
+    two = trained(home, "two", "processes", *own)
+    for name in ("checkpoints/checkpoint-40", "checkpoints/checkpoint-30", "model"):
+        shutil.rmtree(home / "two" / name, ignore_errors=True)
+    command = start(home, "two", None, *own, "--resume")
+    _, told = command.communicate(timeout=200)
+    assert command.returncode == 0, told[-3000:]
+    assert "a run of 2 processes goes on in 1: each accumulates 2 batches" in told
+    one = json.loads((home / "two" / "metrics.json").read_text())["bill"]
+    assert one["steps"] == two["steps"]
+    assert one["batches"] == two["batches"]
+    assert one["full_flops"] == two["full_flops"]
+    assert one["spent_flops"] <= 0.6 * one["plain_full_flops"]
+    refused = start(home, "two", None, *own, "--resume", "--processes", "3")
+    _, told = refused.communicate(timeout=100)
+    assert refused.returncode == 2
+    assert "steps of 2 batches" in told
 
 
 def test_what_a_user_can_mend_is_told_once(home: Path) -> None:

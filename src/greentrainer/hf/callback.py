@@ -361,7 +361,7 @@ class GreenCallback(TrainerCallback):
         saved = checkpoint.read(folder)
         checkpoint.require_fit(saved, engine.model, engine.budget, folder)
         checkpoint.require_order(saved, engine)
-        engine.load_state_dict(checkpoint.state_for(saved, engine.processes, folder))
+        engine.load_state_dict(checkpoint.state_for(saved, engine.processes))
         self._batches_seen = engine.ledger.batches
 
 

@@ -48,7 +48,7 @@ def bill_table(summary: dict[str, Any]) -> Table:
         remarks.append(f"ended: {bill['ending']}")
     if bill.get("verified_batches"):
         remarks.append(f"verified: {verified(bill)}")
-    if bill.get("exchanged_bytes"):
+    if bill.get("exchanged_bytes") and bill["full_exchanged_bytes"]:
         sent, whole = bill["exchanged_bytes"], bill["full_exchanged_bytes"]
         megabytes = (f"{one / 1e6:.2f}" for one in (sent, whole))
         table.add_row("gradients exchanged, MB", *megabytes, f"{sent / whole:.1%}")

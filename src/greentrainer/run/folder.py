@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from greentrainer.config import RunConfig
+from greentrainer.config import RunConfig, read
 from greentrainer.hf import last_whole
 from greentrainer.run.arguments import CHECKPOINTS
 
@@ -78,7 +78,10 @@ def open_folder(config: RunConfig) -> None:
     if config.overwrite and not config.resume:
         _remove(config.output_dir)
     config.output_dir.mkdir(parents=True, exist_ok=True)
-    config.model_copy(update={"overwrite": False}).save(config.output_dir / "config.yaml")
+    place = config.output_dir / "config.yaml"
+    before = read(place, {}) if config.resume and place.is_file() else config
+    kept = {"overwrite": False, "processes": before.processes}
+    config.model_copy(update=kept).save(place)
 
 
 def free_name(folder: Path) -> Path:

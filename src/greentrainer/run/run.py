@@ -55,6 +55,7 @@ from greentrainer.run.together import (
     own_log,
     placed,
     require_together,
+    same_steps,
     tell_launcher,
     together,
 )
@@ -109,9 +110,10 @@ def execute(config: RunConfig, console: Console, command: str | None = None) -> 
         require_folder(config)
         # what cannot be read is told before an earlier run is removed for it
         ready = prepare(config, console) if config.overwrite else None
+        typed, config = config, same_steps(config)
     with processes.agreed(), in_one_line(config):
         if processes.rank == 0:
-            open_folder(config)
+            open_folder(typed)
     own_log(config.output_dir, processes.rank)
     limit = arguments_of(config, examples=1).ddp_timeout
     with Vigil(processes, limit, partial(_end, config.output_dir)):

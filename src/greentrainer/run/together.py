@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from greentrainer.config import RunConfig
+from greentrainer.config import RunConfig, read
 from greentrainer.methods import METHODS
 from greentrainer.model import Alone, local_rank, on_this_machine, started
 from greentrainer.records import write_json
@@ -107,6 +107,32 @@ def placed(config: RunConfig, model: Any) -> RunConfig:
     if not config.bits and (parallel == "ddp" or not several or fits(model, 1)):
         model.to("cuda" if torch.cuda.is_available() else "cpu")
     return config.model_copy(update={"parallel": parallel})
+
+
+def same_steps(config: RunConfig) -> RunConfig:
+    """The configuration of a run that goes on, in steps of as many examples as it began with.
+
+    Raises ValueError where so many processes cannot make them.
+    """
+    place = config.output_dir / "config.yaml"
+    if not (config.resume and place.is_file()):
+        return config
+    before = read(place, {})
+    batches = before.count * before.accumulate
+    if before.count == config.count:
+        return config
+    if batches % config.count:
+        raise ValueError(
+            f"the run makes steps of {batches} batches ({before.count} processes x "
+            f"{before.accumulate}): resume with a number of processes that divides them"
+        )
+    warnings.warn(
+        f"a run of {before.count} processes goes on in {config.count}: each accumulates "
+        f"{batches // config.count} batches a step in place of {before.accumulate}, and sums are "
+        "made in another order",
+        stacklevel=2,
+    )
+    return config.model_copy(update={"accumulate": batches // config.count})
 
 
 def log_of(folder: Path, rank: int) -> Path:
