@@ -4,6 +4,7 @@ Start with `trace.py`.  The graph itself is a value (`types.CostGraph`); choosin
 """
 
 from greentrainer.cost.blank import faked, unseen
+from greentrainer.cost.exchange import Sizes, held_by_shard, sent_by_replicas, sent_by_shards
 from greentrainer.cost.flops import ATTENTION, FORMULAS, count_flops, flop_counter
 from greentrainer.cost.memory import MOMENTS, Memory, probe_memory, step_memory
 from greentrainer.cost.plain import foretold_of, graph_of, plain_foretold, plain_graph
@@ -21,6 +22,7 @@ __all__ = [
     "Foretold",
     "Memory",
     "Questions",
+    "Sizes",
     "added",
     "count_flops",
     "faked",
@@ -28,10 +30,13 @@ __all__ = [
     "foretold_of",
     "form_of",
     "graph_of",
+    "held_by_shard",
     "is_tracing",
     "plain_foretold",
     "plain_graph",
     "probe_memory",
+    "sent_by_replicas",
+    "sent_by_shards",
     "step_memory",
     "symbols",
     "trace",
