@@ -215,7 +215,9 @@ def steps(folder: Path) -> int:
     return len(path.read_text().splitlines()) if path.is_file() else 0
 
 
-LONG = ["--rho", "0.6", "--epochs", "6", "--passes", "all", "--save-every", "4"]
+LONG = ["--rho", "0.6", "--epochs", "6", "--passes", "all", "--save-every", "4",
+        "--set", "keep_activations=nothing"]  # fmt: skip
+"""What is kept is gone when a run resumes, and then costs are others."""
 
 
 @pytest.fixture(scope="module")

@@ -378,7 +378,8 @@ class AdaptiveBackprop(Course):
         if saved.selection is not None:
             if not self._controller.knows(saved.selection):
                 raise ValueError("engine state was written with other positions or prompts")
-            self._apply(saved.selection)
+            with self.processes.changing():
+                self._apply(saved.selection)
         self._bookkeeper.verifier.go_on(saved.verified)
         if self._steps is not None:
             self._steps.measured, self._steps.reading = saved.worth, saved.reading
