@@ -100,7 +100,20 @@ def _memory(value: Any) -> Any:
     return found
 
 
+def _processes(value: Any) -> Any:
+    if value == "auto":
+        return value
+    try:
+        found = _COUNT.validate_python(value)
+    except ValidationError:
+        found = 0
+    if found < 1:
+        raise ValueError("give a number from 1 upwards, or auto")
+    return found
+
+
 _BYTES = TypeAdapter(ByteSize)
+_COUNT = TypeAdapter(int)
 
 
 def _prompts(value: str) -> str:
@@ -231,7 +244,7 @@ class RunConfig(BaseModel):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     weight_decay: Amount = 0.01
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    processes: Literal["auto"] | Count = 1
+    processes: Annotated[Literal["auto"] | int, BeforeValidator(_processes)] = 1
     parallel: Literal["ddp", "fsdp", "auto"] = "auto"
     batch_size: Count = 4
     accumulate: Count = 1

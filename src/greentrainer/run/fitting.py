@@ -170,6 +170,8 @@ class Fitting:
     def total(self, updates: Updates, tail: Tail, names: Sequence[str]) -> int:
         """Bytes at the peak of a run that trains these tensors at most."""
         step = self._step(updates, tail, names)
+        if self.config.count > 1:  # replicas hold gradients once more, to send them
+            step = replace(step, gradients=2 * step.gradients)
         probe = 0
         if self.probes:
             largest = max(self._bytes([name]) for name in names)
