@@ -63,15 +63,10 @@ class Prober:
     def _measured(self, batches: list[Batch], names: Reached) -> dict[Tail, Importance]:
         """The importance of `names`, all processes' mean; what it cost is entered."""
         start = time.perf_counter()
-        measured: Mapping[Tail, Importance] = {
-            tail: dict.fromkeys(own, 0.0) for tail, own in passes_of(names).items()
-        }
-        if batches:  # not every process may have one
-            with self.bookkeeper.unobserved(), self.savings.probing():
-                measured = self._scores(batches, names)
-        mean, weight = self.processes.weighted, len(batches)
+        with self.bookkeeper.unobserved(), self.savings.probing():
+            measured = self._scores(batches, names)
         agreed: dict[Tail, Importance] = {
-            tail: dict(zip(own, mean(list(own.values()), weight), strict=True))
+            tail: dict(zip(own, self.processes.mean(list(own.values())), strict=True))
             for tail, own in measured.items()
         }
         flops = self.controller.probe_flops(batches, names)

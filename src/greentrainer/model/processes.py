@@ -122,7 +122,10 @@ class Together(Alone):
         return [value / total for value in summed]
 
     def part(self, count: int) -> int:
-        """As many for all: of a sharded model they make each pass together."""
+        """How many of so many passes this process makes, where they are dealt out: all as many.
+
+        Of a sharded model they make each together.
+        """
         return -(-count // self.count)
 
     def first(self, value: Any) -> Any:
@@ -184,10 +187,6 @@ class Replicas(Together):
         self.wrapper = wrapper
         self._bytes = 0
         self._hook: tuple[Callable[..., Any], Any] | None = None
-
-    def part(self, count: int) -> int:
-        """How many of so many passes this process makes, where they are dealt out."""
-        return len(range(self.rank, count, self.count))
 
     def pooled(self, own: Sequence[T]) -> list[T]:
         """What was measured on batches that were dealt out, in the order of one process."""
