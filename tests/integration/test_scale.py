@@ -259,8 +259,11 @@ def test_a_killed_process_ends_all_and_the_run_resumes_to_the_same_bits(
         state = json.loads((home / name / "run.json").read_text())
         assert state["status"] == "failed"
         assert f"process {rank} ended by SIGKILL" in state["error"]
-        trained(home, name, "processes", *LONG, "--resume")
+        bill = trained(home, name, "processes", *LONG, "--resume")
         assert weights(home / name) == whole
+        told = json.loads((home / "whole" / "metrics.json").read_text())["bill"]
+        for key in ("spent_flops", "exchanged_bytes", "batches"):
+            assert bill[key] == told[key], key
         assert losses(home / name) == losses(home / "whole")
 
 
@@ -285,6 +288,48 @@ def test_a_signal_stops_all_at_one_step_and_loses_nothing(
     assert (home / name / "checkpoints" / f"checkpoint-{made}").is_dir()
     trained(home, name, way, *LONG, "--resume")
     assert weights(home / name) == whole
+
+
+HANGING = """
+import os, time
+from greentrainer import cli
+from greentrainer.run import training
+
+plain, steps = training.RunTrainer.training_step, []
+
+def step(self, *args, **kwargs):
+    steps.append(1)
+    if len(steps) == 5 and os.environ["RANK"] == "1":
+        time.sleep(1000)
+    return plain(self, *args, **kwargs)
+
+training.RunTrainer.training_step = step
+cli.main()
+"""
+
+
+def test_a_hang_is_ended_by_a_time_limit_that_names_the_process(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "hanging.py").write_text(HANGING)
+    monkeypatch.setitem(WAYS, "hanging", ([*TORCHRUN, "hanging.py"], []))
+    command = start(home, "hanging", "hanging", "--rho", "0.6", "--set", "training.ddp_timeout=6")
+    _, told = command.communicate(timeout=200)
+    assert command.returncode != 0
+    assert "error: process 1 stands still for more than 6 seconds" in told
+    state = json.loads((home / "hanging" / "run.json").read_text())
+    assert state["status"] == "failed"
+    assert state["error"] == "process 1 stands still for more than 6 seconds"
+
+
+def test_a_launcher_that_is_killed_leaves_nobody_behind(home: Path) -> None:
+    command = start(home, "orphans", "processes", *LONG)
+    wait_for(lambda: steps(home / "orphans") > 3)
+    there = processes_of(command)
+    command.kill()
+    wait_for(lambda: not any(one.is_running() for one in there.values()), CLEAR_END)
+    state = json.loads((home / "orphans" / "run.json").read_text())
+    assert state["status"] == "failed"
 
 
 def test_another_number_of_processes_goes_on(home: Path) -> None:
