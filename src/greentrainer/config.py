@@ -74,6 +74,8 @@ MAY_DIFFER = frozenset(
         "watts",
         "carbon_intensity",
         "license",
+        "processes",
+        "parallel",
     }
 )
 """Keys that a resumed run may change."""
@@ -98,7 +100,20 @@ def _memory(value: Any) -> Any:
     return found
 
 
+def _processes(value: Any) -> Any:
+    if value == "auto":
+        return value
+    try:
+        found = _COUNT.validate_python(value)
+    except ValidationError:
+        found = 0
+    if found < 1:
+        raise ValueError("give a number from 1 upwards, or auto")
+    return found
+
+
 _BYTES = TypeAdapter(ByteSize)
+_COUNT = TypeAdapter(int)
 
 
 def _prompts(value: str) -> str:
@@ -144,6 +159,10 @@ class RunConfig(BaseModel):
     carbon_schedule: CSV file of times and grams of CO2 a kWh: more is then spent where less is
         emitted, within the same budget.
     data_seed: of which examples are used where there are limits.
+    processes: that train together, or auto: one for each GPU (docs/scale.md).
+    parallel: ddp: each process holds the model; fsdp: its part of it (FSDP2); auto: the latter on
+        GPUs where weights, gradients and moments do not fit one.
+    batch_size: examples a batch of each process.
     max_length: tokens of prompt and completion together; longer prompts are cut.
     pad_multiple: batches are padded to a multiple of so many tokens; when None, to the next of few
         lengths, by less than an eighth; or to a multiple of 64 where activations are kept.
@@ -227,6 +246,8 @@ class RunConfig(BaseModel):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     weight_decay: Amount = 0.01
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    processes: Annotated[Literal["auto"] | int, BeforeValidator(_processes)] = 1
+    parallel: Literal["ddp", "fsdp", "auto"] = "auto"
     batch_size: Count = 4
     accumulate: Count = 1
     max_length: Annotated[int, Field(ge=8)] = 512
@@ -317,6 +338,11 @@ class RunConfig(BaseModel):
     def bits(self) -> Literal[4, 8] | None:
         """Of the base's weights, where they are few."""
         return 4 if self.load_in_4bit else 8 if self.load_in_8bit else None
+
+    @property
+    def count(self) -> int:
+        """How many processes train; 1 before it is known what `auto` comes to."""
+        return 1 if self.processes == "auto" else self.processes
 
     @property
     def budget(self) -> tuple[Unit, float]:

@@ -5,7 +5,7 @@ Start with `budget.py`.  Choosing what to spend it on is the engine's.
 
 from greentrainer.budget.budget import Budget, Cost, Terms
 from greentrainer.budget.calibrate import DECIDING, device_name, set_clock, trials_of
-from greentrainer.budget.clock import Clock, load_clock
+from greentrainer.budget.clock import Clock, load_clock, slowest
 from greentrainer.budget.spending import SLACK, TIMED_SLACK, SpendingPlan
 from greentrainer.budget.units import CostUnit
 
@@ -22,5 +22,6 @@ __all__ = [
     "device_name",
     "load_clock",
     "set_clock",
+    "slowest",
     "trials_of",
 ]

@@ -85,12 +85,10 @@ class Budget:
         """Whether it is counted in seconds or their worth."""
         return self.unit in ("hours", "kwh", "co2_grams") or self.cost == "seconds"
 
-    def require_course(self, batches: int | None, processes: int) -> None:
-        """Raise ValueError if so many batches, in so many processes, cannot be held to it."""
+    def require_course(self, batches: int | None) -> None:
+        """Raise ValueError if so many batches cannot be held to it."""
         if self.unit != "rho" and batches is None:
             raise ValueError(f"a budget in {self.unit} takes total_batches: say how many")
-        if (self.timed or self.unit != "rho") and processes > 1:
-            raise ValueError(f"{self} is for one process: with several give a rho of flops")
 
     def terms(
         self,
@@ -100,17 +98,20 @@ class Budget:
         consumption: Consumption,
         ledger: Ledger,
         fixed: bool = False,
+        processes: int = 1,
     ) -> "Terms":
         """What it comes to.  clock: for a timed one.  sample: the graph of a plain batch.
 
         fixed: a rho is a share of plain full fine-tuning of the whole run, however few of its
             batches are trained on.
+        processes: that spend it: each has its part of the FLOPs, and all have the same time.
         """
         batches = spending.total_batches or 1
         known = self.whole_flops if isinstance(self.whole_flops, int) else None
-        flops = known or batches * sample.full_flops
+        flops = known // processes if known else batches * sample.full_flops
         plain = Plain(sample, batches, flops, known is not None, spending.accumulate)
-        cost_unit = self._cost_unit(clock, plain, consumption, fixed)
+        own = replace(self, amount=self.amount / processes) if self.unit == "flops" else self
+        cost_unit = own._cost_unit(clock, plain, consumption, fixed)
         return Terms(self, cost_unit, cost_unit.spent(ledger))
 
     def _cost_unit(
@@ -128,7 +129,7 @@ class Budget:
         if self.unit == "rho":
             total = NANO * self.amount * whole if fixed else None
             return Timed(own, plain.graph, left, total, NANO * whole, plain.known)
-        seconds = consumption.used().seconds + left()
+        seconds = consumption.so_far().seconds + left()
         return Timed(
             own, plain.graph, lambda: seconds - left(), NANO * seconds, NANO * whole, plain.known
         )
@@ -143,12 +144,12 @@ class Budget:
         if self.unit == "rho":
             if batches is None:
                 return lambda _full, _watts: math.inf
-            return lambda full, _watts: self.amount * full * batches - consumption.used().seconds
+            return lambda full, _watts: self.amount * full * batches - consumption.so_far().seconds
         return lambda _full, watts: self._left(watts, consumption)()
 
     def _left(self, watts: float, consumption: Consumption) -> Callable[[], float]:
         """For how many more seconds what is left will last; of a rho the seconds used so far."""
-        used = consumption.used
+        used = consumption.so_far
         if self.unit == "rho":
             return lambda: used().seconds
         if self.unit == "hours":

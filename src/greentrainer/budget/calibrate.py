@@ -50,6 +50,7 @@ def set_clock(
     whole: CostGraph,
     consumption: Consumption,
     lasting: Callable[[float, float], float] = lambda _full, _watts: math.inf,
+    agreed: Callable[[Any], Any] = lambda value: value,
 ) -> tuple[Clock, list[Entry]]:
     """The clock of this model on this device, and what setting it took.
 
@@ -58,6 +59,7 @@ def set_clock(
         power in watts.  Where `DECIDING` of it does not pay for all passes, each is made once; if
         that is too much too, all work is taken to go as fast as in the first pass, and the clock
         is of no use to another run (its `tokens` are 0).
+    agreed: what all processes take for how often passes are made.
 
     Weights, gradients, optimizer state, buffers, modes and random streams stay as they were.
     """
@@ -75,7 +77,7 @@ def set_clock(
     once = sum(rough.passes(work_of(trial.graph, trial.names)) for trial in trials)
     allowed = DECIDING * lasting(rough.seconds(whole), _watts(consumption, before))
     allowed -= time.perf_counter() - start + once * len(warming) / len(trials)
-    repeats = next((n for n in range(REPEATS, 0, -1) if n * once <= allowed), 0)
+    repeats = agreed(next((n for n in range(REPEATS, 0, -1) if n * once <= allowed), 0))
     if repeats:
         for trial in warming:
             _timed(model, batch, loss_fn, trial, 1)

@@ -126,6 +126,13 @@ class Clock:
         write_json(path, asdict(self))
 
 
+def slowest(clocks: Sequence[Clock]) -> Clock:
+    """Of processes that wait for one another: the lowest pace of each kind, and all their watts."""
+    rates = ("forward", "weight", "activation", "update", "plain", "deviation")
+    own = {name: max(getattr(clock, name) for clock in clocks) for name in rates}
+    return replace(clocks[0], **own, watts=sum(clock.watts for clock in clocks))
+
+
 def load_clock(path: Path) -> Clock:
     """Read a saved clock.  Raises ValueError for a file that holds none."""
     try:

@@ -13,6 +13,8 @@ from greentrainer.cli.options import (
     Epochs,
     MaxLength,
     Model,
+    Parallel,
+    Processes,
     PromptFormat,
     Rho,
     Set,
@@ -34,6 +36,11 @@ def plan(
     train_limit: TrainLimit = None,
     bf16: Bf16 = None,
     rho: Rho = None,
+    processes: Processes = None,
+    parallel: Parallel = None,
+    bandwidth: Annotated[
+        float | None, typer.Option(help="GB a second that each of several processes sends")
+    ] = None,
     probe: Annotated[
         bool, typer.Option(help="measure what a budget could be spent on; reads the weights")
     ] = False,
@@ -43,7 +50,7 @@ def plan(
     set_: Set = None,
 ) -> None:
     """What each budget buys, from the configuration alone; with --probe, from the task's rows."""
-    apart = ("json_", "picture", "calibrate", "set_", "probe")
+    apart = ("json_", "picture", "calibrate", "set_", "probe", "bandwidth")
     flags = {k: v for k, v in locals().items() if k not in ("apart", *apart)}
     from greentrainer.config import read, settings
 
@@ -61,6 +68,7 @@ def plan(
     from greentrainer.report import plan_head, plan_tables, write_plan
 
     planner = Planner(asked, padded=not {"task", "tasks"} & asked.model_fields_set)
+    planner.bandwidth = bandwidth and 1e9 * bandwidth
     if calibrate:
         planner.calibrate()
     else:

@@ -1,7 +1,9 @@
 """The command line's way in: what a user can mend is one line on standard error."""
 
+import os
 import signal
 import sys
+import traceback
 import warnings
 from typing import Any
 
@@ -15,8 +17,29 @@ COMMANDS = (train, look, use, pages, checkpoint)
 
 
 def main() -> None:
-    """Run a command; what a user can mend is one line on standard error, exit code 2."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Run a command; what a user can mend is one line on standard error, exit code 2.
+
+    One of several processes that ends otherwise than well goes at once: what waits for the others
+    cannot be taken down in good order.
+    """
+    try:
+        _run()
+    except BaseException as leave:
+        code = leave.code if isinstance(leave, SystemExit) else 1
+        if "RANK" not in os.environ or not code:
+            raise
+        if not isinstance(leave, SystemExit):
+            traceback.print_exc()
+            _tell_launcher(" ".join(f"{type(leave).__name__}: {leave}".split())[:500])
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
+
+
+def _run() -> None:
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     warnings.formatwarning = _warned
     try:
         sys.exit(app(standalone_mode=False) or 0)  # what a typer.Exit holds is returned
@@ -36,5 +59,16 @@ def _warned(message: Any, *_: Any, **__: Any) -> str:
 
 
 def _refuse(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    """Say it: one of several processes in its own log, and to the launcher."""
+    told = " ".join(message.split())
+    _tell_launcher(told)
+    if "GREENTRAINER_LAUNCHED" not in os.environ and os.environ.get("RANK", "0") == "0":
+        print(f"error: {told}", file=sys.stderr)
     sys.exit(2)
+
+
+def _tell_launcher(told: str) -> None:
+    if "RANK" in os.environ:
+        from greentrainer.run import tell_launcher
+
+        tell_launcher(told)

@@ -43,10 +43,16 @@ Published = Annotated[
     bool | None, typer.Option("--published", help="tensors alone, at every step, as in the paper")
 ]
 LearningRate = Annotated[float | None, typer.Option(help="peak learning rate of AdamW")]
-BatchSize = Annotated[int | None, typer.Option(help="examples a batch")]
+BatchSize = Annotated[int | None, typer.Option(help="examples a batch, of each process")]
 BatchSizeOrAuto = Annotated[
     str | None,
-    typer.Option("--batch-size", help="examples a batch; auto: as many as fit the memory"),
+    typer.Option("--batch-size", help="examples a batch of each process; auto: as many as fit"),
+]
+Processes = Annotated[
+    str | None, typer.Option(help="that train together; auto: one for each GPU (docs/scale.md)")
+]
+Parallel = Annotated[
+    str | None, typer.Option(help="ddp: each holds the model; fsdp: a part of it; auto")
 ]
 Revision = Annotated[str | None, typer.Option(help="of a model on the hub: branch, tag or commit")]
 MaxLength = Annotated[int | None, typer.Option(help="tokens of prompt and completion together")]

@@ -1,5 +1,6 @@
 """The application that commands are added to, and how they speak to the terminal."""
 
+import os
 import shlex
 import sys
 from typing import Any
@@ -45,6 +46,6 @@ def quiet_console() -> Any:
     from greentrainer.records import quieten, tell
 
     quieten()
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0")
     tell(console)
     return console

@@ -1,5 +1,6 @@
 """Commands that train a model, or judge one."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,9 +36,11 @@ from greentrainer.cli.options import (
     Model,
     OutputDir,
     Overwrite,
+    Parallel,
     Passes,
     Patience,
     ProbeBatches,
+    Processes,
     PromptFormat,
     Prompts,
     Published,
@@ -100,6 +103,8 @@ def train(
     published: Published = None,
     learning_rate: LearningRate = None,
     batch_size: BatchSizeOrAuto = None,
+    processes: Processes = None,
+    parallel: Parallel = None,
     max_length: MaxLength = None,
     seed: Seed = None,
     output_dir: OutputDir = None,
@@ -141,11 +146,14 @@ def train(
 
         asked = fitting(asked, console)
     from greentrainer.report import bill_table
-    from greentrainer.run import execute, rehearse
+    from greentrainer.run import execute, launch, rehearse, wanted
 
+    count = wanted(asked)
     if dry_run:
-        rehearse(asked, console)
+        rehearse(asked.model_copy(update={"processes": count}), console)
         return
+    if count > 1:
+        raise typer.Exit(launch(asked, count, sys.argv[1:]))
     summary = execute(asked, console, typed())
     console.print(bill_table(summary))
     finish(summary)

@@ -4,6 +4,7 @@ Start with `trace.py`.  The graph itself is a value (`types.CostGraph`); choosin
 """
 
 from greentrainer.cost.blank import faked, unseen
+from greentrainer.cost.exchange import Sizes, held_by_shard, sent_by_replicas, sent_by_shards
 from greentrainer.cost.flops import ATTENTION, FORMULAS, count_flops, flop_counter
 from greentrainer.cost.memory import (
     MOMENTS,
@@ -28,6 +29,7 @@ __all__ = [
     "Foretold",
     "Memory",
     "Questions",
+    "Sizes",
     "added",
     "count_flops",
     "faked",
@@ -35,12 +37,15 @@ __all__ = [
     "foretold_of",
     "form_of",
     "graph_of",
+    "held_by_shard",
     "is_tracing",
     "pass_memory",
     "plain_foretold",
     "plain_graph",
     "probe_memory",
     "rows_that_fit",
+    "sent_by_replicas",
+    "sent_by_shards",
     "step_memory",
     "symbols",
     "trace",

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from greentrainer.energy.meter import JOULES_PER_KWH, WORLD_INTENSITY, Estimate
 
@@ -132,6 +133,9 @@ class Consumption:
     """What has been used since this was made, and before it by the run that is resumed.
 
     joules: as a meter shows since about then.  intensity: of the grid, now and to come.
+
+    Of several processes each counts its own; `agree` adds up, and between two calls of it time
+    stands still for all that asks what was used `so_far`: so all see the same.
     """
 
     joules: Callable[[], float] = field(default_factory=lambda: Estimate().joules)
@@ -139,6 +143,7 @@ class Consumption:
     clock: Callable[[], float] = time.time
     before: Used = NOTHING
     _grams: float = 0.0
+    _agreed: tuple[Used, float] | None = None
 
     def __post_init__(self) -> None:
         self._start, self._shown, self._at = time.monotonic(), self.joules(), self.clock()
@@ -156,19 +161,40 @@ class Consumption:
             self.before.grams + self._grams,
         )
 
-    def go_on(self, used: Used) -> None:
-        """After the run that had used so much."""
-        self.before = used
+    def agree(self, every: Callable[[Any], Sequence[Any]]) -> None:
+        """Joules and grams of all processes together, seconds of the slowest.
+
+        every: tells a value to all; what they have, in the order of their ranks.
+        """
+        found = every((self.used(), self.clock()))
+        used = [one for one, _ in found]
+        together = Used(
+            max(one.seconds for one in used),
+            sum(one.joules for one in used),
+            sum(one.grams for one in used),
+        )
+        self._agreed = together, max(when for _, when in found)
+
+    def so_far(self) -> Used:
+        """What was used: as the processes last agreed, of one alone up to now."""
+        return self.used() if self._agreed is None else self._agreed[0]
+
+    def go_on(self, used: Used, first: bool = True) -> None:
+        """After the run that had used so much.  first: of several processes, which add it up."""
+        self.before = used if first else Used(used.seconds)
 
     @property
     def moves(self) -> bool:
         """Whether the intensity is still to change."""
-        return self.intensity.times[-1] > self.clock()
+        return self.intensity.times[-1] > self._now()
 
     def lasts(self, amount: float) -> float:
         """Seconds from now in which the intensity's integral comes to an amount."""
-        return self.intensity.lasts(self.clock(), amount)
+        return self.intensity.lasts(self._now(), amount)
 
     def tilt(self, seconds: float) -> float:
         """By how much more than on average to spend now, where so many seconds are to come."""
-        return self.intensity.tilt(self.clock(), seconds)
+        return self.intensity.tilt(self._now(), seconds)
+
+    def _now(self) -> float:
+        return self.clock() if self._agreed is None else self._agreed[1]

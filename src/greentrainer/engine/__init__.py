@@ -10,8 +10,10 @@ from greentrainer.engine.graph_cache import GraphCache
 from greentrainer.engine.hollow import hollow
 from greentrainer.engine.state import STATE_VERSION
 from greentrainer.engine.traces import Traces
+from greentrainer.engine.worth_probe import FEW
 
 __all__ = [
+    "FEW",
     "PROBE_SHARE",
     "STATE_VERSION",
     "AdaptiveBackprop",

@@ -45,6 +45,7 @@ class Bookkeeper:
         trained.
     price: called then with the graph and the model's arguments; what the batch costs.
     after_forward: called when the forward pass is over, however it ends, and before the next.
+    exchanged: tells bytes of gradients that were given to other processes since it was last asked.
 
     `verifier` holds what is entered against what is executed.
     """
@@ -57,8 +58,9 @@ class Bookkeeper:
         before_batch: Callable[[CostGraph], None],
         price: Callable[[CostGraph, Mapping[str, Any]], Price],
         after_forward: Callable[[], None] = lambda: None,
+        exchanged: Callable[[], int] = lambda: 0,
     ) -> None:
-        self.model, self.graphs = model, graphs
+        self.model, self.graphs, self.exchanged = model, graphs, exchanged
         self.before_batch, self.price, self.after_forward = before_batch, price, after_forward
         self.ledger = Ledger()
         self.verifier = Verifier(lambda: self.ledger)
@@ -168,6 +170,8 @@ class Bookkeeper:
     def _after_step(self, *_: Any) -> None:
         self.between_steps = True
         self._tick()
+        if given := self.exchanged():
+            self.ledger.amend(exchanged_bytes=given)
 
     @property
     def _device(self) -> torch.device:

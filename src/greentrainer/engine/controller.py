@@ -71,7 +71,7 @@ class Controller:
         total = self.cost_unit.total
         if total is None or self.plan.total_batches is None:
             return self.plan
-        done = self.cost_unit.full(self.ledger.full_flops, self.ledger.batches)
+        done = self._books()[1]
         return replace(self.plan, rho=total / (done + self._ahead(done)))
 
     def _ahead(self, done: float) -> float:
@@ -131,15 +131,16 @@ class Controller:
         return self.savings.expected(graph, left, standing)
 
     def _books(self) -> list[float]:
-        """What was spent so far, and what full fine-tuning would have spent."""
+        """What was spent so far, what full fine-tuning would have, and what the last probe took."""
         batches, cost_unit = self.ledger.batches, self.cost_unit
         full = cost_unit.full(self.ledger.full_flops, batches)
-        return list(self.processes.mean([cost_unit.spent(self.ledger), full]))
+        probe = cost_unit.last_probe(self.ledger)
+        return list(self.processes.mean([cost_unit.spent(self.ledger), full, probe]))
 
     def rate(self, reserve: float = 0.0) -> float:
         """Share of full fine-tuning that the next batches may cost, with `reserve` kept."""
         batches = self.ledger.batches
-        spent, full = self._books()
+        spent, full, _ = self._books()
         mean = full / batches if batches else self.full_cost
         if self.cost_unit.total is not None:
             mean = self._ahead(full) / max(1, (self.plan.total_batches or 0) - batches) or mean
@@ -177,7 +178,7 @@ class Controller:
         What the probes still to come will cost, each as much as the last, is kept.
         """
         probes = self.plan.probes_left(self.ledger.batches)
-        return self.rate(self.cost_unit.last_probe(self.ledger) * probes) * self.full_cost
+        return self.rate(self._books()[2] * probes) * self.full_cost
 
     # For a run that chooses its number of steps
 
@@ -187,13 +188,15 @@ class Controller:
 
     def spent_and_full(self) -> tuple[float, float]:
         """What was spent so far, and what full fine-tuning would have spent."""
-        spent, full = self._books()
+        spent, full, _ = self._books()
         return spent, full
 
     def mean_ahead(self, asked: int) -> float:
-        """Plain full fine-tuning of an average batch to come, of so many in all."""
-        batches = self.ledger.batches
-        done = self.cost_unit.full(self.ledger.full_flops, batches)
+        """Plain full fine-tuning of an average batch to come, of so many in all.
+
+        Where there are several processes, all ask, as for all that comes from their books.
+        """
+        batches, done = self.ledger.batches, self._books()[1]
         ahead = self.cost_unit.whole - done
         if self.cost_unit.known and ahead > 0 and asked > batches:
             return ahead / (asked - batches)
@@ -221,17 +224,21 @@ class Controller:
         return spared + whole.backward_flops(chosen.names) - own.backward_flops(chosen.names)
 
     def probe_batches(self, given: list[Batch]) -> int:
-        """How many of the given batches this probe's part of `PROBE_SHARE` pays for."""
-        total = self.plan.total_batches
+        """How many of the given batches this probe's part of `PROBE_SHARE` pays for.
+
+        Of all that the processes were given, where there are several.
+        """
+        total, count = self.plan.total_batches, self.processes.count
         if total is None:
-            return len(given)
+            return count * len(given)
         bases = self.bases()
         narrow = [basis for basis in bases if basis.tail == bases[0].tail]
         names = self._affordable(narrow, self.spending.rho)
         one = self.probe_cost(given[:1], names)
         probes = 1 + self.plan.probes_left(0)
         allowed = PROBE_SHARE * self.spending.rho * total * self.full_cost / probes
-        return max(1, min(len(given), int(allowed / one))) if one else len(given)
+        most = count * len(given)
+        return max(1, min(most, int(count * allowed / one))) if one else most
 
     def reachable(self, probe: list[Batch], current: Selection | None) -> Reached:
         """Tensors worth probing: those that an affordable selection may hold.
@@ -310,8 +317,9 @@ class Controller:
         return self._of_probe(probe, names, lambda graph: graph)
 
     def probe_cost(self, probe: list[Batch], names: Reached) -> int:
-        """The same in the run's unit of cost, forward and backward together."""
-        return sum(self._of_probe(probe, names, self.cost_unit.price))
+        """The same in the run's unit of cost, both passes together: the mean of all processes."""
+        own = sum(self._of_probe(probe, names, self.cost_unit.price))
+        return round(self.processes.mean([own])[0]) if self.processes.count > 1 else own
 
     def _of_probe(
         self, probe: list[Batch], names: Reached, price: Callable[[CostGraph], CostGraph]
@@ -359,7 +367,7 @@ class Controller:
         met so far.
         """
         graph = basis.graph
-        spent, full = self._books()
+        spent, full, _ = self._books()
         rho = self.spending.rho
         room = rho * full - spent
 

@@ -5,11 +5,13 @@ What `AdaptiveBackprop` is asked for by loops and Trainers that let it end the r
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
+from greentrainer.energy import Consumption
 from greentrainer.engine.chooser import Selector
-from greentrainer.engine.controller import Controller
+from greentrainer.engine.controller import BALANCING, Controller
 from greentrainer.engine.steps import Steps
 from greentrainer.engine.worth_probe import WorthProbe
 from greentrainer.model import Alone
@@ -29,7 +31,11 @@ class Course(ABC):
     _steps: Steps | None
     _controller: Controller
     _worth: WorthProbe
+    _ended: str | None = None
+    _together: float = 0.0
     history: list[dict[str, Any]]
+    processes: Alone
+    consumption: Consumption
 
     @property
     @abstractmethod
@@ -50,8 +56,12 @@ class Course(ABC):
         measured = self._worth.measure(given, steps)
         if measured is not None:
             steps.measured = measured
+        self._meet()
         start = time.perf_counter()
-        chosen = steps.choose()
+        with self.processes.agreed():
+            found = steps.choose()
+        chosen: Selection = self.processes.first(found)
+        self._agree()
         self._apply(chosen)
         seconds = time.perf_counter() - start
         self.ledger.add(Entry("select", seconds=seconds))
@@ -76,6 +86,41 @@ class Course(ABC):
             top = top_layers(basis.graph, budget)
             self._apply(replace(top, tail=chosen.tail, part=chosen.part))
 
+    def _fit_together(self, graph: CostGraph, chosen: Selection, steps: Steps) -> None:
+        """The same where several processes each have a batch at hand: their mean has to fit.
+
+        What is trained is the first one's choice, made smaller until it fits for all together.
+        """
+        self._meet()
+        each = self._controller.plan.accumulate
+        basis = self._controller.of_last(graph, chosen.tail)
+        left, mean = self._controller.left() / each, self.processes.mean
+
+        def told(names: Iterable[str]) -> float:
+            return mean([basis.graph.forward_flops + basis.graph.backward_flops(names)])[0]
+
+        if told(chosen.names) <= left:
+            return
+        room = left - mean([basis.graph.forward_flops])[0]
+        for share in BALANCING:
+            budget = max(share * room, basis.least)
+            top = self.processes.first(top_layers(basis.graph, budget))
+            if told(top.names) <= left or share == BALANCING[-1]:
+                break
+        with self.processes.changing():
+            self._apply(replace(top, tail=chosen.tail, part=chosen.part))
+
+    def _meet(self) -> None:
+        """Where there are several processes, let all know what was used up to now."""
+        if self.processes.count > 1:
+            self.consumption.agree(self.processes.every)
+
+    def _agree(self) -> None:
+        """All plan for as many batches as the first process."""
+        plan = self._controller.plan
+        total = self.processes.first(plan.total_batches)
+        self._controller.plan = replace(plan, total_batches=total)
+
     @property
     def chooses_steps(self) -> bool:
         """Whether the number of steps is chosen."""
@@ -89,22 +134,31 @@ class Course(ABC):
     @property
     def finished(self) -> bool:
         """Whether no further step is to be made (`steps="choose"`)."""
-        if self._steps is None or self.selection is None:
-            return False
-        return self._steps.ending(self.selection) is not None
+        return self.ending is not None
 
     @property
     def rho_spent(self) -> float:
-        """Share of full fine-tuning that was spent: of the batches so far, or of all asked for."""
-        if self._steps is None:
-            return self.ledger.rho_spent
-        return self._steps.spent_share
+        """Share of full fine-tuning that was spent: of the batches so far, or of all asked for.
+
+        By several processes together, as of the last `after_step`.
+        """
+        if self.processes.count > 1:
+            return self._together
+        return self._own_share
+
+    @property
+    def _own_share(self) -> float:
+        """What this process spent of its own part."""
+        return self.ledger.rho_spent if self._steps is None else self._steps.spent_share
 
     @property
     def ending(self) -> str | None:
-        """Why a run that chooses its steps has made its last; None while it has not."""
-        if self._steps is None or self.selection is None:
-            return None
+        """Why a run that chooses its steps has made its last; None while it has not.
+
+        Of several processes it is told by `after_step`.
+        """
+        if self._steps is None or self.selection is None or self.processes.count > 1:
+            return self._ended
         return self._steps.ending(self.selection)
 
     @property
@@ -114,18 +168,28 @@ class Course(ABC):
         return min(1.0, self.ledger.batches / planned) if planned else 0.0
 
     def after_step(self) -> None:
-        """After each optimizer step of a run that chooses its steps: plan for what is left."""
+        """After each optimizer step of a run that chooses its steps: plan for what is left.
+
+        Several processes call it in any run.
+        """
+        self._meet()
         if self._steps is not None and self.selection is not None:
             self._steps.replan(self.selection)
+            self._agree()
+            if self.processes.count > 1:
+                self._ended = self.processes.first(self._steps.ending(self.selection))
+        self._share_out()
+
+    def _share_out(self) -> None:
+        """Where there are several processes, let all know what they spent together."""
+        if self.processes.count > 1 and self.ledger.batches:
+            full = self.ledger.full_flops if self._steps is None else 1.0
+            self._together = self.processes.weighted([self._own_share], full)[0]
 
 
-def require_choice(
-    total: int | None, metric: str, selector: Selector, processes: Alone | None
-) -> None:
+def require_choice(total: int | None, metric: str, selector: Selector) -> None:
     """Raise ValueError where the number of steps cannot be chosen."""
     if total is None:
         raise ValueError("steps are chosen in a run of known length: pass total_batches")
     if metric != "first_order" or selector is not select:
         raise ValueError("steps are chosen by first_order importance and the exact selector")
-    if processes is not None and processes.count > 1:
-        raise ValueError("steps are chosen in one process: with several pass steps='all'")

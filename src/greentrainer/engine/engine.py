@@ -31,6 +31,7 @@ from greentrainer.budget import (
     Budget,
     Clock,
     SpendingPlan,
+    slowest,
 )
 from greentrainer.energy import Consumption
 from greentrainer.engine.chooser import Basis, Chooser, Selector
@@ -125,7 +126,7 @@ class AdaptiveBackprop(Course):
     ) -> None:
         chooses = steps == "choose"
         if chooses:
-            require_choice(total_batches, metric, selector, processes)
+            require_choice(total_batches, metric, selector)
         elif prompts != "whole":
             raise ValueError("prompts are read in part where steps are chosen: pass steps='choose'")
         parts = [part for part in parts_of(prompts) if part is not None]
@@ -163,7 +164,7 @@ class AdaptiveBackprop(Course):
             )  # fmt: skip
             self._worth = WorthProbe(
                 model, optimizer, loss_fn, self.graph.tensors, self._bookkeeper, self._savings,
-                self._controller,
+                self._controller, self.processes,
             )  # fmt: skip
         except BaseException:
             self.close()
@@ -180,20 +181,18 @@ class AdaptiveBackprop(Course):
         """
         with self._savings.at(None):
             self.budget = budget = self.budget.told(self.graphs)
-        budget.require_course(self.spending.total_batches, self.processes.count)
+        budget.require_course(self.spending.total_batches)
+        self._meet()
         if budget.timed:
-            given = budget.clock
-            suits = given is not None and given.suits(tokens_of(sample_batch)[1])
-            lasting = budget.lasting(self.consumption, self.spending.total_batches)
-            self.clock = (
-                given if suits
-                else self._made.set_clock(sample_batch, self.consumption, lasting)
-            )  # fmt: skip
+            self.clock = self._clock_for(budget, sample_batch)
+            self._meet()
         chooses = steps == "choose"
         made = self._made
         terms = budget.terms(
-            self.clock, made.whole, self.spending, self.consumption, self.ledger, fixed=chooses
-        )
+            self.clock, made.whole, self.spending, self.consumption, self.ledger, fixed=chooses,
+            processes=self.processes.count,
+        )  # fmt: skip
+        terms = replace(terms, spent=self.processes.mean([terms.spent])[0])
         self.spending = replace(self.spending, rho=min(1.0, terms.share))
         self._controller = Controller(
             self.spending, made.samples, made.samples_read, made.whole, self.graphs,
@@ -206,8 +205,22 @@ class AdaptiveBackprop(Course):
             fresh = min(fresh or total, total)
             self._steps = Steps(self._controller, total, fresh, prompts=prompts)
             smallest *= self.spending.accumulate / total  # one step will do
-        terms.require(smallest, greatest)
+        terms.require(*self.processes.mean([smallest, greatest]))
         return terms.rho
+
+    def _clock_for(self, budget: Budget, sample_batch: Batch) -> Clock:
+        """One set before that suits such batches, or a new one: the slowest process's."""
+        given: Clock | None = self.processes.first(budget.clock)
+        size = tokens_of(sample_batch)[1]
+        if given is not None and self.processes.first(given.suits(size)):
+            return given
+        lasting = budget.lasting(self.consumption, self.spending.total_batches)
+
+        def for_all(full: float, watts: float) -> float:
+            return lasting(full, sum(self.processes.every(watts)))
+
+        own = self._made.set_clock(sample_batch, self.consumption, for_all)
+        return slowest(self.processes.every(own))
 
     def _corrected(self, ratio: float) -> None:
         """Graphs were found to tell wrong: from now on so much is spent for each FLOP they tell.
@@ -273,15 +286,17 @@ class AdaptiveBackprop(Course):
         if not given:
             raise ValueError("no batch to measure importance on: pass at least one to reselect")
         self._freezer.wake()
-        if self._steps is not None:
-            return self._choose_steps(given, self._steps)
+        self._meet()
         with self.processes.changing():
+            if self._steps is not None:
+                return self._choose_steps(given, self._steps)
             if self._chooser.measures:
                 shares = self.budget.unit == "rho" and not self.budget.timed
                 needed = shares and not self._chooser.importance
                 found = self._prober.probe(given, self.selection, needed)
                 if found is not None:
                     self._chooser.importance = found
+                self._meet()
             return self._choose(self._controller.bases(), self._controller.allowance(), asked=True)
 
     def prepare(self, probe_batches: Callable[[], Iterable[Batch]]) -> None:
@@ -289,9 +304,11 @@ class AdaptiveBackprop(Course):
 
         A loop in one process may do without: there the run is kept on course by itself.
         """
+        plans = self._steps is None and self.processes.count > 1
         if self.due:
             self.reselect(probe_batches())
-        elif self.processes.count > 1 and self.selection and self._chooser.ready:
+        elif plans and self.selection and self._chooser.ready:
+            self._meet()
             bases = self._controller.bases()
             allowance = self.processes.first(self._course(self.selection, bases))
             if allowance is not None:
@@ -307,7 +324,14 @@ class AdaptiveBackprop(Course):
             return loss_of(self.model, batch, self.loss_fn)
 
     def batch(self, batch: Batch) -> AbstractContextManager[None]:
-        """A context in which all forward passes belong to the loss of this batch."""
+        """A context in which all forward passes belong to the loss of this batch.
+
+        Several processes that choose their steps need it around each, to fit the last to what is
+        left.
+        """
+        several = self.processes.count > 1 and self.between_steps
+        if several and self._steps is not None and self.selection is not None:
+            self._fit_together(self.graphs.of_batch(batch), self.selection, self._steps)
         return self._bookkeeper.one_batch(batch, self._freezer.hold)
 
     def add_within(self, flops: int, batches: int = 1) -> None:
@@ -327,7 +351,7 @@ class AdaptiveBackprop(Course):
         return State(
             self.budget,
             self.clock,
-            self.consumption.used(),
+            self.consumption.so_far(),
             self.trainable,
             self.selection,
             self._chooser.importance,
@@ -345,7 +369,8 @@ class AdaptiveBackprop(Course):
         """
         saved = State.of(state)
         saved.require_fit(self.budget, self.trainable)
-        self.consumption.go_on(saved.used)
+        self.consumption.go_on(saved.used, self.processes.rank == 0)
+        self._meet()
         self.ledger.load_state_dict(saved.ledger)
         self._chooser.importance = dict(saved.importance)
         self.history = list(saved.history)
@@ -353,11 +378,13 @@ class AdaptiveBackprop(Course):
         if saved.selection is not None:
             if not self._controller.knows(saved.selection):
                 raise ValueError("engine state was written with other positions or prompts")
-            self._apply(saved.selection)
+            with self.processes.changing():
+                self._apply(saved.selection)
         self._bookkeeper.verifier.go_on(saved.verified)
         if self._steps is not None:
             self._steps.measured, self._steps.reading = saved.worth, saved.reading
             self.after_step()
+        self._share_out()
 
     def close(self) -> None:
         """Make everything trainable again and leave the model as it came; once is enough."""
@@ -377,7 +404,9 @@ class AdaptiveBackprop(Course):
         """Select by the importance at hand, and freeze the rest.  allowance: FLOPs of a batch."""
         start = time.perf_counter()
         self._chooser.turn += asked
-        agreed: Selection = self.processes.first(self._chooser.best(bases, allowance))
+        with self.processes.agreed():
+            found = self._chooser.best(bases, allowance)
+        agreed: Selection = self.processes.first(found)
         self._controller.allowed = allowance
         self._apply(agreed, asked)
         seconds = time.perf_counter() - start

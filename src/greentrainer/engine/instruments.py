@@ -73,8 +73,9 @@ class Instruments:
         )  # fmt: skip
         self.prices = Prices(short)
         self.bookkeeper = Bookkeeper(
-            model, optimizer, self.graphs, before_batch, self.prices.of, short.leave
-        )
+            model, optimizer, self.graphs, before_batch, self.prices.of, short.leave,
+            processes.exchanged,
+        )  # fmt: skip
         undo.callback(self.bookkeeper.close)
         if short.tried_flops:
             self.bookkeeper.ledger.add(Entry("trace", short.tried_flops))
@@ -100,10 +101,11 @@ class Instruments:
     ) -> Clock:
         """Time a few passes of the sample batch.  lasting: as `budget.set_clock` takes it."""
         trials = trials_of(self.samples, self.savings.at)
-        with self.bookkeeper.unobserved(), self.savings.probing():
+        working = self.savings.processes.changing()
+        with self.bookkeeper.unobserved(), self.savings.probing(), working:
             clock, spent = set_clock(
                 self.model, self.optimizer, batch, self.loss_fn, trials, self.whole, consumption,
-                lasting,
+                lasting, self.savings.processes.first,
             )  # fmt: skip
         for entry in spent:
             self.bookkeeper.ledger.add(entry)

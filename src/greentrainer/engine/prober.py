@@ -46,7 +46,7 @@ class Prober:
         """
         controller, first = self.controller, self.processes.first
         controller.passes = self.metric.passes
-        batches = given[: first(controller.probe_batches(given))]
+        batches = given[: self.processes.part(first(controller.probe_batches(given)))]
         reachable = first(controller.reachable(batches, current))
         if not reachable:
             return None

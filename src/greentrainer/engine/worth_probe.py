@@ -21,6 +21,7 @@ from greentrainer.engine.controller import Controller
 from greentrainer.engine.steps import WHOLE, Steps, Values
 from greentrainer.forward import ForwardSavings
 from greentrainer.importance import Judge, Pair, measure_worth
+from greentrainer.model import Alone
 from greentrainer.records import Entry
 from greentrainer.types import PARTS, Batch, LossFn, Tail, parts_of, rows_in, taken
 
@@ -66,37 +67,45 @@ class WorthProbe:
     bookkeeper: Bookkeeper
     savings: ForwardSavings
     controller: Controller
+    processes: Alone
 
     def measure(self, given: Sequence[Batch], steps: Steps) -> list[Values] | None:
         """Worth of every tensor with some tails, by each of the batches that are paid for.
+
+        Several processes measure on batches of their own, and all know what all found.
 
         None where `SHARE` of what is left pays for none, or whole steps can be made to the end; and
         where it was measured before: once there are moments, what a gradient adds to an update is
         so little that it drowns in the noise of a few rows (docs/positions.md).
         """
-        if steps.measured or steps.pays_for_everything():
+        agreed = self.processes.first
+        if steps.measured or agreed(steps.pays_for_everything()):
             return None
         start = time.perf_counter()
         tails = [tail for tail in self.controller.samples if tail is None or _is_step(tail)]
         allowed = SHARE * self.controller.left()
         pairs = pairs_of(given)
+        pairs = pairs[: min(self.processes.every(len(pairs)))]
         tails = tails or list(self.controller.samples)[-1:]
         wanted: list[Tail] = [tails[-1]]
         if len(tails) > 1:
             wanted.append(min(tails[:-1], key=lambda tail: abs((tail or 0) - FIRST)))
-        while pairs and self._cost(pairs, wanted, judging=True) > allowed:
+        while pairs and agreed(self._cost(pairs, wanted, judging=True) > allowed):
             pairs.pop()
         if not pairs:
             return None
-        found: list[dict[Tail, dict[str, float]]] = [{} for _ in pairs]
+        found: list[dict[Tail, dict[str, float]]]
+        found = [{} for _ in self.processes.pooled(range(len(pairs)))]
         judges: list[Judge] = []
         spent = 0.0
         with self.bookkeeper.unobserved(), self.savings.probing():
-            while wanted and spent + self._cost(pairs, wanted, not judges) <= allowed:
-                spent += self._cost(pairs, wanted, not judges)
+            while wanted and spent + (more := agreed(self._cost(pairs, wanted, not judges))) <= (
+                allowed
+            ):
+                spent += more
                 for own, new in zip(found, self._measured(pairs, wanted, judges), strict=True):
                     own.update(new)
-                wanted = self._next(steps, found, tails)
+                wanted = agreed(self._next(steps, found, tails))
             read = self._measure_read(pairs, judges, steps, found, allowed - spent)
         self._book(pairs, list(found[0]), read, start)
         return list(found)
@@ -114,7 +123,7 @@ class WorthProbe:
         Halves first, then smaller parts of the best kind.  allowed: what it may cost.
         """
         able = [part for part in parts_of(steps.prompts) if part is not None]
-        tail = steps.best_tail(found)
+        tail = self.processes.first(steps.best_tail(found))
         if tail is None or not self.controller.samples_read:
             return []
         totals = [{WHOLE: sum(values[tail].values())} for values in found]
@@ -127,7 +136,7 @@ class WorthProbe:
                 able = [p for p in able if PARTS[p].which == PARTS[best].which]
                 if PARTS[part].which != PARTS[best].which:
                     continue
-            cost = self._cost(pairs, [tail], judging=False, part=part)
+            cost = self.processes.first(self._cost(pairs, [tail], judging=False, part=part))
             if cost > allowed:
                 continue
             allowed -= cost
@@ -147,7 +156,8 @@ class WorthProbe:
     ) -> list[dict[Tail, dict[str, float]]]:
         passes = dict.fromkeys(tails, self.names)
         model, optimizer, at = self.model, self.optimizer, partial(self.savings.at, part=part)
-        return measure_worth(model, pairs, optimizer, self.loss_fn, passes, at, judges)
+        own = measure_worth(model, pairs, optimizer, self.loss_fn, passes, at, judges)
+        return self.processes.pooled(own)
 
     def _next(self, steps: Steps, found: Sequence[Values], tails: Sequence[Tail]) -> list[Tail]:
         """The tail to measure next: a neighbour of the best so far; none where all are known."""

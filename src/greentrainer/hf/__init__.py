@@ -14,11 +14,13 @@ from greentrainer.hf.delta import base_dtype, load_delta, save_delta
 from greentrainer.hf.models import load
 from greentrainer.hf.quantised import dense, is_quantised
 from greentrainer.hf.recomputing import recomputing
+from greentrainer.hf.sharded import FSDP, sharding, whole_state
 from greentrainer.hf.smollm2 import SMOLLM2, cache_root
 from greentrainer.hf.trace_cache import keeps, kept_traces
 from greentrainer.hf.trainer import Green, GreenSeq2SeqTrainer, GreenTrainer
 
 __all__ = [
+    "FSDP",
     "SMOLLM2",
     "Green",
     "GreenCallback",
@@ -44,5 +46,7 @@ __all__ = [
     "save_clock",
     "save_delta",
     "saved_clock",
+    "sharding",
     "trackers",
+    "whole_state",
 ]

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from greentrainer.energy import Meter
-from greentrainer.engine import AdaptiveBackprop, StepsAsked, release
+from greentrainer.engine import FEW, AdaptiveBackprop, StepsAsked, release
 from greentrainer.forward import ForwardOptions, Positions
 from greentrainer.hf import checkpoint
 from greentrainer.hf.config import GreenConfig
@@ -101,12 +101,14 @@ class GreenCallback(TrainerCallback):
         )
         if self.waits:
             return
-        seed = f"{self.green.seed}/{args.process_index}"  # each process measures on its own rows
-        self._batches = ProbeBatches(loader, seed, args.device, args.train_batch_size)
+        self._batches = ProbeBatches(
+            loader, f"{self.green.seed}/0", args.device, args.train_batch_size,
+            args.process_index, args.world_size,
+        )  # fmt: skip
         if self.one_call:
             self._ear = model.register_forward_pre_hook(self._first_call, with_kwargs=True)
         else:
-            self._begin(next(self._batches.draw(0, 1)))
+            self._begin(self._batches.sample())
 
     def receive(self, batch: Batch, within: int = 0, batches: int = 1) -> None:
         """A batch that the Trainer has made in its step, before its forward pass.
@@ -131,7 +133,7 @@ class GreenCallback(TrainerCallback):
         if not (model.training and torch.is_grad_enabled()):
             return None
         self._ear.remove()
-        drawn = next(self._batches.draw(0, 1))
+        drawn = self._batches.sample()
         unknown = [k for k, v in kwargs.items() if isinstance(v, torch.Tensor) and k not in drawn]
         if args or set(unknown) - {"num_items_in_batch"}:
             raise ValueError(MADE_WITHIN)
@@ -241,7 +243,8 @@ class GreenCallback(TrainerCallback):
     def _select(self) -> None:
         assert self.engine is not None
         count = self.green.probe_batches
-        self.engine.prepare(lambda: list(self._batches.draw(self._step, count)))
+        block = 2 if self.engine.chooses_steps and self._batches.size < FEW else 1
+        self.engine.prepare(lambda: list(self._batches.draw(self._step, count, block)))
         self._heard = False  # what comes now is training
 
     def on_substep_end(
@@ -360,7 +363,7 @@ class GreenCallback(TrainerCallback):
         saved = checkpoint.read(folder)
         checkpoint.require_fit(saved, engine.model, engine.budget, folder)
         checkpoint.require_order(saved, engine)
-        engine.load_state_dict(checkpoint.state_for(saved, engine.processes, folder))
+        engine.load_state_dict(checkpoint.state_for(saved, engine.processes))
         self._batches_seen = engine.ledger.batches
 
 

@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import nn
 from greentrainer.budget import Budget, Clock
 from greentrainer.engine import STATE_VERSION, AdaptiveBackprop
 from greentrainer.model import Alone
+from greentrainer.records import Entry
 
 SEAL = "greentrainer.json"
 _FOLDER = re.compile(r"checkpoint-(\d+)")
@@ -36,6 +37,7 @@ def seal(folder: Path, engine: AdaptiveBackprop, ledgers: list[Any] | None = Non
         "engine": engine.state_dict(),
         "ledgers": ledgers or [engine.ledger.state_dict()],
         "optimizer_tensors": optimizer_tensors(engine.model, engine.optimizer),
+        "with_state": with_state(engine.model, engine.optimizer),
         "shapes": {name: list(p.shape) for name, p in engine.model.named_parameters()},
         "versions": _versions(),
         "files": {str(path.relative_to(folder)): path.stat().st_size for path in _files(folder)},
@@ -108,23 +110,38 @@ def budget_of(saved: Mapping[str, Any], budget: Budget) -> Budget:
     return budget if clock is None else replace(budget, clock=Clock(**clock))
 
 
-def state_for(saved: Mapping[str, Any], processes: Alone, where: Path) -> dict[str, Any]:
+def state_for(saved: Mapping[str, Any], processes: Alone) -> dict[str, Any]:
     """The engine's state for this process, with its own books.
 
-    Raises ValueError for a checkpoint of another number of processes.
+    Of another number of processes than wrote it each goes on with its part of all their books, and
+    numbers of batches are those that it would have had.
     """
-    if len(saved["ledgers"]) != processes.count:
-        raise ValueError(
-            f"{where} was written by {len(saved['ledgers'])} processes, these are "
-            f"{processes.count}: start as many"
-        )
-    return {**saved["engine"], "ledger": saved["ledgers"][processes.rank]}
+    ledgers, count = saved["ledgers"], processes.count
+    if len(ledgers) == count:
+        return {**saved["engine"], "ledger": ledgers[processes.rank]}
+    trained = [[row for row in own if row["kind"] == "train"] for own in ledgers]
+    each = [row for some in zip(*trained, strict=True) for row in some]
+    each += [asdict(Entry("train"))] * (-len(each) % count)  # all have as many
+    others = [row for own in ledgers for row in own if row["kind"] != "train"]
+    ledger = [*(others if processes.rank == 0 else ()), *each[processes.rank :: count]]
+    times = len(ledgers) / count
+    engine = saved["engine"]
+    history = [{**event, "batch": round(times * event["batch"])} for event in engine["history"]]
+    verified = dict(engine["verified"])
+    if "last" in verified:
+        verified["last"] = round(times * verified["last"])
+    return {**engine, "ledger": ledger, "history": history, "verified": verified}
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
     """Names of the optimizer's tensors in the order that its saved state numbers them by."""
     names = {id(p): name for name, p in model.named_parameters()}
     return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+def with_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Names of the tensors that the optimizer keeps something of: those trained at any time."""
+    return [name for name, p in model.named_parameters() if optimizer.state.get(p)]
 
 
 def require_order(saved: Mapping[str, Any], engine: AdaptiveBackprop) -> None:

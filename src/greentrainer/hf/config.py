@@ -33,7 +33,7 @@ class GreenConfig:
     positions: of each prompt that gradient passes through: "all", so many before the completion, or
         "choose".
     steps: "all" that the Trainer plans; or "choose", fewer where they are worth more, with learning
-        rates that come to their end when the run does (`GreenTrainer`, one process).
+        rates that come to their end when the run does (`GreenTrainer`).
     prompts: how much of each is read where steps are chosen: "whole", a part by its name, or
         "choose" (docs/positions.md says what that does to what a model writes).
     seed: of the examples that probes are made on; the Trainer's own data order is left alone.

@@ -19,28 +19,53 @@ class ProbeBatches:
 
     A stream is read anew from its beginning, `AHEAD` batches far: training misses none of them.
     size: examples in a batch, where the loader does not say it.
+    rank, processes: of several processes each gets its part of the same batches.
     flags: what the Trainer calls the model with besides.
 
     Raises ValueError for a stream that can be read only once.
     """
 
-    def __init__(self, loader: Any, seed: str, device: torch.device, size: int) -> None:
+    def __init__(
+        self,
+        loader: Any,
+        seed: str,
+        device: torch.device,
+        size: int,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
         self._collate: Any = loader.collate_fn
         sampler: Any = getattr(loader, "batch_sampler", None)
         size = getattr(sampler, "batch_size", None) or getattr(loader, "batch_size", None) or size
         rows: Any = loader.dataset
         self._rows: Sequence[Any] = _head(rows, AHEAD * size) if is_stream(loader) else rows
-        self._size = min(int(size), len(self._rows))
+        self.size = min(int(size), len(self._rows))
         self._seed, self._device = seed, device
+        self._rank, self._processes = rank, processes
         self.flags: dict[str, Any] = {}
 
-    def draw(self, step: int, count: int) -> Iterator[Batch]:
-        """`count` batches of random examples, the same for the same step."""
+    def sample(self) -> Batch:
+        """The first of all, the same for all processes."""
+        return self._made(self._drawn(0, 1)[0])
+
+    def draw(self, step: int, count: int, block: int = 1) -> Iterator[Batch]:
+        """`count` batches of random examples, the same for the same step.
+
+        Several processes deal them out in blocks; all get as many, at least `block`.
+        """
+        each = block * self._processes
+        drawn = self._drawn(step, -(-count // each) * each if self._processes > 1 else count)
+        for number, rows in enumerate(drawn):
+            if number // block % self._processes == self._rank:
+                yield self._made(rows)
+
+    def _drawn(self, step: int, count: int) -> list[list[int]]:
         chance = Random(f"{self._seed}/{step}")
-        for _ in range(count):
-            rows = chance.sample(range(len(self._rows)), self._size)
-            batch = self._collate([self._rows[i] for i in rows])
-            yield _placed(batch, self._device, self.flags)
+        return [chance.sample(range(len(self._rows)), self.size) for _ in range(count)]
+
+    def _made(self, rows: Sequence[int]) -> Batch:
+        batch = self._collate([self._rows[i] for i in rows])
+        return _placed(batch, self._device, self.flags)
 
 
 def is_stream(loader: Any) -> bool:

@@ -38,10 +38,11 @@ from greentrainer.cost import flop_counter
 from greentrainer.engine import AdaptiveBackprop, hollow, release
 from greentrainer.forward import moved
 from greentrainer.hf import checkpoint
-from greentrainer.hf.callback import GreenCallback
+from greentrainer.hf.callback import GreenCallback, inner
 from greentrainer.hf.config import GreenConfig
 from greentrainer.hf.own_records import records_kept
 from greentrainer.hf.quantised import differentiable
+from greentrainer.hf.sharded import forget, loading_part
 from greentrainer.model import Replicas, Together, round_stochastically
 from greentrainer.records import Ledger
 from greentrainer.types import Batch
@@ -136,6 +137,17 @@ class Green(Trainer):
         elif self.args.world_size > 1:
             self.green_callback.processes = Together(self.args.device)
         return prepared
+
+    def _load_optimizer_and_scheduler(self, checkpoint_to_load: str | None) -> None:
+        """As the Trainer's; of a sharded model only what was trained has a state."""
+        if checkpoint_to_load is None or not self.is_fsdp_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint_to_load)
+            return
+        with loading_part():
+            super()._load_optimizer_and_scheduler(checkpoint_to_load)
+        known = checkpoint.read(Path(checkpoint_to_load)).get("with_state")
+        if known is not None:
+            forget(self.model, inner(self.optimizer), known)
 
     def get_train_dataloader(self) -> Any:
         """As `Trainer.get_train_dataloader`; batches lie on the host until a step takes them.

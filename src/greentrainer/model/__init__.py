@@ -7,7 +7,18 @@ memory.  Nothing here knows costs, tasks or Hugging Face.
 from greentrainer.model.device import PeakMemory, now
 from greentrainer.model.freeze import Freezer, OptimizerState
 from greentrainer.model.in_backward import InBackward
-from greentrainer.model.processes import Alone, Replicas, Together, checksums, is_sharded
+from greentrainer.model.processes import (
+    Alone,
+    Elsewhere,
+    Replicas,
+    Together,
+    checksums,
+    is_sharded,
+    joined,
+    local_rank,
+    on_this_machine,
+    started,
+)
 from greentrainer.model.rounding import exact_copy, round_stochastically
 from greentrainer.model.shell import shell
 from greentrainer.model.snapshot import attributes_preserved, preserved
@@ -15,6 +26,7 @@ from greentrainer.model.stages import blocks, encoder_of, stages
 
 __all__ = [
     "Alone",
+    "Elsewhere",
     "Freezer",
     "InBackward",
     "OptimizerState",
@@ -27,9 +39,13 @@ __all__ = [
     "encoder_of",
     "exact_copy",
     "is_sharded",
+    "joined",
+    "local_rank",
     "now",
+    "on_this_machine",
     "preserved",
     "round_stochastically",
     "shell",
     "stages",
+    "started",
 ]

@@ -24,6 +24,7 @@ from greentrainer.engine import PROBE_SHARE, AdaptiveBackprop, GraphCache
 from greentrainer.forward import ForwardOptions, LabelledHead, SplitForward
 from greentrainer.hf import layout, models, save_clock, saved_clock
 from greentrainer.plan.room import Sketched, rooms
+from greentrainer.plan.together import Together, together
 from greentrainer.plan.workload import Workload, of_padded, of_task, padded_batch
 from greentrainer.run import mode_of
 from greentrainer.select import select
@@ -75,6 +76,7 @@ class Planner:
         self.network.train()
         require_room(self.network, config.max_length, 0)
         self.clock: Clock | None = None
+        self.bandwidth: float | None = None
 
     @cached_property
     def data(self) -> Workload:
@@ -143,6 +145,20 @@ class Planner:
             self._row(rho, names, more, *told)
             for (rho, names, more), told in zip(able, memory, strict=True)
         ]
+
+    def together(self, bandwidth: float | None = None) -> list[Together]:
+        """What each share takes of several processes.  bandwidth: bytes a second that each sends.
+
+        Shares that train nothing are left out.
+        """
+        chosen = [(rho, self._chosen(self.graph, rho)) for rho in SHARES]
+        able = [(rho, names) for rho, names in chosen if names]
+        memory = self._memory([names for _, names in able])
+        rows = [
+            (rho, names, self._depth(names), told)
+            for (rho, names), (told, _) in zip(able, memory, strict=True)
+        ]
+        return together(self.config, self.network, rows, bandwidth)
 
     def _chosen(self, graph: CostGraph, rho: float) -> tuple[str, ...]:
         """Most of the model within a share of full fine-tuning; nothing where that buys none."""
@@ -355,6 +371,9 @@ class Planner:
             "watts": self.watts,
             "energy": f"{self.watts:.3g} W, {self.intensity.at(time.time()):g} gCO2/kWh now",
             "room": self.room(),
+            "processes": self.config.count,
+            "together": [asdict(row) for row in self.together(self.bandwidth)]
+            if self.config.count > 1 else [],
             "rows": [asdict(row) | {"memory_total": row.memory.total} for row in rows],
             "starts": self.starts(rows),
             "profile": [

@@ -22,6 +22,8 @@ class Entry:
     real ones, `padded_tokens` count padding too, `tail_tokens` are those that gradient may pass,
     `unread_tokens` those of prompts that are not read.
 
+    `exchanged_bytes` are those of gradients that a process gave to be exchanged with others.
+
     `counted_flops` are what a batch was seen to execute while it was counted, and `told_flops` what
     the books had said of it; both 0 for one that was not.
     """
@@ -37,6 +39,7 @@ class Entry:
     unread_tokens: int = 0
     counted_flops: int = 0
     told_flops: int = 0
+    exchanged_bytes: int = 0
     seconds: float = 0.0
 
     @property
@@ -178,6 +181,7 @@ class Ledger:
             "padded_tokens": int(self.total("padded_tokens")),
             "tail_tokens": int(self.total("tail_tokens")),
             "unread_tokens": int(self.total("unread_tokens")),
+            "exchanged_bytes": int(self.total("exchanged_bytes")),
             "train_seconds": self.total("seconds", "train"),
             "probe_seconds": self.total("seconds", "probe"),
             "select_seconds": self.total("seconds", "select"),

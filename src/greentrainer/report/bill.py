@@ -18,8 +18,8 @@ SECONDS = ("train_seconds", "probe_seconds", "select_seconds", "trace_seconds")
 
 
 def spent_seconds(bill: Mapping[str, Any]) -> float:
-    """All that training took: batches, probes, selections, tracing."""
-    return float(sum(bill[key] for key in SECONDS))
+    """All that training took, of several processes each: batches, probes, selections, tracing."""
+    return float(sum(bill[key] for key in SECONDS) / bill.get("processes", 1))
 
 
 def bill_table(summary: dict[str, Any]) -> Table:
@@ -48,6 +48,12 @@ def bill_table(summary: dict[str, Any]) -> Table:
         remarks.append(f"ended: {bill['ending']}")
     if bill.get("verified_batches"):
         remarks.append(f"verified: {verified(bill)}")
+    if bill.get("exchanged_bytes") and bill["full_exchanged_bytes"]:
+        sent, whole = bill["exchanged_bytes"], bill["full_exchanged_bytes"]
+        megabytes = (f"{one / 1e6:.2f}" for one in (sent, whole))
+        table.add_row("gradients exchanged, MB", *megabytes, f"{sent / whole:.1%}")
+    if bill.get("processes", 1) > 1:
+        remarks.append(f"{bill['processes']} processes together, seconds and memory of each")
     if bill.get("memory"):
         remarks.append(_memory(bill))
     seconds = spent_seconds(bill)

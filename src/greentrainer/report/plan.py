@@ -75,6 +75,8 @@ def tables(plan: Plan) -> list[Figures]:
     ]
     if plan.get("room"):
         found.append(_room(plan["room"]))
+    if plan.get("together"):
+        found.append(_together(plan))
     if clock:
         timed = Figures(
             f"time on {clock['device']}",
@@ -87,6 +89,27 @@ def tables(plan: Plan) -> list[Figures]:
     if plan["starts"]:
         found.append(begun(plan["starts"]))
     return [by_kind(plan), *found]
+
+
+def _together(plan: Plan) -> Figures:
+    """What several processes take."""
+    body = [
+        [
+            f"{row['rho']:g}",
+            row["parallel"],
+            f"{row['memory'] / 1e9:.2f}",
+            f"{row['sent'] / 1e9:.3g}",
+            "-" if row["seconds"] is None else f"{row['seconds']:.3g}",
+        ]
+        for row in plan["together"]
+    ]
+    return Figures(
+        f"{plan['processes']} processes together",
+        ["rho", "parallel", "GB of each", "GB sent a step", "seconds of sending"],
+        body,
+        "memory at the peak of each process, and what each sends the others in an optimizer step; "
+        "seconds where --bandwidth says how fast, hidden behind the passes as far as these last",
+    )
 
 
 def _room(rooms: Sequence[Mapping[str, Any]]) -> Figures:

@@ -15,6 +15,7 @@ from greentrainer.run.inputs import (
     with_template,
 )
 from greentrainer.run.inputs import encoded as encoded_of
+from greentrainer.run.launch import launch, wanted
 from greentrainer.run.memory import state_ratio, weights_of
 from greentrainer.run.prepared import material
 from greentrainer.run.quickstart import CONFIG, quickstart
@@ -22,6 +23,7 @@ from greentrainer.run.reference import EpochOrder
 from greentrainer.run.result import RunResult, bill_of
 from greentrainer.run.run import execute, prepare, preview, rehearse, save, train
 from greentrainer.run.shelf import runs_in, shelf
+from greentrainer.run.together import tell_launcher
 from greentrainer.run.training import mode_of, require_budget
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "encoded_of",
     "evaluation",
     "execute",
+    "launch",
     "load_task",
     "material",
     "mode_of",
@@ -50,9 +53,11 @@ __all__ = [
     "save",
     "shelf",
     "state_ratio",
+    "tell_launcher",
     "to_learn",
     "train",
     "training_examples",
+    "wanted",
     "weights_of",
     "with_template",
     "write_answers",

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from transformers import TrainingArguments
 
 from greentrainer.config import RunConfig, nearest
+from greentrainer.hf import FSDP
 from greentrainer.hf import trackers as trackers
 
 CHECKPOINTS = "checkpoints"
@@ -20,7 +21,8 @@ CHECKPOINTS = "checkpoints"
 def steps_of(config: RunConfig, examples: int) -> int:
     """Optimizer steps of the run."""
     batches = -(-examples // config.batch_size)
-    return config.epochs * -(-batches // config.accumulate)
+    each = -(-batches // config.count)
+    return config.epochs * -(-each // config.accumulate)
 
 
 def arguments_of(
@@ -57,6 +59,7 @@ def arguments_of(
         "save_steps": saving or 500,
         "save_total_limit": config.keep,
         **(best if config.patience else {}),
+        **(FSDP if config.count > 1 and config.parallel == "fsdp" else {}),
     }
     defaults = {
         "optim": "adamw_torch_fused",

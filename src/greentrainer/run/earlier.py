@@ -32,7 +32,7 @@ FINISHED = "model"
 """What a run has written when there is something to lose, if it kept no checkpoints."""
 DECIDED = (WAY, PACE)
 """What a run decided before it began, for when it is resumed."""
-OWN = (CONFIG, RECORD, *ENDING, *GROWING, FINISHED, *DECIDED, CHECKPOINTS, "tensorboard")
+OWN = (CONFIG, RECORD, *ENDING, *GROWING, FINISHED, *DECIDED, CHECKPOINTS, "tensorboard", "logs")
 """Files and folders that a run writes."""
 
 

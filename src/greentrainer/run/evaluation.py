@@ -1,9 +1,13 @@
-"""How good a model is on examples: the loss, and scores of what it answers."""
+"""How good a model is on examples: the loss, and scores of what it answers.
+
+Where there are several processes, all are asked, and share the examples.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 from greentrainer.config import RunConfig
+from greentrainer.model import Alone, is_sharded, joined
 from greentrainer.run.asked import collator_of
 from greentrainer.run.inputs import RunInputs
 from greentrainer.run.memory import evaluation_rows, kept_way
@@ -20,7 +24,12 @@ def loss(inputs: RunInputs, examples: Sequence[Encoded], config: RunConfig) -> f
     collate = collator_of(config, inputs.tokenizer)
     rows = _rows(inputs, examples, config)
     padded = [collate([examples[i] for i in group]) for group in encode.batches(examples, rows)]
-    return metrics.loss_per_token(inputs.model, padded)
+    return metrics.loss_per_token(inputs.model, padded, _sharing(inputs.model))
+
+
+def _sharing(model: Any) -> Alone:
+    """The processes that share the work; of a sharded model all make every pass together."""
+    return Alone() if is_sharded(model) else joined()
 
 
 def evaluate(inputs: RunInputs, config: RunConfig) -> dict[str, Any]:
@@ -35,6 +44,7 @@ def evaluate(inputs: RunInputs, config: RunConfig) -> dict[str, Any]:
         max_length=config.max_length,
         generated=config.generate,
         batch_size=_rows(inputs, inputs.test, config, ANSWERED),
+        processes=_sharing(inputs.model),
     )
 
 

@@ -148,7 +148,7 @@ class Fitting:
         updates: tuple[Updates, ...] = ("step", "backward")
         if config.updates is not None:
             updates = (config.updates,)
-        elif config.accumulate > 1 or config.training.get("fp16"):
+        elif config.accumulate > 1 or config.count > 1 or config.training.get("fp16"):
             updates = ("step",)
         cuts = may_shorten(config, method) and split is not None and not split.encodes
         able = getattr(self.model, "supports_gradient_checkpointing", False)
@@ -186,6 +186,8 @@ class Fitting:
     def total(self, form: Form, names: Sequence[str]) -> int:
         """Bytes at the peak of a run that trains these tensors at most."""
         step = self._step(form, names)
+        if self.config.count > 1:  # replicas hold gradients once more, to send them
+            step = replace(step, gradients=2 * step.gradients)
         probe = 0
         if self.probes:
             probe = step.optimizer + step.activations + self._copies(names)

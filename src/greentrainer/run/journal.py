@@ -2,7 +2,8 @@
 
 `run.json` says how the run stands, `costs.json` what each tensor costs; `ledger.jsonl`,
 `selections.jsonl`, `log.jsonl` and `steps.jsonl` grow with every optimizer step.  A step's entries
-are final once it has ended, and are written then.
+are final once it has ended, and are written then.  Where several processes train, the first writes
+the entries of all, and numbers of batches are those of all together.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,8 @@ from typing import Any, Literal
 
 from greentrainer.engine import AdaptiveBackprop
 from greentrainer.hf import layout
-from greentrainer.records import Growing, provenance, read_lines, write_json
+from greentrainer.model import Alone
+from greentrainer.records import Entry, Growing, Ledger, provenance, read_lines, write_json
 
 RECORD = "run.json"
 """What every run writes first."""
@@ -25,10 +27,12 @@ ENDING = ("costs.json", "metrics.json", "predictions.jsonl", "report.html")
 
 
 class Journal:
-    """Keeps the record of one process's part of a run.
+    """Keeps the record of a run from its start, or from where it was resumed.
 
     command: what was typed, None if the run was started otherwise.
     resumes: whether the run may go on from a checkpoint in the folder.
+    processes: that train together: each keeps a journal, and the first one's is written.
+    ledger: the entries of all processes.
     stepped: called when a step has been made and written down.
     """
 
@@ -38,13 +42,18 @@ class Journal:
         command: str | None,
         seed: int,
         resumes: bool,
+        processes: Alone | None = None,
         stepped: Callable[[], None] = lambda: None,
     ) -> None:
-        self.folder, self.stepped = folder, stepped
+        self.folder, self.processes, self.stepped = folder, processes or Alone(), stepped
+        self.writes = self.processes.rank == 0
         self.engine: AdaptiveBackprop | None = None
-        self._files = {name: Growing(folder / name) for name in GROWING}
-        for name in ENDING if resumes else (*ENDING, *GROWING):
-            (folder / name).unlink(missing_ok=True)
+        self.ledger = Ledger()
+        self._entered = 0
+        self._files = {name: Growing(folder / name) for name in GROWING} if self.writes else {}
+        if self.writes:
+            for name in ENDING if resumes else (*ENDING, *GROWING):
+                (folder / name).unlink(missing_ok=True)
         self._state: dict[str, Any] = {
             "format": FORMAT,
             "status": "running",
@@ -55,6 +64,7 @@ class Journal:
             "resumed_at_step": None,
             "steps": 0,
             "planned_steps": None,
+            "processes": self.processes.count,
             "provenance": provenance([seed]),
         }
         self.note()
@@ -62,7 +72,8 @@ class Journal:
     def note(self, **facts: Any) -> None:
         """Add facts to `run.json`."""
         self._state |= {**facts, "updated": _now()}
-        write_json(self.folder / RECORD, self._state)
+        if self.writes:
+            write_json(self.folder / RECORD, self._state)
 
     def begin(
         self, engine: AdaptiveBackprop, planned: int, made: int, log: Sequence[Mapping[str, Any]]
@@ -72,9 +83,10 @@ class Journal:
         log: the Trainer's, of earlier steps too.
         """
         self.engine = engine
-        write_json(self.folder / "costs.json", costs(engine))
-        earlier = [row for row in read_lines(self.folder / "steps.jsonl") if row["step"] <= made]
-        self._files["steps.jsonl"].add(earlier)
+        if self.writes:
+            write_json(self.folder / "costs.json", costs(engine))
+            known = read_lines(self.folder / "steps.jsonl")
+            self._files["steps.jsonl"].add([row for row in known if row["step"] <= made])
         self.log(log)
         self._grow(engine)
         self.note(planned_steps=planned, steps=made, resumed_at_step=made or None)
@@ -83,7 +95,7 @@ class Journal:
         """An optimizer step has ended."""
         assert self.engine is not None
         self._grow(self.engine)
-        ledger = self.engine.ledger
+        ledger = self.ledger
         row = {
             "step": step,
             "loss": loss,
@@ -92,14 +104,16 @@ class Journal:
             "full_flops": ledger.full_flops,
             "at": _now(),
         }
-        self._files["steps.jsonl"].add([row])
+        if self.writes:
+            self._files["steps.jsonl"].add([row])
         self.note(steps=step)
         self.stepped()
 
     def log(self, log: Sequence[Mapping[str, Any]]) -> None:
         """Something was added to the Trainer's log."""
-        lines = self._files["log.jsonl"]
-        lines.add(log[lines.rows :])
+        if self.writes:
+            lines = self._files["log.jsonl"]
+            lines.add(log[lines.rows :])
 
     def end(self, status: Status, error: str | None = None) -> None:
         """The run is over.  error: why, in one line."""
@@ -108,18 +122,34 @@ class Journal:
         self.note(status=status, error=error, ended=_now())
 
     def broke_off(self, error: BaseException) -> None:
-        """The run is over by an exception."""
+        """The run is over by an exception; other processes may not answer any more."""
         text = " ".join(str(error).split())[:500] or type(error).__name__
         stopped = isinstance(error, KeyboardInterrupt)
-        self.end(
-            "interrupted" if stopped else "failed",
-            "stopped at once, without saving" if stopped else text,
+        if self.engine is not None and self.processes.count == 1:
+            self._grow(self.engine)
+        self.note(
+            status="interrupted" if stopped else "failed",
+            error="stopped at once, without saving" if stopped else text,
+            ended=_now(),
         )
 
+    @property
+    def choices(self) -> list[dict[str, Any]]:
+        """What was chosen when, in batches of all processes."""
+        assert self.engine is not None
+        count = self.processes.count
+        return [{**event, "batch": count * event["batch"]} for event in self.engine.history]
+
     def _grow(self, engine: AdaptiveBackprop) -> None:
-        books, choices = self._files["ledger.jsonl"], self._files["selections.jsonl"]
-        books.add(engine.ledger.state_dict(books.rows))
-        choices.add(engine.history[choices.rows :])
+        own = engine.ledger.state_dict(self._entered)
+        self._entered += len(own)
+        rows = [row for some in self.processes.every(own) for row in some]
+        for row in rows:
+            self.ledger.add(Entry(**row))
+        if self.writes:
+            self._files["ledger.jsonl"].add(rows)
+            chosen = self._files["selections.jsonl"]
+            chosen.add(self.choices[chosen.rows :])
 
 
 def costs(engine: AdaptiveBackprop) -> dict[str, Any]:

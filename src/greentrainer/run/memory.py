@@ -21,7 +21,7 @@ from greentrainer.config import RunConfig
 from greentrainer.cost import MOMENTS, rows_that_fit
 from greentrainer.forward import ForwardSavings
 from greentrainer.methods import Method
-from greentrainer.model import Alone
+from greentrainer.model import Alone, joined, on_this_machine
 from greentrainer.records import Entry, write_json
 from greentrainer.run.arguments import arguments_of
 from greentrainer.run.asked import forward_of, may_shorten, positions_of
@@ -45,7 +45,7 @@ def limit_of(asked: int | Literal["auto"], device: torch.device) -> int:
         return int(asked)
     if device.type == "cuda":
         return int(sum(torch.cuda.mem_get_info(device)[:1]) + torch.cuda.memory_reserved(device))
-    return int(psutil.virtual_memory().available + held_on(device))
+    return int(psutil.virtual_memory().available / on_this_machine() + held_on(device))
 
 
 def weights_of(config: RunConfig, count: Callable[[], int]) -> torch.dtype:
@@ -118,12 +118,15 @@ def within(
 ) -> tuple[RunConfig, Way, list[Entry]]:
     """The configuration as it keeps to its memory, how, and what finding out took.
 
+    Of several processes each has so much, and all go the way of the one that has least.
+
     Of the model that is to be trained, tensors that do not fit are frozen.  batches: makes the
     largest one of the run, some of its first, and the largest that evaluations during training are
     on, on the model's device.
 
     Raises ValueError where nothing fits.
     """
+    processes = joined()
     spent: list[Entry] = []
     way = kept_way(config)
     if way is None:
@@ -135,11 +138,14 @@ def within(
         largest, first, judged = batches()
         with closing(savings_of(config, method, model, largest)) as short:
             limit, held = limit_of(config.memory, device), held_on(device)
+            limit, held = min(processes.every(limit)), max(processes.every(held))
             dtype = next((p.dtype for p in model.parameters() if p.requires_grad), torch.float32)
             ratio = state_ratio(config, dtype, device)
             fitting = Fitting(config, method, model, largest, limit, held, short, judged, ratio)
-            way, spent = fitting.way(first), fitting.spent
-        if place.parent.is_dir():
+            with processes.agreed():
+                way, spent = fitting.way(first), fitting.spent
+            way = processes.first(way)
+        if place.parent.is_dir() and processes.rank == 0:
             write_json(place, asdict(way))
     for name, parameter in model.named_parameters():
         if way.names is not None and name not in way.names:

@@ -17,7 +17,7 @@ from torch import nn
 from greentrainer.budget import DECIDING
 from greentrainer.config import RunConfig
 from greentrainer.methods import METHODS
-from greentrainer.model import now, preserved
+from greentrainer.model import joined, now, preserved
 from greentrainer.records import write_json
 from greentrainer.run.asked import cost_of
 from greentrainer.types import Batch
@@ -40,15 +40,16 @@ def settled(
     device = next(model.parameters()).device
     if config.cost is not None or cost_of(config, METHODS[config.method], device) != "seconds":
         return config
-    place = config.output_dir / KEPT
+    place, processes = config.output_dir / KEPT, joined()
     known: dict[str, Any] = {}
     if config.resume and place.is_file():
         known = json.loads(place.read_text(encoding="utf-8"))
-    if not known:
-        step = seconds_of_step(model, batch())
+    if not processes.first(known):
+        step = max(processes.every(seconds_of_step(model, batch())))
         known = {"seconds_of_step": step, "chooses": pays(config, model, steps, step)}
-        if place.parent.is_dir():
+        if place.parent.is_dir() and processes.rank == 0:
             write_json(place, known)
+    known = processes.first(known)
     if known["chooses"]:
         return config.model_copy(update={"cost": "seconds"})
     if not _may_be_whole(config):

@@ -9,8 +9,9 @@ from itertools import accumulate
 from math import inf
 
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from torch import nn
-from torch.utils.data import Sampler
+from torch.utils.data import BatchSampler, Sampler
 
 from greentrainer.config import RunConfig
 from greentrainer.engine import GraphCache
@@ -45,6 +46,24 @@ class EpochOrder(Sampler[int]):
         """The batches of the epoch."""
         groups = list(encode.batches(self.encoded, self.batch_size, self.seed, self.epoch))
         return sorted(groups, key=lambda rows: len(rows) < self.batch_size)
+
+    def dealt(self, processes: int) -> list[list[list[int]]]:
+        """The batches of each process, as accelerate deals them out.
+
+        All get as many, of one size: where rows do not go round, the first come again.
+        """
+        if processes == 1:
+            return [self.groups()]
+        batches = BatchSampler(self, self.batch_size, drop_last=False)
+        return [list(BatchSamplerShard(batches, processes, rank)) for rank in range(processes)]
+
+    def steps(self, processes: int, accumulate: int) -> list[list[list[int]]]:
+        """The batches of each optimizer step of the epoch, of all processes together."""
+        rounds = list(zip(*self.dealt(processes), strict=True))
+        return [
+            [rows for some in rounds[i : i + accumulate] for rows in some]
+            for i in range(0, len(rounds), accumulate)
+        ]
 
 
 class Batches:
@@ -134,9 +153,7 @@ def step_flops(
     steps = []
     for epoch in range(config.epochs):
         order.set_epoch(epoch)
-        costs = [of(rows) for rows in order.groups()]
-        size = config.accumulate
-        steps += [sum(costs[i : i + size]) for i in range(0, len(costs), size)]
+        steps += [sum(map(of, some)) for some in order.steps(config.count, config.accumulate)]
     return steps
 
 

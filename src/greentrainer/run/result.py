@@ -9,6 +9,7 @@ from greentrainer.config import RunConfig
 from greentrainer.energy import NOTHING, UNMETERED, Energy, Used
 from greentrainer.engine import AdaptiveBackprop
 from greentrainer.methods import METHODS
+from greentrainer.records import Ledger
 from greentrainer.run.way import Way
 
 
@@ -20,6 +21,8 @@ class RunResult:
     plain_steps: FLOPs of plain full fine-tuning, for each step that all the data of the run makes.
     wall_seconds, processor_seconds, energy: of all of it, set-up and tracing included.
     used: the same and the CO2, with what was used before the run was resumed.
+    ledger: of all processes.  processes: how many.
+    trainable_bytes: of all tensors that may be trained.
     way: how it kept within its memory, where that was asked for.
     """
 
@@ -30,6 +33,9 @@ class RunResult:
     losses: tuple[float, ...]
     interrupted: bool
     plain_steps: tuple[int, ...]
+    ledger: Ledger
+    processes: int = 1
+    trainable_bytes: int = 0
     log: tuple[Mapping[str, Any], ...] = ()
     wall_seconds: float = 0.0
     processor_seconds: float = 0.0
@@ -56,16 +62,18 @@ def bill_of(config: RunConfig, outcome: RunResult, peak_bytes: int) -> dict[str,
         "final_training_loss": outcome.losses[-1] if outcome.losses else None,
         "tensors": len(engine.graph.tensors),
         "tensors_trained_last": len(chosen.names) if chosen else None,
-        "seconds_per_batch": _batch_seconds(engine),
+        "processes": outcome.processes,
+        "seconds_per_batch": _batch_seconds(outcome.ledger),
         "peak_memory_bytes": peak_bytes,
         "memory": asdict(outcome.way) if outcome.way else None,
         "wall_seconds": outcome.wall_seconds,
         "processor_seconds": outcome.processor_seconds,
         **_energy(outcome),
-        "trace_seconds": engine.graphs.seconds + engine.ledger.total("seconds", "trace"),
+        "trace_seconds": engine.graphs.seconds + outcome.ledger.total("seconds", "trace"),
         "plain_full_flops": sum(outcome.plain_steps),
-        "share_of_plain_full": engine.ledger.spent_flops / sum(outcome.plain_steps),
-        **engine.ledger.summary(),
+        "share_of_plain_full": outcome.ledger.spent_flops / sum(outcome.plain_steps),
+        "full_exchanged_bytes": _full_exchange(outcome),
+        **outcome.ledger.summary(),
         **_reference(outcome, METHODS[config.method].budgeted),
     }
 
@@ -77,7 +85,14 @@ def _full_seconds(outcome: RunResult) -> float | None:
         return None
     clock = engine.clock.per_batch(engine.spending.accumulate)
     batches = engine.spending.total_batches or 0
-    return clock.full(sum(outcome.plain_steps), batches, sum(engine.graph.sizes.values()))
+    own = sum(outcome.plain_steps) / outcome.processes
+    return clock.full(own, batches, sum(engine.graph.sizes.values()))
+
+
+def _full_exchange(outcome: RunResult) -> int:
+    """Bytes of the gradients of everything, in all the steps made, from each of the processes."""
+    several = outcome.processes > 1
+    return several * outcome.trainable_bytes * outcome.steps * outcome.processes
 
 
 def _energy(outcome: RunResult) -> dict[str, Any]:
@@ -98,7 +113,7 @@ def _reference(outcome: RunResult, budgeted: bool) -> dict[str, Any]:
 
     rho_spent: what `rho` bounds, where it bounds anything.
     """
-    ledger, chosen = outcome.engine.ledger, outcome.engine.chooses_steps
+    ledger, chosen = outcome.ledger, outcome.engine.chooses_steps
     # of a run that chooses its steps, rho is a share of all that were asked for
     full = sum(outcome.plain_steps if chosen else outcome.plain_steps[: outcome.steps])
     return {
@@ -109,7 +124,7 @@ def _reference(outcome: RunResult, budgeted: bool) -> dict[str, Any]:
     }
 
 
-def _batch_seconds(engine: AdaptiveBackprop) -> float | None:
+def _batch_seconds(ledger: Ledger) -> float | None:
     """Median seconds of a training batch, the first left out where there are more."""
-    seconds = [entry.seconds for entry in engine.ledger if entry.kind == "train"]
+    seconds = [entry.seconds for entry in ledger if entry.kind == "train"]
     return statistics.median(seconds[1:] or seconds) if seconds else None

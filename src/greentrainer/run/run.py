@@ -12,8 +12,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,9 @@ from rich.console import Console
 
 from greentrainer.config import RunConfig
 from greentrainer.energy import require_meter, start_meter
-from greentrainer.hf import last_whole, models
+from greentrainer.hf import last_whole, models, whole_state
 from greentrainer.methods import METHODS
-from greentrainer.model import PeakMemory
+from greentrainer.model import Alone, PeakMemory, joined
 from greentrainer.records import write_json, write_lines
 from greentrainer.report import draw, write_card
 from greentrainer.run.arguments import CHECKPOINTS, arguments_of, steps_of
@@ -54,8 +54,23 @@ from greentrainer.run.prepared import material
 from greentrainer.run.progress import training_line
 from greentrainer.run.reference import EpochOrder
 from greentrainer.run.result import RunResult, bill_of
+from greentrainer.run.together import (
+    LAUNCHED,
+    REFUSED,
+    as_begun,
+    failed,
+    lost_in_one_line,
+    metered,
+    own_log,
+    placed,
+    require_together,
+    same_steps,
+    tell_launcher,
+    together,
+)
 from greentrainer.run.training import fit, require_budget
 from greentrainer.run.unused import require_used, told_of_rho, written
+from greentrainer.run.vigil import Vigil
 from greentrainer.tasks import encode, require_room, show, virtual_config
 
 
@@ -65,8 +80,7 @@ def prepare(config: RunConfig, console: Console, *, training: bool = True) -> Ru
     model, tokenizer = models.load(
         config.model, dtype=dtype, notify=console.print, bits=config.bits, revision=config.revision
     )
-    if not config.bits:
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
+    placed(config, model)
     _require_room(config, model)
     tokenizer = with_template(tokenizer, config.chat_template)
     seq2seq = bool(model.config.is_encoder_decoder)
@@ -106,23 +120,64 @@ def execute(config: RunConfig, console: Console, command: str | None = None) -> 
     if not METHODS[config.method].trains:
         raise ValueError(f"{config.method} trains nothing: use greentrainer evaluate")
     _require(config)
-    require_folder(config)
+    processes = joined()
     told = partial(console.print, markup=False)
-    if note := told_of_rho(config):
+    config = together(config, processes)
+    note = told_of_rho(config)
+    if note and processes.rank == 0:
         told(note)
-    with kept(config, told) as let_go, in_one_line(config):
-        try:
-            summary = _attempt(config, console, command, let_go)
-        except Exception as error:
-            again = resumed_smaller(config) if ran_out(error) else None
-            if again is None:
-                raise
-        else:
-            again = None
-        if again is not None:  # the error, and with it all that it held, is gone
-            told(_said(again))
-            release_memory()
-            summary = _attempt(again, console, command, let_go)
+    with processes.agreed(), in_one_line(config):
+        require_folder(config)
+        typed, config = as_begun(config), same_steps(config)
+    with ExitStack() as holding:
+        let_go: Callable[[], None] = lambda: None  # noqa: E731
+        with processes.agreed(), in_one_line(config):
+            if processes.rank == 0:
+                let_go = holding.enter_context(kept(typed, told))
+                open_folder(typed)
+        own_log(config.output_dir, processes.rank)
+        limit = arguments_of(config, examples=1).ddp_timeout
+        with Vigil(processes, limit, partial(_end, config.output_dir)), in_one_line(config):
+            summary = _made(config, console, command, let_go, processes)
+            processes.leave()  # none before all is written
+    return summary
+
+
+def _made(
+    config: RunConfig,
+    console: Console,
+    command: str | None,
+    let_go: Callable[[], None],
+    processes: Alone,
+) -> dict[str, Any]:
+    """The run; once more, with fewer rows at a time, where it runs out of memory."""
+    try:
+        return _from_the_folder_on(config, console, command, let_go, processes)
+    except Exception as error:
+        alone = processes.count == 1
+        again = resumed_smaller(config) if alone and ran_out(error) else None
+        if again is None:
+            raise
+    console.print(_said(again), markup=False)  # the error, and all that it held, is gone
+    release_memory()
+    return _from_the_folder_on(again, console, command, let_go, processes)
+
+
+def _from_the_folder_on(
+    config: RunConfig,
+    console: Console,
+    command: str | None,
+    let_go: Callable[[], None],
+    processes: Alone,
+) -> dict[str, Any]:
+    """What is done when there is a folder to record it in."""
+    with _recorded(config, command, let_go, processes) as journal, lost_in_one_line():
+        with processes.agreed(), in_one_line(config):
+            inputs = prepare(config, console)
+            config = placed(config, inputs.model)
+            require_disk(config, inputs.model)
+        summary = _execute(config, inputs, console, journal)
+        journal.end("interrupted" if summary["bill"]["interrupted"] else "done")
     console.print(f"report in {config.output_dir / 'report.html'}", markup=False)
     return summary
 
@@ -139,22 +194,23 @@ def _said(config: RunConfig) -> str:
     )
 
 
-def _attempt(
-    config: RunConfig, console: Console, command: str | None, let_go: Callable[[], None]
-) -> dict[str, Any]:
-    open_folder(config)
-    with _recorded(config, command, let_go) as journal:
-        inputs = prepare(config, console)
-        require_disk(config, inputs.model)
-        summary = _execute(config, inputs, console, journal)
-        journal.end("interrupted" if summary["bill"]["interrupted"] else "done")
-    return summary
+def _end(folder: Path, reason: str) -> None:
+    """Of a process that waits in vain for another: nothing but its end helps."""
+    failed(folder, reason)
+    tell_launcher(reason)
+    if LAUNCHED not in os.environ:
+        print(f"error: {reason}", file=sys.stderr, flush=True)
+    os._exit(REFUSED)
 
 
 def _require(config: RunConfig) -> None:
     """Raise what would be raised later, before anything is loaded."""
+    require_together(config)
     if arguments_of(config, examples=1).n_gpu > 1:
-        raise ValueError("a run trains on one GPU: show it one, as with CUDA_VISIBLE_DEVICES=0")
+        raise ValueError(
+            "one process trains on one GPU: add --processes auto for all of them, or show it one, "
+            "as with CUDA_VISIBLE_DEVICES=0"
+        )
     require_budget(config, METHODS[config.method])
     require_used(config)
     require_meter(config.meter)
@@ -167,20 +223,22 @@ def _require(config: RunConfig) -> None:
 
 @contextmanager
 def _recorded(
-    config: RunConfig, command: str | None, stepped: Callable[[], None]
+    config: RunConfig, command: str | None, stepped: Callable[[], None], processes: Alone
 ) -> Iterator[Journal]:
     """A record of the run, drawn however it ends."""
-    journal = Journal(config.output_dir, command, config.seed, config.resume, stepped)
+    journal = Journal(config.output_dir, command, config.seed, config.resume, processes, stepped)
     try:
         yield journal
     except BaseException as error:
         journal.broke_off(error)
         try:
-            draw(config.output_dir)
+            if journal.writes:
+                draw(config.output_dir)
         except Exception as other:
             error.add_note(f"and its report could not be drawn: {other!r}")
         raise
-    draw(config.output_dir)
+    if journal.writes:
+        draw(config.output_dir)
 
 
 def _execute(
@@ -190,20 +248,25 @@ def _execute(
                        "test": len(inputs.test)})  # fmt: skip
     console.print("evaluating the model as it is")
     summary: dict[str, Any] = {"before": evaluate(inputs, config)}
-    write_json(config.output_dir / "metrics.json", summary)
+    folder = config.output_dir
+    if journal.writes:
+        write_json(folder / "metrics.json", summary)
     outcome, peak = train(config, inputs, console, journal=journal)
     inputs = replace(inputs, model=outcome.model)
     summary["bill"] = bill_of(config, outcome, peak)
-    folder = save(config, inputs, outcome, summary)
-    write_card(folder)
+    state = whole_state(inputs.model)
+    if journal.writes:
+        save(config, inputs, outcome, summary, journal.choices, state)
+        write_card(folder)
     if outcome.interrupted:
         console.print(f"interrupted: the model as trained so far is in {folder / 'model'}")
         return summary
     console.print("evaluating the trained model")
     summary["after"] = evaluate(inputs, config)
-    write_lines(folder / "predictions.jsonl", predictions(inputs, summary["after"]))
-    write_json(folder / "metrics.json", summary)
-    write_card(folder)
+    if journal.writes:
+        write_lines(folder / "predictions.jsonl", predictions(inputs, summary["after"]))
+        write_json(folder / "metrics.json", summary)
+        write_card(folder)
     console.print(f"saved to {folder}")
     return summary
 
@@ -225,11 +288,8 @@ def _outlook(config: RunConfig, inputs: RunInputs) -> str:
         mask = collate([inputs.train[i] for i in rows])["attention_mask"]
         real, places = real + int(mask.sum()), places + mask.numel()
     steps = steps_of(config, len(inputs.train))
-    made = (
-        f"of {config.batch_size} x {config.accumulate}"
-        if config.accumulate > 1
-        else (f"of {config.batch_size}")
-    )
+    parts = [config.batch_size, config.accumulate, config.count]
+    made = "of " + " x ".join(str(part) for part in parts if part == parts[0] or part > 1)
     return (
         f"{steps:,} steps {made} in {config.epochs} passes over {len(inputs.train):,} examples: "
         f"{real:,} tokens a pass, and {1 - real / places:.1%} of the positions are padding"
@@ -273,7 +333,8 @@ def train(
     """Train with a progress line; returns the outcome and the peak memory in bytes."""
     release_memory()
     steps = steps_of(config, len(inputs.train)) if max_steps < 0 else max_steps
-    meter = start_meter(config.meter, config.watts)
+    processes = joined()
+    meter = start_meter(*metered(config))
 
     def stopping() -> None:
         console.print("stopping after this step (Ctrl-C again: at once, without saving)")
@@ -296,18 +357,29 @@ def train(
             outcome,
             energy=meter.energy(),
             wall_seconds=time.perf_counter() - start[0],
-            processor_seconds=time.process_time() - start[1],
+            processor_seconds=sum(processes.every(time.process_time() - start[1])),
         )
-    return outcome, memory.peak
+    return outcome, max(processes.every(memory.peak))
 
 
-def save(config: RunConfig, inputs: RunInputs, outcome: RunResult, summary: dict[str, Any]) -> Path:
-    """Write the run folder; files appear whole or not at all."""
+def save(
+    config: RunConfig,
+    inputs: RunInputs,
+    outcome: RunResult,
+    summary: dict[str, Any],
+    choices: Sequence[dict[str, Any]] | None = None,
+    state: dict[str, Any] | None = None,
+) -> Path:
+    """Write the run folder; files appear whole or not at all.
+
+    choices: what was chosen when; as the engine has it when None.
+    state: the model's tensors, where it holds only a part of each.
+    """
     folder = config.output_dir
-    write_lines(folder / "ledger.jsonl", outcome.engine.ledger.state_dict())
-    write_lines(folder / "selections.jsonl", outcome.engine.history)
+    write_lines(folder / "ledger.jsonl", outcome.ledger.state_dict())
+    write_lines(folder / "selections.jsonl", choices or outcome.engine.history)
     write_lines(folder / "log.jsonl", outcome.log)
-    _save_model(inputs, folder / "model")
+    _save_model(inputs, folder / "model", state)
     if (folder / CHECKPOINTS).is_dir() and not any((folder / CHECKPOINTS).iterdir()):
         (folder / CHECKPOINTS).rmdir()
     write_json(folder / "metrics.json", summary)
@@ -323,12 +395,12 @@ def release_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _save_model(inputs: RunInputs, folder: Path) -> None:
+def _save_model(inputs: RunInputs, folder: Path, state: dict[str, Any] | None) -> None:
     """An ordinary checkpoint, which replaces an older one only when it is whole."""
     part, old = folder.with_name("model.part"), folder.with_name("model.old")
     for left in (part, old):
         shutil.rmtree(left, ignore_errors=True)
-    inputs.model.save_pretrained(part)
+    inputs.model.save_pretrained(part, state_dict=state)
     inputs.tokenizer.save_pretrained(part)
     if folder.exists():
         os.replace(folder, old)

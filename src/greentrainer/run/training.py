@@ -30,11 +30,13 @@ from greentrainer.hf import (
     last_whole,
     save_clock,
     saved_clock,
+    sharding,
 )
 from greentrainer.hf import trackers as trackers
 from greentrainer.importance import METRICS
 from greentrainer.methods import METHODS, Method
-from greentrainer.records import Entry
+from greentrainer.model import Alone, joined
+from greentrainer.records import Entry, Ledger
 from greentrainer.run.arguments import arguments_of, in_one_line, steps_of
 from greentrainer.run.asked import collator_of, cost_of, forward_of, positions_of, steps_asked
 from greentrainer.run.interrupt import StopRequest
@@ -78,6 +80,7 @@ class Watch(TrainerCallback):
     """Reports each step, ends the run when asked to, and when a loss is not finite.
 
     before: what was spent before there were books.
+    processes: after each step all agree on its loss, and stop if one was asked to.
     """
 
     def __init__(
@@ -87,11 +90,19 @@ class Watch(TrainerCallback):
         learning_rate: float,
         journal: Journal | None,
         before: Sequence[Entry],
+        processes: Alone,
     ) -> None:
+        self.processes = processes
         self.report, self.stop, self.learning_rate = report, stop, learning_rate
         self.journal, self.before = journal, list(before)
         self.losses: list[float] = []
         self.trainer: RunTrainer | None = None
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell the order: of several processes accelerate does not, where batches are skipped."""
+        assert self.trainer is not None
+        steps = -(-len(kwargs["train_dataloader"]) // args.gradient_accumulation_steps)
+        self.trainer.order.set_epoch(state.global_step // steps)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Before the first step: the engine is there now."""
@@ -110,8 +121,9 @@ class Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After the optimizer's step."""
         assert self.trainer is not None
-        loss = self.trainer.step_loss.item()
+        own = self.trainer.step_loss.item()
         self.trainer.step_loss.zero_()
+        loss, stop = self.processes.mean([own, float(self.stop.made)])
         if not math.isfinite(loss):
             raise ValueError(
                 f"the loss of step {state.global_step} is {loss}: lower the learning rate "
@@ -122,7 +134,8 @@ class Watch(TrainerCallback):
             self.journal.step(state.global_step, loss)
         self.report(state.global_step, loss, self.trainer.engine)
         ended = self.trainer.engine.finished
-        if self.stop.made:
+        if stop:
+            self.stop.made = True
             control.should_training_stop = True
             control.should_save = state.global_step < state.max_steps and not ended
 
@@ -148,9 +161,12 @@ def fit(
     Stops at Ctrl-C after the step in hand, with the model whole; `stopping` is called when it is
     asked to.  max_steps: end after so many.  Raises ValueError for nothing to train on, an
     infeasible budget, a loss that is not finite, or training arguments that cannot be.
+
+    Several processes all call it, and each trains on its own batches.
     """
     if not train:
         raise ValueError("there is no example to train on")
+    processes = joined()
     consumption = consumption_of(config, meter)
     require_budget(config, METHODS[config.method])
     collate = collator_of(config, tokenizer)
@@ -188,13 +204,11 @@ def fit(
         rho = config.rho or config.budget[1] / sum(plain)
         max_steps = affordable_steps(steps, rho, sum(plain))
     arguments = arguments_of(config, len(train), max_steps, way.evaluated if way else None)
-    if arguments.world_size > 1:
-        raise ValueError(
-            "this command runs in one process: for several use GreenTrainer in a script under "
-            "torchrun (examples/trainer.py)"
-        )
-    with StopRequest(stopping) as stop:
-        watch = Watch(report, stop, config.learning_rate, journal, probed)
+    if arguments.ddp_find_unused_parameters is None:
+        arguments.ddp_find_unused_parameters = has_experts(model)
+    shards = sharding(processes.count > 1 and config.parallel == "fsdp")
+    with StopRequest(stopping) as stop, shards:
+        watch = Watch(report, stop, config.learning_rate, journal, probed, processes)
         patience = [EarlyStoppingCallback(config.patience)] if config.patience else []
         make = partial(
             RunTrainer,
@@ -218,10 +232,15 @@ def fit(
             trainer.train(resume_from_checkpoint=again)
         except ImportError as error:  # an optimizer or a logger that is not installed
             raise ValueError(" ".join(str(error).split())[:300]) from error
-    _keep_clock(config, trainer)
+    if processes.rank == 0:
+        _keep_clock(config, trainer)
     trainer.engine.optimizer.state.clear()  # evaluations have room again
     told(trainer.engine.graphs)
     state = trainer.state
+    if journal and journal.engine is None:  # every step was made before
+        journal.begin(trainer.engine, state.max_steps, state.global_step, state.log_history)
+    trainable = sum(p.nbytes for p in adapted.parameters() if p.requires_grad)
+    rows = processes.every(trainer.ledger.state_dict()) if journal is None else []
     return RunResult(
         engine=trainer.engine,
         model=method.finish(adapted),
@@ -232,10 +251,19 @@ def fit(
         and state.global_step < state.max_steps
         and not trainer.engine.finished,
         plain_steps=tuple(plain),
+        ledger=journal.ledger if journal else Ledger(Entry(**row) for own in rows for row in own),
+        processes=processes.count,
+        trainable_bytes=trainable,
         log=tuple(state.log_history),
-        used=trainer.engine.consumption.used(),
+        used=trainer.engine.consumption.so_far(),
         way=way,
     )
+
+
+def has_experts(model: Any) -> bool:
+    """Whether some of its parameters may have no part in a batch's loss."""
+    known = getattr(model, "config", None)
+    return any("expert" in name for name in (known.to_dict() if known is not None else ()))
 
 
 @dataclass(frozen=True)
@@ -292,7 +320,7 @@ def mode_of(config: RunConfig) -> str:
     """What else than model and device a clock is set for."""
     keys = [
         "bf16", "weights", "activation_checkpointing", "compile", "labelled_head", "positions",
-        "batch_size", "max_length",
+        "batch_size", "max_length", "processes", "parallel",
     ]  # fmt: skip
     return ", ".join(f"{key} {getattr(config, key)}" for key in keys)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional
 
+from greentrainer.model import Alone
 from greentrainer.records import over
 from greentrainer.tasks.base import Example
 from greentrainer.tasks.encode import (
@@ -45,23 +46,31 @@ __all__ = [
 ]
 
 Normalisation = Literal["sum", "mean"]
+ALONE = Alone()
 
 
-def loss_per_token(model: Any, batches: Iterable[dict[str, torch.Tensor]]) -> float:
+def loss_per_token(
+    model: Any, batches: Iterable[dict[str, torch.Tensor]], processes: Alone = ALONE
+) -> float:
     """Mean negative log-likelihood of the labelled tokens, in nats, in evaluation mode.
 
     Summed over tokens and divided once, in float64: the same however the examples are batched.
-    Raises ValueError if no token has a label.
+    processes: that share the batches.  Raises ValueError if no token has a label.
     """
-    total, count = 0.0, 0
-    with evaluating(model):
-        for batch in over(batches, "evaluating"):
-            losses, labelled = _token_losses(model, batch)
-            total += losses.double().sum().item()
-            count += int(labelled.sum())
+
+    def sums(some: Sequence[dict[str, torch.Tensor]]) -> list[tuple[float, int]]:
+        found = []
+        with evaluating(model):
+            for batch in over(some, "evaluating"):
+                losses, labelled = _token_losses(model, batch)
+                found.append((losses.double().sum().item(), int(labelled.sum())))
+        return found
+
+    found = processes.shared(list(batches), sums)
+    count = sum(labelled for _, labelled in found)
     if count == 0:
         raise ValueError("no token has a label: there is nothing to measure the loss on")
-    return total / count
+    return sum(total for total, _ in found) / count
 
 
 def _token_losses(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,6 +103,7 @@ def choice_accuracy(
     max_length: int,
     batch_size: int = 16,
     normalisation: Normalisation = "sum",
+    processes: Alone = ALONE,
 ) -> float:
     """Share x 100 of examples whose completion is, of their choices, the model's likeliest.
 
@@ -110,7 +120,12 @@ def choice_accuracy(
         for row, example in enumerate(examples, 1)
         for choice in example.choices
     ]
-    scores = iter(_log_likelihoods(model, encoded, pad_id(tokenizer), batch_size, normalisation))
+    pad = pad_id(tokenizer)
+
+    def weighed(some: Sequence[Encoded]) -> list[float]:
+        return _log_likelihoods(model, some, pad, batch_size, normalisation)
+
+    scores = iter(processes.shared(encoded, weighed))
     right = [_likeliest(example, scores) == example.completion for example in examples]
     return 100 * sum(right) / len(right)
 
@@ -164,6 +179,7 @@ def evaluate_answers(
     max_length: int,
     generated: int | None = None,
     batch_size: int = 8,
+    processes: Alone = ALONE,
 ) -> dict[str, Any]:
     """The scores, x 100, of a model's answers, and under `predictions` its texts.
 
@@ -172,6 +188,7 @@ def evaluate_answers(
     generated: of how many examples, from the first, an answer is written (all if None); accuracy by
         likelihood is over all.  With 0 the scores of texts, and the texts, are left out.
     max_length: window of prompt and answer together, or of an encoder.
+    processes: that share the examples.
 
     An answer ends with its first line, unless a right answer of the example has several.  Texts
     without a prompt ask for no answer.
@@ -180,13 +197,17 @@ def evaluate_answers(
     result: dict[str, Any] = {}
     if "choice" in scores:
         result["accuracy_likelihood"] = choice_accuracy(
-            model, tokenizer, examples, max_length, batch_size
+            model, tokenizer, examples, max_length, batch_size, processes=processes
         )
     asked = examples[:generated]
     if asked:
-        texts = answers(
-            model, tokenizer, asked, decoding, max_length=max_length, batch_size=batch_size
-        )
+
+        def written(some: Sequence[Example]) -> list[str]:
+            return answers(
+                model, tokenizer, some, decoding, max_length=max_length, batch_size=batch_size
+            )
+
+        texts = processes.shared(asked, written)
         result |= _text_scores(texts, asked, scores)
         result["predictions"] = texts
     return result
