@@ -175,6 +175,8 @@ class RunConfig(BaseModel):
     memory: bytes that the run may take, as 6GB; or auto, what the device has (docs/memory.md).
     weights: what the model is held in: float32; or bfloat16, in half the memory, where updates are
         rounded stochastically. When None, float32 unless it takes more than half of `memory`.
+    fewer: what is trained where `memory` has no room for everything: adapters on all linear layers,
+        at ten times the learning rate, if peft is installed; or tensors, those worth most.
     updates: step, in the optimizer's step; or backward, of each tensor as its gradient arrives, so
         that gradients take no memory. When None, as `memory` says.
     generate: test examples for which a completion is generated and scored.
@@ -264,6 +266,7 @@ class RunConfig(BaseModel):
     optimizer_state: Literal["keep", "drop", "offload"] = "keep"
     memory: Annotated[Literal["auto"] | int | None, BeforeValidator(_memory)] = None
     weights: Literal["float32", "bfloat16"] | None = None
+    fewer: Literal["adapters", "tensors"] = "adapters"
     updates: Literal["step", "backward"] | None = None
     generate: Annotated[int, Field(ge=0)] = 32
     decoding: Literal["greedy", "paper"] = "greedy"

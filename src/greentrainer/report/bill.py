@@ -100,6 +100,8 @@ def _memory(bill: Mapping[str, Any]) -> str:
         found.append("activations made again")
     if way["tail"] is not None:
         found.append(f"a tail of {way['tail']}")
+    if way.get("adapters"):
+        found.append(f"adapters of rank {way['adapters']} on all linear layers")
     if way["names"] is not None:
         found.append(f"{len(way['names'])} tensors may be trained")
     return ", ".join(found)

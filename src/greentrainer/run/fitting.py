@@ -94,7 +94,7 @@ class Fitting:
 
         Raises ValueError where nothing fits, with the smallest limit that would do.
         """
-        found = self._everything()
+        found = self.everything()
         if found is not None:
             return found
         if not self.probes:
@@ -106,7 +106,7 @@ class Fitting:
 
         None where nothing can be.  Of tensors nothing is known but their sizes.
         """
-        found = self._everything()
+        found = self.everything()
         if found is not None:
             return found, 1.0
         form = self._tightest
@@ -132,7 +132,7 @@ class Fitting:
             evaluated=rows,
         )
 
-    def _everything(self) -> Way | None:
+    def everything(self) -> Way | None:
         """The first way in which all that may be trained is."""
         for forms in self.may.families():
             if min(self.total(form, self.names) for form in self._ends(forms)) > self.allowed:

@@ -7,9 +7,10 @@ import ctypes
 import json
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import psutil
@@ -30,6 +31,10 @@ from greentrainer.run.way import Way
 from greentrainer.types import Batch
 
 KEPT = "memory.json"
+RANK = 8
+"""Of adapters where not everything fits."""
+FASTER = 10
+"""How many times the learning rate of the model's own tensors theirs is."""
 SIDE = 256
 """Of the matrix that an optimizer is tried on."""
 M_MMAP_THRESHOLD = -3
@@ -115,42 +120,100 @@ def within(
     method: Method,
     model: nn.Module,
     batches: Callable[[], tuple[Batch, Sequence[Batch], Batch | None]],
-) -> tuple[RunConfig, Way, list[Entry]]:
-    """The configuration as it keeps to its memory, how, and what finding out took.
+) -> tuple[RunConfig, nn.Module, Way, list[Entry]]:
+    """The configuration as it keeps to its memory, the model to train, how, and what that took.
 
     Of several processes each has so much, and all go the way of the one that has least.
 
-    Of the model that is to be trained, tensors that do not fit are frozen.  batches: makes the
+    model: as loaded; what the method puts into it is put in.  Where not everything fits adapters
+    are trained, or tensors that do not fit are frozen.  batches: makes the
     largest one of the run, some of its first, and the largest that evaluations during training are
     on, on the model's device.
 
     Raises ValueError where nothing fits.
     """
-    processes = joined()
-    spent: list[Entry] = []
-    way = kept_way(config)
-    if way is None:
+    way, spent = kept_way(config), list[Entry]()
+    if way is not None:
+        config = changed(config, way)
+        adapted: nn.Module = method.adapt(model, config)
+    else:
         assert config.memory is not None
-        place = config.output_dir / KEPT
         give_back()
-        model.train()
-        device = next(model.parameters()).device
-        largest, first, judged = batches()
-        with closing(savings_of(config, method, model, largest)) as short:
-            limit, held = limit_of(config.memory, device), held_on(device)
-            limit, held = min(processes.every(limit)), max(processes.every(held))
-            dtype = next((p.dtype for p in model.parameters() if p.requires_grad), torch.float32)
-            ratio = state_ratio(config, dtype, device)
-            fitting = Fitting(config, method, model, largest, limit, held, short, judged, ratio)
-            with processes.agreed():
-                way, spent = fitting.way(first), fitting.spent
-            way = processes.first(way)
-        if place.parent.is_dir() and processes.rank == 0:
+        adapted = method.adapt(model, config)
+        way, spent = _found(config, method, adapted, *batches())
+        config = changed(config, way)
+        if way.adapters is not None:
+            adapted = method.adapt(model, config)
+        place = config.output_dir / KEPT
+        if place.parent.is_dir() and joined().rank == 0:
             write_json(place, asdict(way))
-    for name, parameter in model.named_parameters():
+    for name, parameter in adapted.named_parameters():
         if way.names is not None and name not in way.names:
             parameter.requires_grad_(False)
-    return changed(config, way), way, spent
+    return config, adapted, way, spent
+
+
+def _found(
+    config: RunConfig,
+    method: Method,
+    model: nn.Module,
+    largest: Batch,
+    first: Sequence[Batch],
+    judged: Batch | None,
+) -> tuple[Way, list[Entry]]:
+    """The way in which a run fits, and what finding it took.  The model is left as it was."""
+    assert config.memory is not None
+    device, processes = next(model.parameters()).device, joined()
+    limit, held = limit_of(config.memory, device), held_on(device)
+    limit, held = min(processes.every(limit)), max(processes.every(held))
+
+    @contextmanager
+    def fitting(config: RunConfig, model: nn.Module) -> Iterator[Fitting]:
+        model.train()
+        dtype = next((p.dtype for p in model.parameters() if p.requires_grad), torch.float32)
+        ratio = state_ratio(config, dtype, device)
+        with closing(savings_of(config, method, model, largest)) as short, processes.agreed():
+            yield Fitting(config, method, model, largest, limit, held, short, judged, ratio)
+
+    with fitting(config, model) as own:
+        way = processes.first(own.everything())
+        narrow = with_adapters(config, method) if way is None else None
+    if narrow is not None:
+        with _adapted(model, method, narrow) as other, fitting(narrow, other) as small:
+            way = processes.first(small.everything())
+        if way is not None:
+            way = replace(way, adapters=narrow.lora_rank)
+    if way is not None:
+        return way, []
+    with fitting(config, model) as own:
+        return processes.first(own.way(first)), own.spent
+
+
+def with_adapters(config: RunConfig, method: Method) -> RunConfig | None:
+    """The same with adapters in place of the model's own tensors; None where there can be none."""
+    own = method.budgeted and method.optional and config.lora_rank is None
+    if not own or config.fewer != "adapters" or config.bits or find_spec("peft") is None:
+        return None
+    return _with_adapters(config, RANK)
+
+
+def _with_adapters(config: RunConfig, rank: int) -> RunConfig:
+    rate = FASTER * config.learning_rate
+    return config.model_copy(update={"lora_rank": rank, "learning_rate": rate})
+
+
+@contextmanager
+def _adapted(model: nn.Module, method: Method, config: RunConfig) -> Iterator[nn.Module]:
+    """The model with adapters, in here."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    with torch.random.fork_rng():
+        adapted: Any = method.adapt(model, config)
+    try:
+        yield adapted
+    finally:
+        adapted.unload()
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 def kept_way(config: RunConfig) -> Way | None:
@@ -190,6 +253,8 @@ def changed(config: RunConfig, way: Way) -> RunConfig:
         made["accumulate"] = config.accumulate * (config.batch_size // way.rows)
     if way.recompute:
         made["activation_checkpointing"] = True
+    if way.adapters is not None:
+        config = _with_adapters(config, way.adapters)
     if config.keep_activations is None and not torch.cuda.is_available():
         made["keep_activations"] = "nothing"  # it would be kept where the limit is
     return config.model_copy(update=made)

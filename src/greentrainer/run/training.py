@@ -187,16 +187,17 @@ def fit(
     asked = chooses if config.rho is not None else not other
     whole = told if asked else None
     torch.manual_seed(config.seed)
-    adapted = method.adapt(model, config)
     order = EpochOrder(train, config.batch_size, config.seed)
     way: Way | None = None
     probed: list[Entry] = []
     if config.memory is not None or kept_way(config) is not None:
         judged = Batches(config, model, judge if config.evaluate_every else [], collate)
         some = partial(batches.first, 1 + config.probe_batches)
-        config, way, probed = within(
-            config, method, adapted, lambda: (batches.largest(), some(), judged.largest())
+        config, adapted, way, probed = within(
+            config, method, model, lambda: (batches.largest(), some(), judged.largest())
         )
+    else:
+        adapted = method.adapt(model, config)
     if config.compile:
         compile_blocks(adapted)
     if early and max_steps < 0:

@@ -41,7 +41,8 @@ class Way(Form):
 
     limit: bytes, None where none was given and memory ran out.  held, told: of them before training
     and at its peak.  names: what may be trained, None for all.  evaluated: rows at a time of
-    evaluations during training, None where there are none.
+    evaluations during training, None where there are none.  adapters: rank of those that are
+    trained in place of the model's own tensors.
     """
 
     limit: int | None
@@ -49,6 +50,7 @@ class Way(Form):
     told: int
     names: tuple[str, ...] | None = None
     evaluated: int | None = None
+    adapters: int | None = None
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,14 @@ def test_judging_takes_few_passes(room: int) -> None:
 
 def run(folder: Path, limit: float) -> RunResult:
     config = config_of(
-        folder, method="green", rho=0.9, probe_batches=1, memory=int(limit), epochs=1, accumulate=1
+        folder,
+        method="green",
+        rho=0.9,
+        probe_batches=1,
+        memory=int(limit),
+        epochs=1,
+        accumulate=1,
+        fewer="tensors",
     )
     return fit(config, build("llama"), characters(), examples(60), [])
 
@@ -236,7 +243,7 @@ def test_a_run_trains_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     one = run(tmp_path, 1e12)
     assert one.way is not None
     assert one.way.names is None
-    monkeypatch.setattr(Fitting, "_everything", lambda _self: None)
+    monkeypatch.setattr(Fitting, "everything", lambda _self: None)
     found = run(tmp_path, HELD + 0.7 * (one.way.told - HELD))
     assert found.way is not None
     assert found.way.names is not None
@@ -273,6 +280,62 @@ def test_exact_forms_make_the_same_steps(
     assert (ledger.spent_flops > 1.2 * whole.engine.ledger.spent_flops) == form.recompute
 
 
+def test_adapters_take_the_place_of_what_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At their own rate; the model comes out whole and ordinary, and no tensor was probed."""
+    pytest.importorskip("peft")
+    before = build("llama").state_dict()
+    given: dict[str, Any] = {"method": "green", "epochs": 1, "memory": 10**12}
+    roomy = fit(config_of(tmp_path / "a", **given), build("llama"), characters(), examples(60), [])
+    assert roomy.way is not None
+    assert roomy.way.adapters is None
+    real = Fitting.everything
+    monkeypatch.setattr(
+        Fitting, "everything",
+        lambda self: real(self) if "lora" in self.names[0] else None,
+    )  # fmt: skip
+    (tmp_path / "b").mkdir()
+    config = config_of(tmp_path / "b", **given)
+    found = fit(config, build("llama"), characters(), examples(60), [])
+    assert found.way is not None
+    assert (found.way.adapters, found.way.names) == (memory.RANK, None)
+    assert found.way.told < roomy.way.told
+    assert "probe" not in {entry.kind for entry in found.engine.ledger}
+    after = found.model.state_dict()
+    assert after.keys() == before.keys()
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert moved == {n for n in before if "proj" in n}
+    assert found.plain_steps == roomy.plain_steps
+    peak = found.engine.optimizer.param_groups[0]["initial_lr"]
+    assert peak == memory.FASTER * config.learning_rate
+    kept = memory.kept_way(config.model_copy(update={"resume": True}))
+    assert kept == found.way
+    again, adapted, _, _ = memory.within(
+        config.model_copy(update={"resume": True}), METHODS["green"], build("llama"),
+        lambda: pytest.fail("nothing is looked at"),
+    )  # fmt: skip
+    assert again.learning_rate == memory.FASTER * config.learning_rate
+    assert any("lora" in name for name, _ in adapted.named_parameters())
+
+
+def test_a_trial_of_adapters_leaves_the_model_as_it_was() -> None:
+    pytest.importorskip("peft")
+    model, config = build("llama"), RunConfig(method="green", memory=1)
+    next(model.parameters()).requires_grad_(False)
+    flags = {name: p.requires_grad for name, p in model.named_parameters()}
+    narrow = memory.with_adapters(config, METHODS["green"])
+    assert narrow is not None
+    state = torch.get_rng_state()
+    with memory._adapted(model, METHODS["green"], narrow) as adapted:
+        assert any("lora" in name for name, _ in adapted.named_parameters())
+    assert {name: p.requires_grad for name, p in model.named_parameters()} == flags
+    assert torch.equal(state, torch.get_rng_state())
+    for given in ({"fewer": "tensors"}, {"lora_rank": 4}, {"load_in_4bit": True}):
+        assert memory.with_adapters(config.model_copy(update=given), METHODS["green"]) is None
+    assert memory.with_adapters(config, METHODS["full"]) is None
+
+
 def test_a_resumed_run_keeps_to_what_was_found(tmp_path: Path) -> None:
     """Though another amount is held by then."""
     config = config_of(tmp_path, method="green", memory=10**12)
@@ -282,7 +345,7 @@ def test_a_resumed_run_keeps_to_what_was_found(tmp_path: Path) -> None:
     )
     (tmp_path / memory.KEPT).write_text(json.dumps(asdict(told)), encoding="utf-8")
     again = config.model_copy(update={"resume": True})
-    changed, found, spent = memory.within(
+    changed, _, found, spent = memory.within(
         again, METHODS["green"], model, lambda: pytest.fail("nothing is looked at")
     )
     assert (found, spent) == (told, [])
