@@ -207,8 +207,11 @@ class Foretelling:
         return None
 
     def _say_failed(self, seconds: float) -> None:
-        """Tell once that shapes cannot be foretold, and why.  seconds: that tracing one took."""
-        if self._failed is None or self._said:
+        """Tell once that shapes cannot be foretold, and why.  seconds: that tracing one took.
+
+        Of a model whose costs depend on its data the graph's notes tell.
+        """
+        if self._failed is None or self._said or self._by_data:
             return
         self._said = True
         error: BaseException = self._failed
