@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from greentrainer.cost import trace
-from greentrainer.engine import graph_cache
+from greentrainer.engine import foretelling
 
 os.environ["GREENTRAINER_KEEP"] = "off"  # a model is traced wherever a test means it to be
 torch.set_num_threads(1)
@@ -42,5 +42,5 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         made.append(1)
         return trace(*args)
 
-    monkeypatch.setattr(graph_cache, "trace", noted)
+    monkeypatch.setattr(foretelling, "trace", noted)
     return made

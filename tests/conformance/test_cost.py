@@ -11,7 +11,7 @@ from torch import nn
 
 import greentrainer.cost
 from greentrainer import CostGraph, trace
-from greentrainer.cost import flop_counter
+from greentrainer.cost import flop_counter, form_of
 from greentrainer.types import Batch
 from tests.conformance.families import CASES, FAMILIES, batch_for, build
 
@@ -108,3 +108,25 @@ def test_full_size_models_are_traced_quickly_and_in_little_memory(size: str) -> 
     if size == "opt-2.7b":  # the paper's 41.8 PFLOPs: multiply-accumulates of 5 x 498 batches
         macs = 5 * 498 * (int(out[3]) + int(out[4])) / 2
         assert abs(macs / 41.8e15 - 1) < 0.005
+
+
+def by_rows(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """A loss that goes through its rows one by one."""
+    logits = model(input_ids=batch["input_ids"]).logits
+    return torch.stack([torch.logsumexp(row, -1).sin().mean() for row in logits]).sum()
+
+
+def test_a_loss_that_goes_through_its_rows_has_one_graph_for_any_number_of_them() -> None:
+    model, batch = build("llama", "sdpa"), batch_for("llama")
+    graphs = []
+    for rows in (2, 5):
+        ids = batch["input_ids"][:1].repeat(rows, 1)
+        graphs.append(trace(model.requires_grad_(True), {"input_ids": ids}, by_rows))
+        for names in subsets(graphs[-1], 8):
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(name in names)
+            loss = by_rows(model, {"input_ids": ids})
+            with flop_counter() as backward:
+                loss.backward()
+            assert graphs[-1].backward_flops(names) == backward.get_total_flops()
+    assert form_of(graphs[0]) == form_of(graphs[1])

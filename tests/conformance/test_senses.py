@@ -13,6 +13,7 @@ from torch import nn
 from greentrainer.engine.graph_cache import GraphCache
 from greentrainer.hf import GreenConfig, GreenTrainer
 from tests.conformance.test_cost import counted
+from tests.conformance.trainers import counting
 from tests.trainer import arguments
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -75,6 +76,24 @@ def whisper() -> Made:
     return tf.WhisperForConditionalGeneration(config), batch
 
 
+def qwen2vl() -> Made:
+    """Its images are one row of patches, and its rows know their images by number."""
+    turned = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+    ends = {"bos_token_id": 1, "eos_token_id": 2}
+    seeing = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2,
+              "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 1}  # fmt: skip
+    speaking = {"vocab_size": WORDS, "num_key_value_heads": 2, "rope_parameters": turned,
+                "max_position_embeddings": 64, **ends, **SIZES}  # fmt: skip
+    config = tf.Qwen2VLConfig(
+        text_config=speaking, vision_config=seeing, image_token_id=IMAGE,
+        vision_start_token_id=197, vision_end_token_id=198, video_token_id=196, **ends,
+    )  # fmt: skip
+    batch = words() | {"pixel_values": torch.randn(32, 48)}
+    batch["image_grid_thw"] = torch.tensor([[1, 4, 4], [1, 4, 4]])
+    batch["mm_token_type_ids"] = (batch["input_ids"] == IMAGE).int()
+    return tf.Qwen2VLForConditionalGeneration(config), batch
+
+
 def wav2vec2() -> Made:
     config = tf.Wav2Vec2Config(
         vocab_size=40, conv_dim=(16, 16), conv_stride=(5, 2), conv_kernel=(10, 3),
@@ -104,7 +123,7 @@ class Plain(nn.Module):
         return self.kind(nn.functional.cross_entropy(out, labels), out)
 
 
-MODELS = [llava, paligemma, smolvlm, whisper, wav2vec2, vit]
+MODELS = [llava, paligemma, smolvlm, qwen2vl, whisper, wav2vec2, vit]
 
 
 def ready(make: Callable[[], Made]) -> Made:
@@ -145,6 +164,43 @@ def test_a_run_keeps_to_its_budget(make: Callable[[], Made], frozen: bool, tmp_p
     assert trainer.ledger.verified >= 2
     assert trainer.ledger.worst_deviation == 0
     assert 0.6 <= trainer.ledger.rho_spent <= 0.75
+
+
+def together(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """A batch, its images' patches one behind the other."""
+    joined = ("pixel_values", "image_grid_thw")
+    return {
+        key: (torch.cat if key in joined else torch.stack)([row[key] for row in rows])
+        for key in rows[0]
+    }
+
+
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", [qwen2vl, wav2vec2])
+def test_real_steps_execute_what_the_books_say(make: Callable[[], Made], tmp_path: Path) -> None:
+    def trained(trainer: Any, **more: Any) -> tuple[Any, list[int]]:
+        model, batch = ready(make)
+        counts = {key: len(value) // 2 for key, value in batch.items()}
+        images = ("pixel_values", "image_grid_thw") if make is qwen2vl else ()
+        rows = [
+            {k: v[i % 2 * n :][:n] if k in images else v[i % 2]
+             for (k, v), n in zip(batch.items(), counts.values(), strict=True)}
+            for i in range(192)
+        ]  # fmt: skip
+        settings = arguments(tmp_path, remove_unused_columns=False)
+        made = trainer(model, settings, train_dataset=rows, data_collator=together, **more)
+        return made, counting(made)
+
+    _, full = trained(tf.Trainer)
+    trainer, executed = trained(GreenTrainer, green=GreenConfig(rho=0.7, probe_batches=1))
+    ledger = trainer.ledger
+    assert ledger.full_flops == sum(full)
+    steps = sum(entry.flops for entry in ledger if entry.kind == "train")
+    assert sum(executed) == pytest.approx(steps, rel=1e-3)
+    assert 0.5 * sum(full) < ledger.spent_flops <= 0.7 * sum(full)
+    assert ledger.verified >= 2
+    assert ledger.worst_deviation <= 1e-3
 
 
 @pytest.mark.filterwarnings("ignore")

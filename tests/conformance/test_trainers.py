@@ -12,10 +12,8 @@ USUAL = {
     ("sft", "plain"), ("sft, packed", "plain"), ("dpo", "plain"), ("grpo", "plain"),
     ("reward", "accumulated"), ("sft", "lora"),
 }  # fmt: skip
-NEVER = {("reward", "lora"), ("kto", "lora")} | {
-    (name, mode) for name in ("seq2seq", "sentences") for mode in ("not checkpointed", "lora")
-}
-"""LoRA beside a head that is trained whole, and what these Trainers do not do of themselves."""
+NEVER = {(name, mode) for name in ("seq2seq", "sentences") for mode in ("not checkpointed", "lora")}
+"""What these Trainers do not do of themselves."""
 ALL = [
     pytest.param(name, mode, marks=[] if (name, mode) in USUAL else pytest.mark.thorough)
     for name in KINDS
@@ -52,6 +50,21 @@ def test_the_books_say_what_is_executed(name: str, mode: str, tmp_path: Path) ->
     trained: set[Any] = {n for event in trainer.engine.history for n in event["names"]}
     assert moved <= trained
     assert moved
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name",
+    ["orpo", "cpo", "reward", pytest.param("kto", marks=pytest.mark.thorough)],
+)
+def test_batches_of_new_sizes_are_foretold(name: str, tmp_path: Path, traced: list[int]) -> None:
+    """Also where they hold their texts, and where the loss goes through its rows one by one."""
+    torch.manual_seed(1)
+    kind = KINDS[name]
+    trainer = trainer_of(kind, tmp_path, "plain", kind.rho)
+    assert len(counting(trainer)) == 16
+    assert len(traced) <= 4
+    assert trainer.ledger.worst_deviation == 0
 
 
 @pytest.mark.filterwarnings("ignore")

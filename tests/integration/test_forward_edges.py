@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from greentrainer import AdaptiveBackprop
-from greentrainer.forward import ForwardOptions
+from greentrainer.forward import ForwardOptions, signature
 from greentrainer.model import blocks
 from greentrainer.select import by_rule
 
@@ -221,3 +221,13 @@ def test_lengths_met_while_tracing_are_forgotten() -> None:
     model = decoder(**more)
     engine_of(model, batch(length=30), ForwardOptions()).close()
     assert model(**batch(length=30)).loss.item() == own
+
+
+def test_texts_beside_tensors_tell_nothing_apart_and_flags_do() -> None:
+    ids = torch.ones(2, 3)
+    one, two = ({"ids": ids, "prompt": [f"say {i}", "so"], "kind": "plain"} for i in range(2))
+    assert signature(one) == signature(two)
+    assert signature(one) != signature(one | {"kind": "other"})
+    assert signature(one) != signature(one | {"cached": True})
+    assert signature(((ids, "mean"), {})) != signature(((ids, "sum"), {}))
+    assert signature(["say 1"]) != signature(["say 2"])  # all that there is

@@ -3,7 +3,7 @@
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 from torch.autograd.graph import Node
@@ -88,7 +88,7 @@ def assemble(walk: Walk, variants: Variants, notes: tuple[str, ...]) -> CostGrap
     parents = tuple(tuple(sorted(new[p] for p in draft.parents[o])) for o in old)
     modules = _nodes_of_modules(walk, {node: new[n] for node, n in number.items()})
     forced = walk.forced - {node for _, node, _ in walk.leaves}  # these are frozen if not chosen
-    return CostGraph(
+    whole = CostGraph(
         parents=parents,
         costs=tuple(draft.costs[o] for o in old),
         leaves={name: new[number[node]] for name, node, _ in walk.leaves},
@@ -101,6 +101,42 @@ def assemble(walk: Walk, variants: Variants, notes: tuple[str, ...]) -> CostGrap
         variants=variants,
         notes=notes,
         questions=walk.questions or None,
+    )
+    return _slim(whole)
+
+
+def _slim(graph: CostGraph) -> CostGraph:
+    """The graph without nodes outside of the model that cost nothing: the same costs.
+
+    A loss may go through its rows one by one, and has then as many nodes as there are rows; the
+    graphs of batches alike are to be alike.
+    """
+    named = (node for nodes in graph.modules.values() for node in nodes)
+    stages = (stage.node for stage in graph.stages if stage.node is not None)
+    kept = {0, *graph.leaves.values(), *graph.forced, *stages, *named}
+    parents: list[tuple[int, ...]] = []
+    costs: list[int] = []
+    above: list[tuple[int, ...]] = []
+    for node, (own, cost) in enumerate(zip(graph.parents, graph.costs, strict=True)):
+        reached = tuple(sorted({new for old in own for new in above[old]}))
+        if cost or node in kept:
+            above.append((len(parents),))
+            parents.append(reached)
+            costs.append(cost)
+        else:
+            above.append(reached)
+    new = {node: above[node][0] for node in kept}
+    return replace(
+        graph,
+        parents=tuple(parents),
+        costs=tuple(costs),
+        leaves={name: new[node] for name, node in graph.leaves.items()},
+        stages=tuple(
+            stage if stage.node is None else replace(stage, node=new[stage.node])
+            for stage in graph.stages
+        ),
+        modules={path: tuple(new[n] for n in nodes) for path, nodes in graph.modules.items()},
+        forced=tuple(new[node] for node in graph.forced),
     )
 
 

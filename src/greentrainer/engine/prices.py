@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from greentrainer.engine.bookkeeper import Price
-from greentrainer.engine.graph_cache import LATEST
+from greentrainer.engine.foretelling import LATEST
 from greentrainer.forward import ForwardSavings
 from greentrainer.types import CostGraph
 

@@ -11,6 +11,7 @@ from greentrainer.forward.options import ForwardOptions, Positions
 from greentrainer.forward.savings import SHORT_TAILS, ForwardSavings
 from greentrainer.forward.shapes import (
     Alike,
+    NoneAlike,
     Signature,
     labelled,
     matched,
@@ -30,6 +31,7 @@ __all__ = [
     "ForwardOptions",
     "ForwardSavings",
     "LabelledHead",
+    "NoneAlike",
     "Positions",
     "Signature",
     "SplitForward",

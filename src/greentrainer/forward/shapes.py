@@ -17,6 +17,10 @@ Signature = tuple[tuple[str, tuple[int, ...]], ...]
 """The path to each tensor and its shape; a flag is part of its path and has none."""
 
 
+class NoneAlike(ValueError):
+    """There are no batches alike to this one that could be made."""
+
+
 class Alike:
     """Batches that differ from one in its sizes: rows and lengths, its tensors' first dimensions.
 
@@ -37,11 +41,11 @@ class Alike:
         self.less = [i for i, size in enumerate(self.sizes) if size not in self.rows]
         if self.where is not None:
             if len(self.rows) != 1:
-                raise ValueError("the rows of a split batch cannot be told")
+                raise NoneAlike("the rows of a split batch cannot be told")
             self.sizes = [rows[0], self.where.prefix, self.where.tail]
             self.sums, self.less = [(1, 2)], []
         if paired and (self.where is not None or any(size % 2 for size in self.rows)):
-            raise ValueError("rows do not come in pairs")
+            raise NoneAlike("rows do not come in pairs")
         self.times = [1 + (paired and size in self.rows) for size in self.sizes]
 
     def room(self, share: float) -> list[int]:
@@ -131,9 +135,12 @@ def matched(template: Signature, wanted: Signature) -> tuple[int, ...] | None:
 
 
 def signature(value: Any) -> Signature:
-    """The shapes of all tensors in nested mappings and sequences, and the flags beside them."""
-    found = []
-    for path, leaf in leaves(value):
+    """The shapes of all tensors in nested mappings and sequences, and the flags beside them.
+
+    A list of texts beside tensors is what the rows are made of, kept for people, and no flag.
+    """
+    found, told = [], any(True for _ in tensors(value))
+    for path, leaf in leaves(value, texts=not told):
         if isinstance(leaf, torch.Tensor):
             found.append((path, tuple(leaf.shape)))
         elif isinstance(leaf, (bool, str)):
@@ -154,7 +161,7 @@ def labelled(value: Any) -> int:
 def with_labels(batch: Batch, count: int) -> Batch:
     """The batch with exactly so many labels, the first of each row left out.
 
-    Raises ValueError where there is no room for them.
+    Raises NoneAlike where there is no room for them.
     """
     left = [count]
 
@@ -171,7 +178,7 @@ def with_labels(batch: Batch, count: int) -> Batch:
 
     made = tree_map_with_path(filled, batch)
     if left[0]:
-        raise ValueError(f"no room for {count} labels")
+        raise NoneAlike(f"no room for {count} labels")
     return made
 
 
@@ -180,14 +187,19 @@ def tensors(value: Any) -> Iterator[tuple[str, torch.Tensor]]:
     return ((path, leaf) for path, leaf in leaves(value) if isinstance(leaf, torch.Tensor))
 
 
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """All that is no mapping or sequence in nested ones, each with the path to it."""
+def leaves(value: Any, path: str = "", texts: bool = True) -> Iterator[tuple[str, Any]]:
+    """All that is no mapping or sequence in nested ones, each with the path to it.
+
+    texts: lists of nothing but texts too.
+    """
     if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from leaves(item, f"{path}.{key}")
+            yield from leaves(item, f"{path}.{key}", texts)
+    elif isinstance(value, list) and not texts and all(isinstance(one, str) for one in value):
+        return
     elif isinstance(value, (list, tuple)):
         for position, item in enumerate(value):
-            yield from leaves(item, f"{path}.{position}")
+            yield from leaves(item, f"{path}.{position}", texts)
     else:
         yield path, value
 
