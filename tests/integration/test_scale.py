@@ -136,6 +136,16 @@ def test_every_budget_is_kept_to_together(home: Path, budget: tuple[str, str]) -
         assert bill["ending"] == "the budget is spent"
 
 
+def test_one_process_under_a_launcher_is_wrapped_as_any(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What can be seen of several GPUs on one: DDP with a reducer that has to be rebuilt."""
+    monkeypatch.setitem(WAYS, "one", ([*TORCHRUN[:-1], "1", *MODULE], []))
+    bill = trained(home, "one", "one", "--rho", "0.6", "--published", "--accumulate", "2")
+    assert bill["processes"] == 1
+    assert 0.5 < bill["rho_spent"] <= 0.6
+
+
 METHODS = {
     "lora": ["--method", "lora", "--lora-rank", "2"],
     "lisa": ["--method", "lisa"],

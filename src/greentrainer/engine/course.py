@@ -112,7 +112,7 @@ class Course(ABC):
 
     def _meet(self) -> None:
         """Where there are several processes, let all know what was used up to now."""
-        if self.processes.count > 1:
+        if self.processes.agrees:
             self.consumption.agree(self.processes.every)
 
     def _agree(self) -> None:
@@ -142,7 +142,7 @@ class Course(ABC):
 
         By several processes together, as of the last `after_step`.
         """
-        if self.processes.count > 1:
+        if self.processes.agrees:
             return self._together
         return self._own_share
 
@@ -157,7 +157,7 @@ class Course(ABC):
 
         Of several processes it is told by `after_step`.
         """
-        if self._steps is None or self.selection is None or self.processes.count > 1:
+        if self._steps is None or self.selection is None or self.processes.agrees:
             return self._ended
         return self._steps.ending(self.selection)
 
@@ -176,13 +176,13 @@ class Course(ABC):
         if self._steps is not None and self.selection is not None:
             self._steps.replan(self.selection)
             self._agree()
-            if self.processes.count > 1:
+            if self.processes.agrees:
                 self._ended = self.processes.first(self._steps.ending(self.selection))
         self._share_out()
 
     def _share_out(self) -> None:
         """Where there are several processes, let all know what they spent together."""
-        if self.processes.count > 1 and self.ledger.batches:
+        if self.processes.agrees and self.ledger.batches:
             full = self.ledger.full_flops if self._steps is None else 1.0
             self._together = self.processes.weighted([self._own_share], full)[0]
 

@@ -304,7 +304,7 @@ class AdaptiveBackprop(Course):
 
         A loop in one process may do without: there the run is kept on course by itself.
         """
-        plans = self._steps is None and self.processes.count > 1
+        plans = self._steps is None and self.processes.agrees
         if self.due:
             self.reselect(probe_batches())
         elif plans and self.selection and self._chooser.ready:
@@ -329,7 +329,7 @@ class AdaptiveBackprop(Course):
         Several processes that choose their steps need it around each, to fit the last to what is
         left.
         """
-        several = self.processes.count > 1 and self.between_steps
+        several = self.processes.agrees and self.between_steps
         if several and self._steps is not None and self.selection is not None:
             self._fit_together(self.graphs.of_batch(batch), self.selection, self._steps)
         return self._bookkeeper.one_batch(batch, self._freezer.hold)
@@ -437,7 +437,7 @@ class AdaptiveBackprop(Course):
         self._savings.select(sample, chosen.names)
 
     def _before_batch(self, graph: CostGraph) -> None:
-        alone = self.processes.count == 1 and self._bookkeeper.between_steps
+        alone = not self.processes.agrees and self._bookkeeper.between_steps
         if self._steps is not None:
             if alone and self.selection:
                 self._fit(graph, self.selection, self._steps)

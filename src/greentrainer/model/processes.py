@@ -33,10 +33,15 @@ class Elsewhere(ValueError):
 
 
 class Alone:
-    """One process: everything is agreed already."""
+    """One process: everything is agreed already.
+
+    agrees: whether decisions are made between steps, where all can agree on them, and not at the
+        batch at hand; one process under DDP is no exception, for its reducer has to be rebuilt.
+    """
 
     count = 1
     rank = 0
+    agrees = False
 
     def every(self, value: Any) -> list[Any]:
         """What each process has, in the order of their ranks."""
@@ -88,6 +93,10 @@ class Alone:
 
     def leave(self) -> None:
         """For the last time wait until all are here, and leave the group."""
+        gc.collect()  # reducers go before the group that they belong to
+        self.meet()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
     def exchanged(self) -> int:
         """Bytes of gradients that this process gave to be exchanged since it was last asked."""
@@ -96,6 +105,8 @@ class Alone:
 
 class Together(Alone):
     """All processes of a group.  device: where small tensors to exchange are put."""
+
+    agrees = True
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         if not dist.is_initialized():
@@ -171,12 +182,6 @@ class Together(Alone):
     def meet(self) -> None:
         """Wait until all are here."""
         self.every(None)
-
-    def leave(self) -> None:
-        """For the last time wait until all are here, and leave the group."""
-        gc.collect()  # reducers go before the group that they belong to
-        self.meet()
-        dist.destroy_process_group()
 
 
 class Replicas(Together):

@@ -226,7 +226,8 @@ def fit(
             trainer = make()
         trainer.remove_callback(_printer())
         trainer.green_callback.meter = meter
-        trackers.attach(trainer, config.output_dir / "tensorboard")
+        if processes.rank == 0:
+            trackers.attach(trainer, config.output_dir / "tensorboard")
         watch.trainer = trainer
         again = config.resume and last_whole(Path(arguments.output_dir)) is not None
         try:
