@@ -11,7 +11,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from safetensors import SafetensorError
 
-from greentrainer.config import RunConfig
+from greentrainer.config import RunConfig, require_resumable
 from greentrainer.hf import last_whole
 from greentrainer.run.arguments import CHECKPOINTS
 from greentrainer.run.earlier import CONFIG, DECIDED, FINISHED, OWN, put_back, size_aside
@@ -41,7 +41,7 @@ def require_folder(config: RunConfig) -> None:
                 f"{folder} holds a run that kept no checkpoint to go on from: give --overwrite in "
                 f"place of --resume to lose it, or {other}"
             )
-        config.require_resumable(folder / CONFIG)
+        require_resumable(config, folder / CONFIG)
     elif config.overwrite:
         _require_unneeded(config)
     elif whole or finished:
