@@ -337,6 +337,7 @@ def test_a_launcher_that_is_killed_leaves_nobody_behind(home: Path) -> None:
     wait_for(lambda: steps(home / "orphans") > 3)
     there = processes_of(command)
     command.kill()
+    command.communicate(timeout=CLEAR_END)  # until none of them holds its pipes
     wait_for(lambda: not any(one.is_running() for one in there.values()), CLEAR_END)
     state = json.loads((home / "orphans" / "run.json").read_text())
     assert state["status"] == "failed"
