@@ -367,7 +367,7 @@ def memory_table() -> str:
             row["updates"],
             str(row["rows"] or "all"),
             "all" if row["tail"] is None else str(row["tail"]),
-            f"{row['tensors']} tensors",
+            f"adapters of {row['adapters']}" if row["adapters"] else f"{row['tensors']} tensors",
             f"{row['loss']:.3f}",
         ]
         for row in rows_of("memory")
