@@ -287,6 +287,7 @@ def test_no_power_is_refused_in_one_line() -> None:
         trained(Budget("kwh", 1.0, consumption=Consumption(lambda: 0.0)))
 
 
+@pytest.mark.filterwarnings("ignore:what batches of other sizes cost")
 @pytest.mark.parametrize(("first", "known"), [(2, True), (8, True), (2, False)])
 def test_flops_are_kept_to_whatever_the_first_batch(first: int, known: bool) -> None:
     """Batches of two to eight rows; the first is the smallest or the largest."""

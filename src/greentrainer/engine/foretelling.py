@@ -48,6 +48,8 @@ LABELLED = "number of labelled positions"
 ANSWERS = "answers"
 MANY, FEW = 50, 2
 """Labelled positions of batches that are traced for their sizes."""
+SEVERAL = 3
+"""Shapes that are traced each by itself until it is said: a run may have a whole and a last one."""
 LATEST = 256
 """Graphs kept that differ in the number of labelled positions only."""
 _NOT_READ = Path()
@@ -88,7 +90,7 @@ class Foretelling:
         self._singular: set[Signature] = set()
         self._by_data = self._by_labels = False
         self._failed: Exception | None = None
-        self._said = False
+        self._untold = 0
         self._asking: dict[Signature, Questions] = {}
         self._latest: OrderedDict[tuple[int, ...], tuple[CostGraph, Any]] = OrderedDict()
 
@@ -207,13 +209,15 @@ class Foretelling:
         return None
 
     def _say_failed(self, seconds: float) -> None:
-        """Tell once that shapes cannot be foretold, and why.  seconds: that tracing one took.
+        """Tell once that shapes cannot be foretold, and why, when there are several.
 
-        Of a model whose costs depend on its data the graph's notes tell.
+        seconds: that tracing the last took.  Where costs depend on data the graph's notes tell.
         """
-        if self._failed is None or self._said or self._by_data:
+        if self._failed is None or self._by_data:
             return
-        self._said = True
+        self._untold += 1
+        if self._untold != SEVERAL:
+            return
         error: BaseException = self._failed
         while error.__cause__ is not None:
             error = error.__cause__

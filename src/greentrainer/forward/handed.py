@@ -89,7 +89,7 @@ def take_plain_keys(model: Any) -> None:
 def _taking(attention: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(attention)
     def taking(
-        module: Any, query: Any, key: Any, value: Any, mask: Any = None, **kwargs: Any
+        module: Any, query: Any, key: Any, value: Any, attention_mask: Any = None, **kwargs: Any
     ) -> Any:
         out, before = kwargs.pop(OUT, None), kwargs.pop(BEFORE, None)
         if out is not None:
@@ -98,10 +98,10 @@ def _taking(attention: Callable[..., Any]) -> Callable[..., Any]:
         if before is not None:
             key = torch.cat([before[0], key], dim=-2)
             value = torch.cat([before[1], value], dim=-2)
-        if seen.whole and suits(query, mask, kwargs):
+        if seen.whole and suits(query, attention_mask, kwargs):
             dropout, scale = kwargs.get("dropout", 0.0), kwargs.get("scaling")
             return attend(query, key, value, dropout, scale), None
-        return attention(module, query, key, value, mask, **kwargs)
+        return attention(module, query, key, value, attention_mask, **kwargs)
 
     setattr(taking, OUT, True)
     return taking
