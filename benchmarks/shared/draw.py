@@ -363,11 +363,13 @@ def memory_table() -> str:
             *("" if row[key] is None else f"{row[key] / 1e9:.2f}" for key in ("limit", "told")),
             f"{row['peak'] / 1e9:.2f}",
             f"{row['peak / full']:.2f}",
-            f"{row['whole process'] / 1e9:.2f}",
+            f"{row['whole process'] / 1e9:.2f}" if "whole process" in row else "",
             row["updates"],
-            str(row["rows"] or "all"),
+            str(row.get("rows") or "all"),
             "all" if row["tail"] is None else str(row["tail"]),
-            f"adapters of {row['adapters']}" if row["adapters"] else f"{row['tensors']} tensors",
+            f"adapters of {row['adapters']}"
+            if row.get("adapters")
+            else f"{row['tensors']} tensors",
             f"{row['loss']:.3f}",
         ]
         for row in rows_of("memory")
