@@ -8,23 +8,22 @@ most to other rows for the bytes that training them takes.
 import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
 from greentrainer.config import RunConfig
 from greentrainer.cost import MOMENTS, Memory, flop_counter, pass_memory, rows_that_fit, step_memory
-from greentrainer.forward import LabelledHead, SplitForward
 from greentrainer.hf import recomputing
 from greentrainer.importance import measure_importance
 from greentrainer.methods import Method
 from greentrainer.records import Entry
 from greentrainer.run.asked import may_shorten, positions_of
-from greentrainer.run.way import Form, Room, Updates, Way
+from greentrainer.run.way import Form, Room, Shortened, Updates, Way
 from greentrainer.types import IGNORED, Batch, Tail, loss_of, rows_in, taken
 
 SHORT = 4
@@ -41,21 +40,6 @@ LIKELY = 2
 """Depths that are gone into, of those whose first guess is worth most."""
 PARTS = 2
 """Passes over all batches that judging tensors may take: each measures a part of the model."""
-
-
-class Shortened(Protocol):
-    """What of a pass may be left out: `ForwardSavings`, or what a plan has in its place."""
-
-    @property
-    def split(self) -> SplitForward | None:
-        """Cuts batches in two."""
-
-    @property
-    def head(self) -> LabelledHead | None:
-        """Works on labelled positions only."""
-
-    def at(self, tail: Tail) -> AbstractContextManager[None]:
-        """In here gradient passes through so many positions of each prompt."""
 
 
 class Fitting:
@@ -134,13 +118,21 @@ class Fitting:
 
     def everything(self) -> Way | None:
         """The first way in which all that may be trained is."""
-        for forms in self.may.families():
-            if min(self.total(form, self.names) for form in self._ends(forms)) > self.allowed:
+        for family in self.may.families():
+            forms = [form for form in family if self._least(form) <= self.allowed]
+            if not forms or min(map(self._whole, self._ends(forms))) > self.allowed:
                 continue
             for form in forms:
-                if (told := self.total(form, self.names)) <= self.allowed:
+                if (told := self._whole(form)) <= self.allowed:
                     return self._made(form, told)
         return None
+
+    def _whole(self, form: Form) -> int:
+        return self.total(form, self.names)
+
+    def _least(self, form: Form) -> float:
+        """Bytes of training everything without any activations: told without a pass."""
+        return self.held + (self.moments + (form.updates == "step")) * self._bytes(self.names)
 
     def _room(self, method: Method) -> Room:
         """What may be changed of the run."""

@@ -5,9 +5,11 @@ cost more FLOPs.
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
+from greentrainer.forward import LabelledHead, SplitForward
 from greentrainer.types import Tail
 
 Updates = Literal["step", "backward"]
@@ -76,3 +78,18 @@ class Room:
             for rows in range(self.rows - 1, 0, -1):
                 if self.rows % rows == 0:
                     yield Form("step", tail, rows, recompute)
+
+
+class Shortened(Protocol):
+    """What of a pass may be left out: `ForwardSavings`, or what a plan has in its place."""
+
+    @property
+    def split(self) -> SplitForward | None:
+        """Cuts batches in two."""
+
+    @property
+    def head(self) -> LabelledHead | None:
+        """Works on labelled positions only."""
+
+    def at(self, tail: Tail) -> AbstractContextManager[None]:
+        """In here gradient passes through so many positions of each prompt."""

@@ -258,6 +258,22 @@ def test_a_run_trains_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found.engine.ledger.spent_flops <= 0.9 * sum(found.plain_steps)
 
 
+def test_what_cannot_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where moments alone have no room no pass is made to see that activations have none."""
+    one = fitting(HELD + 10)
+    passes: list[Any] = []
+    real = Fitting._step
+
+    def step(self: Fitting, *given: Any) -> Any:
+        passes.append(given)
+        return real(self, *given)
+
+    monkeypatch.setattr(Fitting, "_step", step)
+    assert one.everything() is None
+    assert passes == []
+    assert all(one._least(form) < one.total(form, one.names) for form in forms())
+
+
 @pytest.mark.parametrize("form", [Form(rows=2), Form(rows=1), Form(recompute=True)])
 def test_exact_forms_make_the_same_steps(
     form: Form, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
