@@ -39,7 +39,8 @@ def plan(
     processes: Processes = None,
     parallel: Parallel = None,
     bandwidth: Annotated[
-        float | None, typer.Option(help="GB a second that each of several processes sends")
+        float | None,
+        typer.Option(help="GB a second that each of several processes sends", min=0.001),
     ] = None,
     probe: Annotated[
         bool, typer.Option(help="measure what a budget could be spent on; reads the weights")
