@@ -138,29 +138,31 @@ def execute(config: RunConfig, console: Console, command: str | None = None) -> 
         own_log(config.output_dir, processes.rank)
         limit = arguments_of(config, examples=1).ddp_timeout
         with Vigil(processes, limit, partial(_end, config.output_dir)), in_one_line(config):
-            summary = _made(config, console, command, let_go, processes)
+            attempt = partial(
+                _from_the_folder_on,
+                console=console, command=command, let_go=let_go, processes=processes,
+            )  # fmt: skip
+            summary = _made(config, attempt, told, processes.count == 1)
             processes.leave()  # none before all is written
     return summary
 
 
 def _made(
     config: RunConfig,
-    console: Console,
-    command: str | None,
-    let_go: Callable[[], None],
-    processes: Alone,
+    attempt: Callable[[RunConfig], dict[str, Any]],
+    told: Callable[[str], None],
+    alone: bool,
 ) -> dict[str, Any]:
-    """The run; once more, with fewer rows at a time, where it runs out of memory."""
+    """The run; once more, with fewer rows at a time, where it runs out of memory `alone`."""
     try:
-        return _from_the_folder_on(config, console, command, let_go, processes)
+        return attempt(config)
     except Exception as error:
-        alone = processes.count == 1
         again = resumed_smaller(config) if alone and ran_out(error) else None
         if again is None:
             raise
-    console.print(_said(again), markup=False)  # the error, and all that it held, is gone
+    told(_said(again))  # the error, and all that it held, is gone
     release_memory()
-    return _from_the_folder_on(again, console, command, let_go, processes)
+    return attempt(again)
 
 
 def _from_the_folder_on(
