@@ -88,21 +88,28 @@ class Fitting:
     def bought(self) -> tuple[Way, float] | None:
         """The first way that fits, and the share of all values that may be trained.
 
-        None where nothing can be.  Of tensors nothing is known but their sizes.
+        None where nothing can be.  Of tensors nothing is known but their sizes, and what some of
+        them keep is taken for what all do: a run finds room for as much or more.
         """
+        if self.held >= self.allowed:
+            return None
         found = self.everything()
         if found is not None:
             return found, 1.0
         form = self._tightest
         sizes = {name: float(self._bytes([name])) for name in self.names}
-        chosen = self._best(form, sizes) if self.probes else []
+        kept = self.held + self._most_kept(form)
+        chosen = self._filled(self.names, form, sizes, self.allowed - kept) if self.probes else []
+        told = kept + self._needed(chosen, form) if chosen else 0
+        if self.probes and not chosen:
+            chosen = self._best(form, sizes)
+            told = self.total(form, chosen) if chosen else 0
         if not chosen:
             return None
-        share = self._bytes(chosen) / self._bytes(self.names)
-        return self._made(form, self.total(form, chosen), chosen), share
+        return self._made(form, told, chosen), self._bytes(chosen) / self._bytes(self.names)
 
     def _made(self, form: Form, told: int, names: Sequence[str] | None = None) -> Way:
-        state = self._step(form, names or self.names).optimizer
+        state = round(self.moments * self._bytes(names or self.names))
         rows = None
         if self.judged is not None:
             left = self.allowed - self.held - state
@@ -162,13 +169,24 @@ class Fitting:
     def _tightest(self) -> Form:
         """What fewer tensors are trained with: the one with room for most."""
         short = SHORT if self.may.cuts else None
-        found = [f for f in self._tried if f.tail == short and f.recompute == self.may.recomputes]
+        last = self.may.updates[-1]
+        found = [
+            form
+            for form in self._tried
+            if form.tail == short
+            and form.recompute == self.may.recomputes
+            and (form.rows is not None or form.updates == last)
+        ]
 
         def room(form: Form) -> float:
-            left = self.allowed - self.held - self._step(form, self.names).activations
+            left = self.allowed - self.held - self._most_kept(form)
             return left / (self.moments + (form.updates == "step"))
 
         return max(found, key=room)
+
+    def _most_kept(self, form: Form) -> int:
+        """Bytes besides gradients and state that no set of tensors exceeds: all, freed at once."""
+        return self._step(replace(form, updates="backward"), self.names).activations
 
     @property
     def allowed(self) -> int:
@@ -314,8 +332,12 @@ class Fitting:
     def _filled(
         self, names: Sequence[str], form: Form, worth: Mapping[str, float], room: int
     ) -> list[str]:
-        """Of these tensors so many as have room, those worth most for their bytes first."""
-        order = sorted(names, key=lambda n: worth[n] / self._bytes([n]), reverse=True)
+        """Of these tensors so many as have room, those worth most for their bytes first.
+
+        Of equals the small ones: a probe holds copies of the largest.
+        """
+        size = {name: self._bytes([name]) for name in names}
+        order = sorted(names, key=lambda n: (-worth[n] / size[n], size[n]))
         chosen: set[str] = set()
         for name in order:
             if worth[name] > 0 and self._needed({*chosen, name}, form) <= room:

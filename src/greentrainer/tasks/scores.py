@@ -8,22 +8,22 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
-
-from nltk.stem.porter import PorterStemmer
-from rouge_score.rouge_scorer import RougeScorer
+from functools import cache
+from typing import Any
 
 References = Sequence[str | Sequence[str]]
 """For each prediction the right text, or all the right texts."""
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
-_STEMMER = PorterStemmer()
 _ARTICLES = frozenset({"a", "an", "the"})
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def rouge(predictions: Sequence[str], references: References) -> dict[str, float]:
     """Mean F1 of ROUGE-1, -2 and -L, with Porter stemming (Google's `rouge_score`)."""
+    from rouge_score.rouge_scorer import RougeScorer  # half a second, with nltk
+
     pairs = _pairs(predictions, references)
     scorer = RougeScorer(list(ROUGE), use_stemmer=True)
     scores = [scorer.score_multi(answers, prediction) for prediction, answers in pairs]
@@ -64,7 +64,14 @@ def grounded(predictions: Sequence[str], sources: Sequence[str]) -> float:
 
 def _content(text: str) -> list[str]:
     words = re.findall(r"[^\W\d_]{4,}|\d+(?:[.,]\d+)*", text.lower())
-    return [_STEMMER.stem(word) for word in words]
+    return [_stemmer().stem(word) for word in words]
+
+
+@cache
+def _stemmer() -> Any:
+    from nltk.stem.porter import PorterStemmer
+
+    return PorterStemmer()
 
 
 def normalised(text: str) -> str:

@@ -161,6 +161,24 @@ def test_those_worth_most_for_their_bytes_may_be_trained(
             assert sum(worth[name] for name in some) <= 1.1 * best
 
 
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.8, 0.9, 0.97])
+@pytest.mark.parametrize("updates", [None, "step"])
+def test_what_a_plan_says_is_bought_is_there(share: float, updates: str | None) -> None:
+    """Told from what training everything keeps, it is no more than the set itself takes."""
+    low, high = HELD, below(min(totals()))
+    one = fitting(low + share * (high - low), updates=updates)
+    bought = one.bought()
+    if bought is None:
+        with pytest.raises(ValueError, match="too little"):
+            one.way([prompted(1), prompted(2)])
+        return
+    made, part = bought
+    assert 0 < part < 1
+    assert made.names
+    form = Form(made.updates, made.tail, made.rows, made.recompute)
+    assert one.total(form, made.names) <= made.told <= one.allowed
+
+
 @pytest.mark.parametrize(
     ("training", "ratio"),
     [
