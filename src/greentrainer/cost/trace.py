@@ -50,7 +50,7 @@ from greentrainer.cost.draws import CertainDraws
 from greentrainer.cost.functions import Call, asked, calls_noted
 from greentrainer.cost.record import Recorder, Window
 from greentrainer.cost.values import Values
-from greentrainer.model import attributes_preserved, stages
+from greentrainer.model import attributes_preserved, require_in_one_place, stages
 from greentrainer.types import Batch, CostGraph, LossFn, loss_of
 
 Started = list[tuple[int, int]]
@@ -73,9 +73,11 @@ def trace(
     Batch: a mapping passed as `model(**batch)` with `.loss`, or anything together with
     `loss_fn(model, batch)`.  With `work` no real pass is made where shapes depend on data.
 
-    Raises ValueError for a model with nothing to train, for reentrant activation checkpointing, and
-    for a model on the meta device, or with `work`, whose shapes depend on data.
+    Raises ValueError for a model with nothing to train or in several places, for reentrant
+    activation checkpointing, and for a model on the meta device, or with `work`, whose shapes
+    depend on data.
     """
+    require_in_one_place(model)
     names = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
     if not names:
         raise ValueError("the model has no trainable parameters: set requires_grad on some")

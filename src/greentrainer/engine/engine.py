@@ -45,7 +45,7 @@ from greentrainer.engine.traces import Traces
 from greentrainer.engine.worth_probe import WorthProbe
 from greentrainer.forward import ForwardOptions, Positions, tokens_of
 from greentrainer.importance import metric_named
-from greentrainer.model import Alone, OptimizerState
+from greentrainer.model import Alone, OptimizerState, require_in_one_place
 from greentrainer.records import Entry, Ledger
 from greentrainer.select import select
 from greentrainer.types import (
@@ -124,6 +124,7 @@ class AdaptiveBackprop(Course):
         processes: Alone | None = None,
         traces: Traces | None = None,
     ) -> None:
+        require_in_one_place(model)
         chooses = steps == "choose"
         if chooses:
             require_choice(total_batches, metric, selector)

@@ -7,6 +7,7 @@ memory.  Nothing here knows costs, tasks or Hugging Face.
 from greentrainer.model.device import PeakMemory, now
 from greentrainer.model.freeze import Freezer, OptimizerState
 from greentrainer.model.in_backward import InBackward
+from greentrainer.model.placement import require_in_one_place
 from greentrainer.model.processes import (
     Alone,
     Elsewhere,
@@ -44,6 +45,7 @@ __all__ = [
     "now",
     "on_this_machine",
     "preserved",
+    "require_in_one_place",
     "round_stochastically",
     "shell",
     "stages",
