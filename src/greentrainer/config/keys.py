@@ -111,6 +111,7 @@ class Source(BaseModel):
 class RunConfig(BaseModel):
     """A fine-tuning run.
 
+    model: smollm2-135m, a folder that `save_pretrained` wrote, or a hub id.
     revision: of a model on the hub: a branch, tag or commit.
     task: pydoc, scitldr, dialogsum, piqa, webquestions, or one's own file, folder or pattern of
         files, a hub id (`org/name`, `org/name:split`), or - for standard input.
@@ -131,11 +132,17 @@ class RunConfig(BaseModel):
         FLOPs and no time; else FLOPs.
     carbon_schedule: CSV file of times and grams of CO2 a kWh: more is then spent where less is
         emitted, within the same budget.
+    epochs: passes over the training data, at most.
+    learning_rate: the highest of AdamW's; it rises to it and falls linearly.
+    weight_decay: of AdamW.
+    warmup: share of the steps over which the learning rate rises.
+    seed: of shuffling, sampling and dropout.
     data_seed: of which examples are used where there are limits.
     processes: that train together, or auto: one for each GPU (docs/scale.md).
     parallel: ddp: each process holds the model; fsdp: its part of it (FSDP2); auto: the latter on
         GPUs where weights, gradients and moments do not fit one.
     batch_size: examples a batch of each process.
+    accumulate: batches an optimizer step.
     max_length: tokens of prompt and completion together; longer prompts are cut.
     pad_multiple: batches are padded to a multiple of so many tokens; when None, to the next of few
         lengths, by less than an eighth; or to a multiple of 64 where activations are kept.
@@ -177,13 +184,17 @@ class RunConfig(BaseModel):
     labelled_head: compute logits and loss on labelled positions only; when None, for method green.
     keep_activations: start forward passes at activations kept from earlier epochs, in memory or on
         disk; when None, in memory for method green in more than one epoch.
-    keep_bytes, keep_folder: how many bytes are kept, a quarter of what is free when None; and where
-        on the disk.
+    keep_bytes: how many bytes are kept, a quarter of what is free when None.
+    keep_folder: where on the disk they are kept.
     keep_bfloat16: in half the bytes, and no longer to the bit.
+    bf16: compute in bfloat16 where that is safe.
+    activation_checkpointing: make activations again in the backward pass, to save memory.
     compile: compile the model block by block.
-    evaluate_every, patience: steps between evaluations, and how many without a better held-out
-        loss end the run.
-    save_every, keep: steps between checkpoints, and how many are kept.
+    evaluate_every: steps between evaluations.
+    patience: evaluations without a better held-out loss that end the run.
+    save_every: steps between checkpoints.
+    keep: checkpoints kept.
+    output_dir: the run's folder.
     resume: go on from the last whole checkpoint in `output_dir`, if there is one.
     overwrite: remove an earlier run from `output_dir` first.
     meter: what says how much energy training takes: the hardware's counters, or an estimate where
