@@ -120,9 +120,11 @@ def _loop(model: Path) -> dict[str, Any]:
 
 def _trl(model: Path) -> dict[str, Any]:
     """A script for TRL: data sets of chats and of pairs."""
+    from functools import partial
+
     import transformers as tf
     from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer, SFTTrainer
+    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
     turn = [{"role": "user", "content": "add 1 and 1"}]
     answer = [[{"role": "assistant", "content": f"it is {i}"}] for i in (2, 3)]
@@ -131,7 +133,7 @@ def _trl(model: Path) -> dict[str, Any]:
         **_loop(model),
         "model": tf.AutoModelForCausalLM.from_pretrained(model),
         "DPOTrainer": DPOTrainer,
-        "SFTTrainer": SFTTrainer,
+        "SFTTrainer": partial(SFTTrainer, args=SFTConfig("out", report_to=[], bf16=False)),
         "args": DPOConfig("out", report_to=[], bf16=False, use_cpu=True, max_length=64),
         "pairs": Dataset.from_list(pairs),
         "chats": Dataset.from_list([{"messages": [*turn, *answer[0]]}] * 4),

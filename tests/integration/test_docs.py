@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 RUN = [page for page in PAGES if any(b.language == "python" or b.mark == "run" for b in blocks(page))]
 
 
+@pytest.mark.filterwarnings("default")  # a reader's program is not stopped by a warning
 @pytest.mark.parametrize(
     "page",
     [
@@ -116,6 +118,7 @@ def test_the_code_of_a_page_runs(
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(models, "rebuilt_smollm2", lambda notify: model)
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # a command sets it
     given = GIVEN.get(str(page.relative_to(ROOT)), lambda model: {})
     names: dict[str, Any] = {"__name__": "page", **given(model)}
     for block in blocks(page):
