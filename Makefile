@@ -6,10 +6,12 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 CONSTRAINTS ?= constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+SPHINX := OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q
 PARALLEL := -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-all test-lowest lint check format docs figures constraints clean
+.PHONY: help quickstart test test-all test-lowest lint check format docs docs-links tables figures \
+	constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -39,12 +41,20 @@ format: $(VENV)/.installed-dev ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.installed-dev ## draw the tables of README and docs anew from benchmarks/results
+docs: $(VENV)/.installed-docs ## build the site into build/site; a warning or a dead link is an error
+	$(SPHINX) -W --keep-going -b html docs build/site
+	$(BIN)/python tools/check_site.py build/site
+
+docs-links: $(VENV)/.installed-docs ## follow the site's links to other sites
+	$(SPHINX) -b linkcheck docs build/links
+
+tables: $(VENV)/.installed-dev ## draw the tables of README and docs anew from benchmarks/results
 	$(BIN)/python benchmarks draw --tables
 
 figures: $(VENV)/.installed-dev ## draw the pictures of README and docs anew
 	$(BIN)/python benchmarks draw --figures
 	$(BIN)/python tools/architecture.py
+	$(BIN)/python tools/pictures.py
 
 constraints: $(VENV)/.installed-dev ## pin the newest versions that suit one another; the lowest allowed
 	$(BIN)/python tools/constraints.py
@@ -63,5 +73,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install -q -c $(CONSTRAINTS) -e '.[smollm2,dev]'
 	touch $@
 
-clean: ## take the environments and caches away
-	rm -rf $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache
+$(VENV)/.installed-docs: $(VENV)/.installed-dev
+	$(BIN)/pip install -q -c $(CONSTRAINTS) -e '.[docs]'
+	touch $@
+
+clean: ## take the environments, the site and caches away
+	rm -rf $(VENV) .venv-lowest build .pytest_cache .mypy_cache .ruff_cache

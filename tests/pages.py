@@ -2,8 +2,8 @@
 
 A block of Python runs, those of a page one after the other with the same names; unless `<!-- not
 run: REASON -->` stands above it.  Of a block of shell each line is held against the commands and
-options there are; below `<!-- run -->` its `greentrainer` commands run too.  Blocks of YAML are read
-as what they are.
+options there are; below `<!-- run -->` its `greentrainer` commands run too.  Blocks of YAML are
+read as what they are.
 
 Whatever runs, runs in a folder of its own with `mine.jsonl` in it, and `smollm2-135m` is a tiny
 model.  Pages whose code begins in the middle of a reader's own program have names given (`GIVEN`).
@@ -72,7 +72,9 @@ def commands(block: Block) -> Iterator[list[str]]:
 def rows(folder: Path) -> Path:
     """`mine.jsonl`, of letters and digits that the tiny model's tokenizer knows."""
     path = folder / "mine.jsonl"
-    lines = [f'{{"prompt": "add {i} and {i}", "completion": "it is {2 * i}"}}\n' for i in range(100)]
+    lines = [
+        f'{{"prompt": "add {i} and {i}", "completion": "it is {2 * i}"}}\n' for i in range(100)
+    ]
     path.write_text("".join(lines), encoding="utf-8")
     return path
 

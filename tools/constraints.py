@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NEWEST, LOWEST = ROOT / "constraints.txt", ROOT / "constraints-lowest.txt"
 TORCH = "torch==2.13.0"
 """First and by itself: left to other packages pip may bring gigabytes of CUDA libraries."""
-EXTRAS = "smollm2,lora,quantised,energy,dev"
+EXTRAS = "smollm2,lora,quantised,energy,docs,dev"
 LEFT_OUT = ("greentrainer", "pip", "setuptools", "wheel", "nvidia-", "cuda-", "triton")
 """What is no dependency, or of one platform."""
 

@@ -63,8 +63,7 @@ def as_rst(lines: list[str], known: frozenset[str]) -> list[str]:
     for said in pieces("\n".join(lines)):
         names = [name for name in said.names if name.lstrip("*") in known]
         if names and len(names) == len(said.names):
-            for name in names:
-                fields.append(f":param {name.lstrip('*')}: {code(said.text)}")
+            fields += [f":param {name.lstrip('*')}: {code(said.text)}" for name in names]
         elif said.names:
             found += [f"*{', '.join(said.names)}*: {code(said.text)}", ""]
         elif said.text.startswith("    "):

@@ -33,7 +33,9 @@ def text(
     )
 
 
-def arrow(x1: float, y1: float, x2: float, y2: float, colour: str = DARK, width: float = 1.4) -> str:
+def arrow(
+    x1: float, y1: float, x2: float, y2: float, colour: str = DARK, width: float = 1.4
+) -> str:
     """A straight arrow."""
     head = "green" if colour == GREEN else "dark"
     return (
@@ -113,7 +115,9 @@ def reach() -> str:
                    "chosen tensor", 12)  # fmt: skip
         yield text(left + 1.5 * step_ - 8, 155, "forward pass only", 12, fill=MUTED)
         yield box(left, 186, 14, 14, GREEN, r=3)
-        yield text(left + 22, 198, "trained: its gradient is computed, and it is updated", 12, "start")
+        yield text(
+            left + 22, 198, "trained: its gradient is computed, and it is updated", 12, "start"
+        )
         yield box(left + 340, 186, 14, 14, GREY, r=3)
         yield text(left + 362, 198, "frozen until the next choice", 12, "start")
 
@@ -191,11 +195,15 @@ def budget() -> str:
             for place in range(count):
                 x, w = left + place * unit * cost, unit * cost - 2
                 yield box(x, y, w, 38, "#f6f6f6", r=2)
-                yield box(x, y + 38 * (1 - worth), w, 38 * worth, GREEN if number == 1 else PALE, r=2)
+                yield box(
+                    x, y + 38 * (1 - worth), w, 38 * worth, GREEN if number == 1 else PALE, r=2
+                )
             yield text(left + 7 * unit + 12, y + 24, f"{count} x {worth:g} = {count * worth:g}", 14,
                        "start", weight="bold" if number == 1 else "normal")  # fmt: skip
         yield arrow(left, 206, left + 7 * unit - 2, 206)
-        yield text(left + 3.5 * unit, 224, "the budget: what seven whole steps cost", 12, fill=MUTED)
+        yield text(
+            left + 3.5 * unit, 224, "the budget: what seven whole steps cost", 12, fill=MUTED
+        )
         yield text(left + 7 * unit + 12, 212, "progress", 12, "start", MUTED)
 
     return picture("One budget, three ways to spend it (an example)", 236, parts())

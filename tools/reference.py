@@ -4,10 +4,12 @@ The site's pages in `docs/reference` hold a line `<!-- reference: NAME -->`; `fi
 `NAME` stands for in its place when the site is built, so that nothing is written down twice.
 """
 
+import ast
 import inspect
 import re
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -55,7 +57,9 @@ def commands() -> str:
     order = [one.__name__ for one in import_module("greentrainer.cli.main").COMMANDS]
     group: Any = typer.main.get_command(app)
     asked: list[Any] = [one.callback for one in app.registered_commands]
-    functions = {one.__name__: one for one in sorted(asked, key=lambda f: order.index(f.__module__))}
+    functions = {
+        one.__name__: one for one in sorted(asked, key=lambda f: order.index(f.__module__))
+    }
     return "\n".join(
         line
         for name, function in functions.items()
@@ -175,11 +179,9 @@ def _own(module: Any) -> str:
 
 def told(name: str) -> str:
     """What the text below a constant of `greentrainer.hf` says."""
-    import ast
-
     for module in {"greentrainer.hf.sharded", "greentrainer.hf.smollm2"}:
         body = ast.parse(inspect.getsource(import_module(module))).body
-        for line, after in zip(body, body[1:], strict=False):
+        for line, after in pairwise(body):
             targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", 0)]
             named = name in {getattr(target, "id", None) for target in targets}
             if named and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):

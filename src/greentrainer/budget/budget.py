@@ -100,8 +100,11 @@ class Budget:
         fixed: bool = False,
         processes: int = 1,
     ) -> "Terms":
-        """What it comes to.  clock: for a timed one.  sample: the graph of a plain batch.
+        """What it comes to.
 
+        clock: for a timed one.
+        sample: the graph of a plain batch.
+        spending, consumption, ledger: the run's plan, its seconds and joules so far, its books.
         fixed: a rho is a share of plain full fine-tuning of the whole run, however few of its
             batches are trained on.
         processes: that spend it: each has its part of the FLOPs, and all have the same time.

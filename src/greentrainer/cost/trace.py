@@ -68,6 +68,7 @@ def trace(
 ) -> CostGraph:
     """The exact cost of a backward pass for this batch's shapes, for any set of tensors.
 
+    In FLOPs: the paper's t_dw and t_dy (section 3.2), for any graph of operations.
     The tensors are the parameters that require a gradient and that the loss depends on.  Works from
     a real, meta or fake model; weights, gradients, buffers and random streams stay as they were.
     Batch: a mapping passed as `model(**batch)` with `.loss`, or anything together with

@@ -63,10 +63,11 @@ __all__ = ["AdaptiveBackprop", "Selector", "StepsAsked", "release"]
 
 
 class AdaptiveBackprop(Course):
-    """Trains a model within `rho` of full fine-tuning's FLOPs, probes included.
+    """Trains a model within `rho` of full fine-tuning's FLOPs, probes included: the paper's method.
 
     model, optimizer: everything that may be trained requires a gradient and is in the optimizer.
-    sample_batch: a batch as in training; selections are made for its shapes.
+    sample_batch: a batch as in training, tensors of (rows, length); selections are made for its
+        shapes.
     rho: share of full fine-tuning's FLOPs, from `graph.smallest_rho()` to 1; or a `Budget` in
         another unit, which takes `total_batches`.
     loss_fn: `loss_fn(model, batch)`; by default `model(**batch).loss`.
@@ -303,6 +304,8 @@ class AdaptiveBackprop(Course):
     def prepare(self, probe_batches: Callable[[], Iterable[Batch]]) -> None:
         """Before each optimizer step: select if that is due, and keep the run on course.
 
+        probe_batches: called for batches to measure on, where that is to be done.
+
         A loop in one process may do without: there the run is kept on course by itself.
         """
         plans = self._steps is None and self.processes.agrees
@@ -338,6 +341,7 @@ class AdaptiveBackprop(Course):
     def add_within(self, flops: int, batches: int = 1) -> None:
         """Enter what a step executes besides training, and would in full fine-tuning.
 
+        flops: so many FLOPs of this process.
         batches: that it will do for, as generated examples that several steps train on.
 
         Raises ValueError where nothing was trained yet and too little is left for training.

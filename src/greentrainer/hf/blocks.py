@@ -83,7 +83,7 @@ def _calling(compiled: Callable[..., Any], block: nn.Module, number: int) -> Cal
 
 
 def layout(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """For each parameter the number of its block, None outside of them, and its name within."""
+    """For each of the model's parameters the number of its block, or None, and its name within."""
     found = blocks(model)
     homes = {
         id(parameter): (number, name)

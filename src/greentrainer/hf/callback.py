@@ -80,7 +80,7 @@ class GreenCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Make the engine, or refuse."""
+        """Make the engine.  Raises ValueError where a callback cannot do it."""
         model, loader = kwargs["model"], kwargs["train_dataloader"]
         optimizer = inner(kwargs["optimizer"])
         self.release()  # an earlier training may have ended in an error

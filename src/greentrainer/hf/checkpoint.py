@@ -57,7 +57,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def last_whole(output_dir: Path) -> Path | None:
-    """The newest checkpoint in a folder that is whole, None if there is none."""
+    """The newest checkpoint in `output_dir` that is whole, None if there is none."""
     numbered = [
         (int(m[1]), p) for p in output_dir.glob("checkpoint-*") if (m := _FOLDER.fullmatch(p.name))
     ]

@@ -16,7 +16,10 @@ from greentrainer.hf.models import cache_root
 
 
 def saved_clock(network: Any, device: torch.device, mode: str) -> Clock | None:
-    """The clock that was set for such a model, if any; a damaged file is none, and told of."""
+    """The clock that was set for such a model, if any; a damaged file is none, and told of.
+
+    network, device, mode: the model, where it computes, and how (precision and the like).
+    """
     path = _path(network, device, mode)
     if not path.is_file():
         return None
@@ -28,7 +31,7 @@ def saved_clock(network: Any, device: torch.device, mode: str) -> Clock | None:
 
 
 def save_clock(clock: Clock, network: Any, device: torch.device, mode: str) -> Path:
-    """Keep a clock; returns its file."""
+    """Keep a clock; returns its file.  network, device, mode: as of `saved_clock`."""
     path = _path(network, device, mode)
     clock.save(path)
     return path

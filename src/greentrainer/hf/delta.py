@@ -71,6 +71,8 @@ def save_delta(model: nn.Module, base: nn.Module, folder: str | Path) -> Delta:
 def load_delta(model: nn.Module, folder: str | Path) -> tuple[str, ...]:
     """Turn `model`, which must be the delta's base, into its result; names of what changed.
 
+    folder: that `save_delta` wrote into, or the file in it.
+
     Raises ValueError, with the model untouched, for another base or a file that is no delta; and
     if the result is not bit for bit the one that was saved.
     """
@@ -90,7 +92,7 @@ def load_delta(model: nn.Module, folder: str | Path) -> tuple[str, ...]:
 
 
 def base_dtype(folder: str | Path) -> torch.dtype:
-    """The type of the delta's tensors: the one to load the base in."""
+    """The type of the tensors of the delta in `folder`: the one to load the base in."""
     path = Path(folder) / DELTA if Path(folder).is_dir() else Path(folder)
     _, changed = _read(path)
     found = {tensor.dtype for tensor in changed.values() if tensor.is_floating_point()}

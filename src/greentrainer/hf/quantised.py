@@ -39,7 +39,7 @@ def is_quantised(model: Any) -> bool:
 
 
 def dense(model: Any) -> Any:
-    """The same architecture unquantised and without weights, on the meta device."""
+    """The architecture of `model` unquantised and without weights, on the meta device."""
     settings = model.config.to_dict()
     settings.pop("quantization_config", None)
     with torch.device("meta"):

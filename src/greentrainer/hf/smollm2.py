@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 SMOLLM2 = "smollm2-135m"
+"""The name of the model that comes out of a Python package."""
 
 
 ALIASES = frozenset({SMOLLM2, "smollm2"})

@@ -89,7 +89,9 @@ class Green(Trainer):
         return self.engine.ledger
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
-        """As `Trainer.train`; True resumes from the last whole checkpoint.
+        """As `Trainer.train`.
+
+        resume_from_checkpoint: a checkpoint's folder, or True for the last whole one.
 
         Raises ValueError if there is none, or it belongs to another model, budget or format.
         """
@@ -198,7 +200,7 @@ class Green(Trainer):
         return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As `Trainer.log`, with the share spent."""
+        """As the Trainer's, with the share spent."""
         super().log({**logs, **self.green_callback.figures()}, *args, **kwargs)
 
     def _loss(self, model: nn.Module, batch: Batch) -> Any:
@@ -273,8 +275,8 @@ def _is_plain(kind: type, method: str) -> bool:
 
 
 class GreenTrainer(Green):
-    """`Trainer` within a share of full fine-tuning's FLOPs."""
+    """`Trainer` within a share of full fine-tuning's FLOPs.  green: budget and schedule."""
 
 
 class GreenSeq2SeqTrainer(Green, Seq2SeqTrainer):
-    """`Seq2SeqTrainer` within a share of full fine-tuning's FLOPs."""
+    """`Seq2SeqTrainer` within a share of full fine-tuning's FLOPs.  green: budget and schedule."""

@@ -49,6 +49,8 @@ def measure_importance(
 ) -> dict[str, float]:
     """Importance `I[k]` of each tensor, in units of the loss, averaged over the batches.
 
+    batches: as in training, each with tensors of (rows, length).
+    loss_fn: `loss_fn(model, batch)`; by default `model(**batch).loss`.
     tensors: names to probe; by default all that require a gradient.  One that the loss does not
         depend on gets 0.
     metric: "first_order" at the current weights, or the paper's "two_pass".

@@ -65,7 +65,7 @@ class Ledger:
         return len(self._entries)
 
     def add(self, entry: Entry) -> None:
-        """Enter something that was spent."""
+        """Put an entry on the books: something that was spent."""
         self._entries.append(entry)
         if entry.kind == "probe":
             self.last_probe_flops, self.last_probe_seconds = entry.flops, entry.seconds
@@ -144,12 +144,12 @@ class Ledger:
 
     @property
     def full_flops(self) -> int:
-        """What full fine-tuning of the same batches would have spent."""
+        """FLOPs that full fine-tuning of the same batches would have spent."""
         return int(self.total("full_flops"))
 
     @property
     def saved_flops(self) -> int:
-        """The difference between the two."""
+        """FLOPs that full fine-tuning would have spent beyond those that were."""
         return self.full_flops - self.spent_flops
 
     @property

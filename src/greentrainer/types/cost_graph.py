@@ -153,6 +153,8 @@ class CostGraph:
     def affordable(self, backward_budget: float) -> tuple[str, ...]:
         """Tensors that some selection within the budget could hold.
 
+        backward_budget: FLOPs, as `backward_budget(rho)`.
+
         In whichever variant the tensor costs least: others trained with it may bring that about.
         """
         return tuple(name for name, flops in self._least.items() if flops <= backward_budget)

@@ -53,11 +53,11 @@ def taken(batch: Batch, rows: slice | list[int]) -> Batch:
 
 @dataclass(frozen=True)
 class Selection:
-    """Tensors chosen for training, and what that choice is worth and costs.
+    """Tensors chosen for training, and what that choice is worth and costs: the paper's m.
 
     names: in the order of `CostGraph.tensors`.
     importance: sum of I[k] over `names` (the value that the selector maximised).
-    backward_flops: exact cost on the graph it was chosen for, at most `backward_budget`.
+    backward_flops: exact cost in FLOPs on the graph it was chosen for, at most `backward_budget`.
     tail: positions of each prompt that gradient passes through, counted back from the completion;
         all when None.
     part: what is read of the positions before these, one of `PARTS`; all when None.
