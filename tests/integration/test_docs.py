@@ -23,7 +23,7 @@ GROUP: Any = typer.main.get_command(app)
 LANGUAGES = {"python", "sh", "yaml", "json", "text", "", "indented", "{toctree}", "{eval-rst}"}
 SHELL = ("greentrainer ", "torchrun ", "python ", "make ", "pip ")
 """How an indented block begins that is shell; others are pictures in letters, or formulas."""
-SLOW = {"trl", "huggingface", "gpus", "from-lora", "memory", "budgets", "report"}
+SLOW = {"start", "trl", "huggingface", "gpus", "from-lora", "memory", "budgets", "report"}
 """Pages whose code takes more than a few seconds: their runs are left to `make test-all`."""
 ALL = [block for page in PAGES for block in blocks(page)]
 ids = [block.where for block in ALL]
@@ -121,6 +121,7 @@ def test_the_code_of_a_page_runs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("GREENTRAINER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(models, "rebuilt_smollm2", lambda notify: model)
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # a command sets it
     given = GIVEN.get(str(page.relative_to(ROOT)))

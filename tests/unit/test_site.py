@@ -1,4 +1,4 @@
-"""What the site is made of: pictures that are current, a reference that lacks nothing, dead links."""
+"""What the site is made of: current pictures, a reference that lacks nothing, no dead links."""
 
 import inspect
 from pathlib import Path
