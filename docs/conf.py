@@ -44,6 +44,7 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
+html_show_search_summary = False  # it would fetch pages, which those opened from a folder may not
 html_theme_options = {
     "light_css_variables": {
         "color-brand-primary": "#1a7f37",
