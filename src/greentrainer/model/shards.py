@@ -1,0 +1,72 @@
+"""Processes that train one model cut into shards by FSDP2, and what they send one another."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp._fully_shard._fsdp_collectives import (
+    DefaultAllGather,
+    DefaultReduceScatter,
+)
+
+from greentrainer.model.processes import Together
+
+Count = Callable[[int], None]
+
+
+class _Gathered(DefaultAllGather):
+    """Gathers weights, and tells bytes of them whole."""
+
+    def __init__(self, count: Count) -> None:
+        self.count = count
+
+    def __call__(self, output_tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.count(output_tensor.nbytes)
+        return super().__call__(output_tensor, *args, **kwargs)
+
+
+class _Scattered(DefaultReduceScatter):
+    """Adds gradients up and scatters them, and tells bytes that this process gave."""
+
+    def __init__(self, count: Count) -> None:
+        self.count = count
+
+    def __call__(
+        self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        self.count(input_tensor.nbytes)
+        return super().__call__(output_tensor, input_tensor, *args, **kwargs)
+
+
+class Shards(Together):
+    """Processes each of which holds a part of every tensor.
+
+    model: after `fully_shard`.  Gradients are counted as they are given, filled up so that each
+    process gets as much; those of frozen tensors are not given.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device | str = "cpu") -> None:
+        super().__init__(device)
+        self._given = self._whole = 0
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.set_custom_all_gather(_Gathered(self._gather))
+                module.set_custom_reduce_scatter(_Scattered(self._give))
+
+    def exchanged(self) -> int:
+        """Bytes of gradients that this process gave to be exchanged since it was last asked."""
+        since, self._given = self._given, 0
+        return since
+
+    def gathered(self) -> int:
+        """Bytes of weights made whole in this process since it was last asked."""
+        since, self._whole = self._whole, 0
+        return since
+
+    def _give(self, count: int) -> None:
+        self._given += count
+
+    def _gather(self, count: int) -> None:
+        self._whole += count
