@@ -23,7 +23,7 @@ class Entry:
     `unread_tokens` those of prompts that are not read.
 
     `exchanged_bytes` are those of gradients that a process gave to be exchanged with others,
-    `gathered_bytes` those of sharded weights that were made whole in it; of probes before a step too.
+    `gathered_bytes` those of sharded weights made whole in it; of probes before a step too.
 
     `counted_flops` are what a batch was seen to execute while it was counted, and `told_flops` what
     the books had said of it; both 0 for one that was not.
