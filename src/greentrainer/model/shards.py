@@ -5,39 +5,29 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.fsdp._fully_shard._fsdp_collectives import (
-    DefaultAllGather,
-    DefaultReduceScatter,
-)
 
 from greentrainer.model.processes import Together
 
 Count = Callable[[int], None]
 
 
-class _Gathered(DefaultAllGather):
-    """Gathers weights, and tells bytes of them whole."""
+def _counting(gather: Count, give: Count) -> tuple[Any, Any]:
+    """FSDP2's own ways of sending, which tell bytes of whole weights and of gradients given."""
+    from torch.distributed.fsdp._fully_shard import _fsdp_collectives as own
 
-    def __init__(self, count: Count) -> None:
-        self.count = count
+    class Gathered(own.DefaultAllGather):
+        def __call__(self, output_tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            gather(output_tensor.nbytes)
+            return super().__call__(output_tensor, *args, **kwargs)
 
-    def __call__(self, output_tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        self.count(output_tensor.nbytes)
-        return super().__call__(output_tensor, *args, **kwargs)
+    class Scattered(own.DefaultReduceScatter):
+        def __call__(
+            self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, *args: Any, **more: Any
+        ) -> Any:
+            give(input_tensor.nbytes)
+            return super().__call__(output_tensor, input_tensor, *args, **more)
 
-
-class _Scattered(DefaultReduceScatter):
-    """Adds gradients up and scatters them, and tells bytes that this process gave."""
-
-    def __init__(self, count: Count) -> None:
-        self.count = count
-
-    def __call__(
-        self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> Any:
-        self.count(input_tensor.nbytes)
-        return super().__call__(output_tensor, input_tensor, *args, **kwargs)
+    return Gathered(), Scattered()
 
 
 class Shards(Together):
@@ -48,12 +38,15 @@ class Shards(Together):
     """
 
     def __init__(self, model: nn.Module, device: torch.device | str = "cpu") -> None:
+        from torch.distributed.fsdp import FSDPModule
+
         super().__init__(device)
         self._given = self._whole = 0
+        gathers, scatters = _counting(self._gather, self._give)
         for module in model.modules():
             if isinstance(module, FSDPModule):
-                module.set_custom_all_gather(_Gathered(self._gather))
-                module.set_custom_reduce_scatter(_Scattered(self._give))
+                module.set_custom_all_gather(gathers)
+                module.set_custom_reduce_scatter(scatters)
 
     def exchanged(self) -> int:
         """Bytes of gradients that this process gave to be exchanged since it was last asked."""
