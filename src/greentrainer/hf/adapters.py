@@ -17,8 +17,10 @@ WEIGHTS = "adapter_model.safetensors"
 def peft() -> Any:
     """The package.  Raises ValueError, with what to install, where it is missing.
 
-    It calls transformers by names that are given up there; no user can mend that.
+    It calls transformers by names that are given up there, and looks for a configuration beside a
+    GGUF file; no user can mend that.
     """
+    warnings.filterwarnings("ignore", r"Could not find a config file in .*\.gguf", UserWarning)
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)
     try:
@@ -50,7 +52,7 @@ def base_of(folder: Path) -> str:
             f"{folder} holds no {WEIGHTS}: save the adapter again with save_pretrained "
             "(pickled weights are not read, they can run code)"
         )
-    if Path(base).is_absolute() and not Path(base).is_dir():
+    if Path(base).is_absolute() and not Path(base).exists():
         raise ValueError(
             f"the base model of the adapter in {folder} is gone from {base}: put it back, or "
             f"change base_model_name_or_path in {CONFIG}"
