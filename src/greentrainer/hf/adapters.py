@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from greentrainer.hf.smollm2 import ALIASES
+
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
@@ -34,11 +36,11 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
 
 
-def base_of(folder: Path) -> str:
-    """The model that an adapter belongs to: a folder or a hub id.
+def base_of(folder: Path) -> tuple[str, str | None]:
+    """The model that an adapter belongs to: a folder or a hub id, and the revision of the latter.
 
     Raises ValueError, in one line, if the adapter names none, one that is gone or is an adapter
-    itself, or has no weights that can be read without running code.
+    itself, a revision that is no name, or has no weights that can be read without running code.
     """
     try:
         named = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -59,7 +61,11 @@ def base_of(folder: Path) -> str:
         )
     if is_adapter(Path(base).expanduser()):
         raise ValueError(f"the adapter in {folder} belongs to another adapter, {base}: merge that")
-    return base
+    revision = named.get("revision")
+    if not (revision is None or (isinstance(revision, str) and revision)):
+        raise ValueError(f"{folder / CONFIG}: the revision is {revision!r}: give a name or null")
+    here = Path(base).expanduser().exists() or base.lower() in ALIASES
+    return base, None if here else revision
 
 
 def put_on(model: Any, folder: Path) -> Any:

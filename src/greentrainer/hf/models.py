@@ -73,7 +73,8 @@ def load(
         _options(True, revision)
         if bits:
             raise ValueError(f"{folder} holds an adapter: load its base in {bits} bits")
-        network, tokenizer = load(adapters.base_of(folder), dtype=dtype, notify=notify)
+        base, its = adapters.base_of(folder)
+        network, tokenizer = load(base, dtype=dtype, notify=notify, revision=its)
         return adapters.put_on(network, folder), tokenizer
     if packed := gguf_file(model, revision):
         if bits:
@@ -101,7 +102,8 @@ def load_tokenizer(
         model = str(rebuilt_smollm2(notify))
     if adapters.is_adapter(Path(model).expanduser()):
         _options(True, revision)
-        return load_tokenizer(adapters.base_of(Path(model).expanduser()), notify=notify)
+        base, its = adapters.base_of(Path(model).expanduser())
+        return load_tokenizer(base, notify=notify, revision=its)
     if packed := gguf_file(model, revision):
         return _unpacked(packed, None, notify)
     source, local = _locate(model)
