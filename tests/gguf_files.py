@@ -37,10 +37,12 @@ def write_gguf(
     splits: str = "gpt-2",
     without: str = "none",
     parts: int = 1,
+    more: int = 0,
 ) -> Path:
     """Write the tiny Llama of `families`; its matrices in 8 bits (Q8_0) if quantised.
 
-    splits: what the file says of how texts are split.  without: a tensor that is left out.
+    splits: what the file says of how texts are split.  without: a tensor that is left out.  more:
+    tokens than the model embeds.
     """
     from gguf import GGMLQuantizationType, GGUFWriter, quants
 
@@ -62,8 +64,9 @@ def write_gguf(
     if tokenizer:
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(splits)
-        writer.add_token_list([token.translate(_BYTES) for token in TOKENS])
-        writer.add_token_types([3 if token in SPECIALS else 1 for token in TOKENS])
+        tokens = [*TOKENS, *(f"more{i}" for i in range(more))]
+        writer.add_token_list([token.translate(_BYTES) for token in tokens])
+        writer.add_token_types([3 if token in SPECIALS else 1 for token in tokens])
         writer.add_token_merges(["a b", "c d"])
         writer.add_bos_token_id(BOS)
         writer.add_eos_token_id(EOS)

@@ -4,6 +4,7 @@ Its weights are mostly quantised.  They are unpacked once, which leaves an ordin
 precision: what the quantisation took is gone.  Nothing in such a file is run.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import transformers
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, pre_tokenizers
 
 Settle = Callable[[Any, Any, Callable[[str], None]], None]
 ENDING = ".gguf"
@@ -114,6 +115,7 @@ def unpacking(file: GgufFile) -> Iterator[tuple[dict[str, Any], Settle]]:
             _settle_tokenizer(tokenizer, fields, packing, notify)
             tokenizer.name_or_path = file.called
             if model is not None:
+                _require_room(model, len(fields["tokenizer.ggml.tokens"]))
                 model.config.name_or_path = file.called
                 model.name_or_path = file.called  # where an adapter notes that its base is
                 model.read_out_of = packing
@@ -122,6 +124,15 @@ def unpacking(file: GgufFile) -> Iterator[tuple[dict[str, Any], Settle]]:
         with TemporaryDirectory() as alone:
             (Path(alone) / _NAME).symlink_to(file.path)
             yield {"pretrained_model_name_or_path": alone, "gguf_file": _NAME}, settle
+
+
+def _require_room(model: Any, tokens: int) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokens > rows:
+        raise ValueError(
+            f"its tokenizer knows {tokens:,} tokens, and the model embeds {rows:,}: convert the "
+            "model again, with its own tokenizer"
+        )
 
 
 def packing_of(model: Any) -> Packing | None:
@@ -182,6 +193,7 @@ def _settle_tokenizer(
     transformers 5.17 takes other tokens, and passes over ways to split that it does not know.
     """
     tokens: Sequence[str] = fields["tokenizer.ggml.tokens"]
+    _leave_out_added(tokenizer, len(tokens))
     for name, key in _SPECIAL.items():
         number = fields.get(f"tokenizer.ggml.{key}")
         if number is not None and number < len(tokens):
@@ -200,6 +212,17 @@ def _settle_tokenizer(
             f"{packing.file} splits texts as {splits!r}, which this transformers does not know: "
             "some texts come out as other tokens than the model was trained on"
         )
+
+
+def _leave_out_added(tokenizer: Any, count: int) -> None:
+    """Leave out tokens that the file does not have.
+
+    transformers adds GPT-2's `<|endoftext|>` to tokenizers of its kind, which the model does not embed.
+    """
+    if len(tokenizer) > count:
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        state["added_tokens"] = [one for one in state["added_tokens"] if one["id"] < count]
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
 
 
 def split_digits(tokenizer: Any) -> None:

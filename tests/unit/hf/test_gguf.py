@@ -32,6 +32,9 @@ def test_a_file_or_the_folder_of_one_is_loaded(name: str, tmp_path: Path) -> Non
     torch.testing.assert_close(logits(model), logits(build("llama")), rtol=0, atol=1e-6)
     assert tokenizer("ab a\n", add_special_tokens=False).input_ids == [62, 40, 4, 41]
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (PAD, EOS)
+    assert len(tokenizer) == model.config.vocab_size  # none but the file's
+    assert max(tokenizer("<|endoftext|> a</s>").input_ids) < model.config.vocab_size
+    assert tokenizer("a</s>").input_ids[-1] == EOS
     assert tokenizer.model_max_length == model.config.max_position_embeddings
     assert len(told) == 1
     assert "lost" not in told[0]
@@ -63,6 +66,7 @@ def test_it_trains_and_is_saved_as_any_model(tmp_path: Path) -> None:
     assert "quantization_config" not in json.loads((tmp_path / "saved/config.json").read_text())
     again, same = load(str(tmp_path / "saved"))
     assert torch.equal(logits(again), logits(model))
+    assert len(same) == len(tokenizer)
     assert same("abc 12").input_ids == tokenizer("abc 12").input_ids
 
 
@@ -118,6 +122,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut at the end": (lambda f: cut(f, f.stat().st_size - 40), "cut short"),
     "unknown architecture": (lambda f: write_gguf(f, architecture="none-such"), "none-such"),
     "no tokenizer": (lambda f: write_gguf(f, tokenizer=False), "without a tokenizer"),
+    "too many tokens": (
+        lambda f: write_gguf(f, more=2),
+        "knows 66 tokens, and the model embeds 64",
+    ),
     "one of several parts": (lambda f: write_gguf(f, parts=3), "llama-gguf-split --merge"),
     "no head": (lambda f: write_gguf(f, without="output_norm.weight"), "missing"),
     "a matrix left out": (lambda f: write_gguf(f, without="blk.1.ffn_up.weight"), "missing"),
