@@ -61,14 +61,20 @@ def compare(model: nn.Module, batch: Batch, loss_fn: LossFn | None, shortened: S
             plain = loss_of(model, small, loss_fn)
         except Exception:  # what belongs to rows or columns is not cut in all kinds of batches
             small = batch
-            plain = loss_of(model, small, loss_fn)
+            try:
+                plain = loss_of(model, small, loss_fn)
+            except Exception as error:  # a piece too, or a batch that no step can be made with
+                return Losses(0.0, 0.0, tolerance, _said(error))
         try:
             with shortened(small):
                 other = loss_of(model, small, loss_fn)
         except Exception as error:  # whatever a model makes of what it does not expect
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-            return Losses(float(plain), 0.0, tolerance, reason)
+            return Losses(float(plain), 0.0, tolerance, _said(error))
     return Losses(float(plain), float(other), tolerance)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def piece(batch: Batch) -> Batch:

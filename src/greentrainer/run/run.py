@@ -24,7 +24,7 @@ from rich.console import Console
 
 from greentrainer.config import RunConfig
 from greentrainer.energy import require_meter, start_meter
-from greentrainer.hf import last_whole, models, whole_state
+from greentrainer.hf import last_whole, models, packing_of, whole_state
 from greentrainer.methods import METHODS
 from greentrainer.model import Alone, PeakMemory, joined
 from greentrainer.records import write_json, write_lines
@@ -248,6 +248,8 @@ def _execute(
 ) -> dict[str, Any]:
     journal.note(data={"train": len(inputs.train), "validation": len(inputs.validation),
                        "test": len(inputs.test)})  # fmt: skip
+    if packing := packing_of(inputs.model):
+        journal.note(weights={"said": str(packing), "license": packing.license})
     console.print("evaluating the model as it is")
     summary: dict[str, Any] = {"before": evaluate(inputs, config)}
     folder = config.output_dir
