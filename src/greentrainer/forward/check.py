@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from greentrainer.forward.packed import begins_anew, opened, segments_of
 from greentrainer.model import preserved
 from greentrainer.types import Batch, LossFn, loss_of
 
@@ -18,7 +19,9 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 """Relative; of other types `COARSE`."""
 COARSE = 2e-2
 """In half precision the order of sums alone moves the loss of a few tokens by a hundredth."""
-
+NEAR, FAR = 1e-3, 5e-2
+"""By how much the logits of packed examples may differ on average, as a share of their spread; FAR
+in half precision."""
 
 Shortened = Callable[[Batch], AbstractContextManager[None]]
 """Makes the context in which the loss of a batch is computed by a shortened pass."""
@@ -71,13 +74,44 @@ def compare(model: nn.Module, batch: Batch, loss_fn: LossFn | None, shortened: S
     return Losses(float(plain), float(other), tolerance)
 
 
+def mixing(model: nn.Module, batch: Batch) -> str | None:
+    """Why examples that share rows are not to a model what they are alone; None if they are.
+
+    batch: a packed one, small, tried in evaluation mode.
+    """
+    segments = segments_of(batch)
+    assert segments is not None
+    with preserved(model, ()), evaluating(model), torch.no_grad():
+        alone = model(**opened(batch, segments)).logits
+        try:
+            found = segments.of(model(**batch).logits)
+        except Exception as error:  # whatever a model makes of what it does not expect
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    if found.shape != alone.shape:
+        return "the model adds positions of its own"
+    real = segments.real().to(alone.device)
+    one, other = found[real].float(), alone[real].float()
+    gap = float((one - other).abs().mean() / other.std(0).mean())
+    allowed = NEAR if _dtype(model) in TOLERANCE else FAR
+    if gap <= allowed:
+        return None
+    name = type(model).__name__
+    return f"to {name} examples that share a row are not what they are alone"
+
+
 def piece(batch: Batch) -> Batch:
-    """A few columns of a few rows of a batch, with labels and without in it where it has both."""
+    """A few columns of a few rows of a batch, with labels and without in it where it has both.
+
+    All columns where rows hold several examples: so that one begins in it.
+    """
     labels = batch.get("labels") if isinstance(batch, Mapping) else None
     if not isinstance(labels, torch.Tensor) or labels.dim() != 2:
         return batch
     size = labels.shape[0]
     start = max(0, int((labels[:ROWS] != -100).any(0).int().argmax()) - COLUMNS // 4)
+    columns = COLUMNS
+    if begins_anew(batch) is not None:
+        start, columns = 0, labels.shape[1]
 
     def cut(value: Any) -> Any:
         if not isinstance(value, torch.Tensor) or value.dim() < 1 or value.shape[0] != size:
@@ -86,7 +120,7 @@ def piece(batch: Batch) -> Batch:
             return value[:ROWS]
         along = value.shape[1] == labels.shape[1]
         begin = start if along else 0
-        return value[:ROWS, begin : begin + COLUMNS] if along else value[:ROWS]
+        return value[:ROWS, begin : begin + columns] if along else value[:ROWS]
 
     small = {name: cut(value) for name, value in batch.items()}
     return small if bool((small["labels"][:, 1:] != -100).any()) else batch
