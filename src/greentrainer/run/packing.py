@@ -157,6 +157,8 @@ def _tried(model: nn.Module, train: Sequence[Encoded], pad_id: int) -> tuple[str
     """Why a model cannot have examples packed, if so; and the FLOPs of trying."""
     if _encodes(model):
         return "an encoder-decoder reads each example for itself", 0
+    if getattr(getattr(model, "config", None), "output_router_logits", False):
+        return "its loss takes something from padding too (output_router_logits)", 0
     ids = [token for one in islice(train, 2 * len(PIECES)) for token in one.input_ids]
     ids = (ids * sum(PIECES))[: sum(PIECES)]
     ends = [sum(PIECES[: i + 1]) for i in range(len(PIECES))]
