@@ -16,6 +16,7 @@ from greentrainer.types import IGNORED, Batch
 
 OF_ROWS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 """What says of packed rows where examples begin, for attention and recurrences."""
+SEVERAL = "rows hold several examples each"
 
 
 @dataclass(frozen=True)
