@@ -337,7 +337,10 @@ def _easy(batch: Batch) -> Batch:
 
 
 def _hard(batch: Batch) -> Batch:
-    """The batch with a prompt and, where there is a mask, padding on the left of a row."""
+    """The batch with a prompt and, where there is a mask, padding on the left of a row.
+
+    None of it where a label is predicted: that would be another batch's loss.
+    """
     labels = batch["labels"].clone()
     labels[:, : 1 + labels.shape[1] // 2] = IGNORED
     if not bool((labels != IGNORED).any()):
@@ -347,7 +350,8 @@ def _hard(batch: Batch) -> Batch:
         return {**batch, "labels": labels}
     mask = mask.clone()
     for row in range(len(mask)):
-        mask[row, : (row + 1) * labels.shape[1] // (4 * len(mask))] = 0
+        given = int((labels[row] != IGNORED).int().argmax()) - 1
+        mask[row, : min(max(given, 0), (row + 1) * labels.shape[1] // (4 * len(mask)))] = 0
     return {**batch, "labels": labels, "attention_mask": mask}
 
 

@@ -167,6 +167,61 @@ def test_what_was_decided_is_kept(tmp_path: Path) -> None:
     assert [e.kind for e in outcome.engine.ledger].count("probe") == 0
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"method": "green", "rho": 0.8, "keep_activations": "nothing"}]
+)
+def test_a_run_that_was_cut_short_resumes_to_the_same_bits(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    """Packed unasked both times, and the model is tried once."""
+
+    def run(folder: Path, breaks: int = -1, **more: Any) -> RunResult:
+        config = config_of(folder, epochs=3, save_every=2, **changes, **more)
+        folder.mkdir(exist_ok=True)
+
+        def report(step: int, _loss: float, _engine: Any) -> None:
+            if step == breaks:
+                raise Broken
+
+        return fit(config, build("llama"), characters(), examples(), [], report=report)
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Broken):
+        run(tmp_path / "cut", breaks=3)
+    again = run(tmp_path / "cut", resume=True)
+    for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    kept = [
+        [(e.kind, e.flops, e.padded_tokens) for e in found.engine.ledger]
+        for found in (whole, again)
+    ]
+    assert kept[0] == kept[1]
+    assert sum(padded for _, _, padded in kept[0]) < 16 * len(SHORT) * whole.steps / 3
+
+
+class Broken(Exception):
+    """Of a run."""
+
+
+def test_evaluations_have_a_row_for_each_example(tmp_path: Path) -> None:
+    model, shapes = build("llama"), []
+    config = config_of(tmp_path, packing="on", evaluate_every=1, epochs=1)
+
+    def listen(_model: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        if not torch.is_grad_enabled() and "attention_mask" in kwargs:
+            shapes.append(tuple(kwargs["input_ids"].shape))
+
+    model.register_forward_pre_hook(listen, with_kwargs=True)
+    outcome = fit(config, model, characters(), examples(), examples()[:4])
+    assert shapes[-1] == (4, 16)
+    losses = [row["eval_loss"] for row in outcome.log if "eval_loss" in row]
+    plain = fit(
+        config.model_copy(update={"packing": "off"}),
+        build("llama"), characters(), examples(), examples()[:4],
+    )  # fmt: skip
+    assert losses == pytest.approx([r["eval_loss"] for r in plain.log if "eval_loss" in r])
+
+
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.sampled_from([None, 1, 8, 64]))
 def test_every_example_lies_in_one_row_that_has_room(lengths: list[int], multiple: Any) -> None:
     laid = packing.layout(lengths, multiple, 64)
