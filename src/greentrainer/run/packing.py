@@ -28,7 +28,7 @@ WORTH = 0.1
 """Share of the positions that packing must save to be done unasked."""
 LOOKED_AT = 1000
 """Batches of the first pass by which that is told."""
-PIECES = (9, 5, 7, 4)
+PIECES = (5, 3, 4, 2)
 """Tokens of the pieces that a model is tried with, two a row."""
 KEPT = "packing.json"
 

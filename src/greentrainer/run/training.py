@@ -216,6 +216,7 @@ def fit(
     if early and max_steps < 0:
         steps = plain if method.shortened else method_flops(config, adapted, train, collate)
         rho = config.rho or config.budget[1] / sum(plain)
+        rho -= sum(entry.flops for entry in tried) / sum(plain)
         max_steps = affordable_steps(steps, rho, sum(plain))
     arguments = arguments_of(config, len(train), max_steps, way.evaluated if way else None)
     if arguments.ddp_find_unused_parameters is None:

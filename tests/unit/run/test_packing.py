@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from greentrainer.config import read
 from greentrainer.cost import flop_counter
 from greentrainer.methods import METHODS
-from greentrainer.run import RunResult, training
+from greentrainer.run import EpochOrder, RunResult, training
 from greentrainer.run.packing import decided, packs_by_lengths, positions_in
 from greentrainer.run.training import fit, require_budget
 from greentrainer.tasks import Encoded, packing
@@ -93,6 +93,16 @@ def test_a_budget_is_a_share_of_full_fine_tuning_packed(
     full, _ = trained(config_of(tmp_path, packing="on", epochs=6), executed)
     assert found.plain_steps == full.plain_steps
     assert found.engine.ledger.spent_flops <= rho * sum(full.plain_steps)
+
+
+def test_steps_that_a_budget_pays_for_are_fewer_by_what_trying_took(
+    tmp_path: Path, executed: list[int]
+) -> None:
+    settings = {"method": "full_at_budget", "rho": 0.5, "epochs": 3, "packing": "on"}
+    found, _ = trained(config_of(tmp_path, **settings), executed)
+    ledger = found.engine.ledger
+    assert ledger.spent_flops > sum(executed)
+    assert 0.3 * sum(found.plain_steps) < ledger.spent_flops <= 0.5 * sum(found.plain_steps)
 
 
 def test_it_packs_unasked_where_that_saves_a_tenth(tmp_path: Path) -> None:
@@ -240,7 +250,7 @@ def test_every_example_lies_in_one_row_that_has_room(lengths: list[int], multipl
 def test_positions_are_counted_without_making_batches(tmp_path: Path) -> None:
     config, rows = config_of(tmp_path), examples()
     found = positions_in(config, rows, COLLATE)
-    groups = training.EpochOrder(rows, 4, config.seed).groups()
+    groups = EpochOrder(rows, 4, config.seed).groups()
     made = [replace(COLLATE, packs=True)([rows[i] for i in group]) for group in groups]
     assert found.packed == sum(one["labels"].numel() for one in made)
     assert found.padded == 16 * len(rows)
