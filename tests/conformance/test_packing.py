@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as tf
 from torch import nn
 
 from greentrainer.cost import flop_counter
@@ -109,6 +110,15 @@ def test_a_model_that_mixes_examples_is_found_out(family: str) -> None:
     reason = mixing(build(family), both()[0])
     assert reason
     assert "are not what they are alone" in reason
+
+
+def test_what_a_convolution_hands_on_is_found_out_untrained() -> None:
+    torch.manual_seed(0)
+    config = tf.Lfm2Config(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, layer_types=["conv", "full_attention"],
+    )  # fmt: skip
+    assert mixing(tf.AutoModelForCausalLM.from_config(config), both()[0])
 
 
 @pytest.mark.parametrize("head", [False, True])
