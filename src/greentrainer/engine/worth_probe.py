@@ -19,7 +19,7 @@ from torch import nn
 from greentrainer.engine.bookkeeper import Bookkeeper
 from greentrainer.engine.controller import Controller
 from greentrainer.engine.steps import WHOLE, Steps, Values
-from greentrainer.forward import ForwardSavings
+from greentrainer.forward import ForwardSavings, unpacked
 from greentrainer.importance import Judge, Pair, measure_worth
 from greentrainer.model import Alone
 from greentrainer.records import Entry
@@ -49,8 +49,9 @@ def halved(batch: Batch) -> Pair | None:
     """The first half of a batch's rows and the second; None for one that cannot be divided.
 
     As one cannot that has few rows, or values that are of no row (patches of images, one behind the
-    other).
+    other).  Of a packed batch of few rows its examples are the rows.
     """
+    batch = unpacked(batch) if rows_in(batch) < FEW else batch
     rows = rows_in(batch)
     if rows < FEW or any(_of_no_row(value, rows) for value in batch.values()):
         return None

@@ -217,7 +217,7 @@ def _settle_tokenizer(
 def _leave_out_added(tokenizer: Any, count: int) -> None:
     """Leave out tokens that the file does not have.
 
-    transformers adds GPT-2's `<|endoftext|>` to tokenizers of its kind; the model does not embed it.
+    transformers adds GPT-2's `<|endoftext|>` to tokenizers of its kind; models do not embed it.
     """
     if len(tokenizer) > count:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
