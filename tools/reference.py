@@ -27,7 +27,7 @@ MAIN = (
 GROUPS = {
     "Model and data": "model revision task tasks data_dir prompt_format prompt_column "
     "completion_column messages_column turns chat_template test_path max_length pad_multiple "
-    "train_limit test_limit validation_limit data_seed",
+    "packing train_limit test_limit validation_limit data_seed",
     "What may be spent": "rho hours kwh co2_grams flops cost carbon_schedule memory",
     "Method": "method published selections probe_batches metric positions steps prompts passes "
     "stop_early optimizer_state lora_rank lora_targets virtual_tokens top_blocks",
