@@ -1,8 +1,8 @@
 """Whether a run packs its batches: several examples a row (`tasks/packing.py`).
 
 By itself it does where that saves a tenth of the positions, and the model takes an example in a
-row with others for what it is alone: this is tried on a few short pieces.  What was decided is kept
-in the run's folder, so that a resumed run goes on with it.
+row with others for what it is alone: this is tried on a few short pieces.  What came of trying is
+kept in the run's folder, so that a resumed run does not try again.
 """
 
 import inspect
@@ -110,7 +110,7 @@ def packing_collator(
 ) -> tuple[encode.Collator, list[Entry]]:
     """What makes the batches that a run trains on, and what finding out has executed.
 
-    home: folder in which is kept what was decided; a run that resumes looks there first.
+    home: folder in which is kept what came of trying; a run that resumes looks there first.
     """
     collate = collator_of(config, tokenizer)
     place = home / KEPT if home and home.is_dir() and config.count == 1 else None
@@ -118,7 +118,7 @@ def packing_collator(
         found = Packing(**json.loads(place.read_text(encoding="utf-8")))
     else:
         found = decided(config, model, train, collate)
-        if place:
+        if place and found.flops:
             write_json(place, {"packs": found.packs, "says": found.says})
     told(found.says)
     spent = [Entry("probe", forward_flops=found.flops)] if found.flops else []
