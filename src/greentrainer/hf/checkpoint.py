@@ -9,8 +9,8 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -74,6 +74,22 @@ def read(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} is damaged: resume from an older checkpoint")
     value: dict[str, Any] = json.loads((folder / SEAL).read_text(encoding="utf-8"))
     return value
+
+
+@contextmanager
+def in_one_line(folder: Path) -> Iterator[None]:
+    """Turn what a seal of other values than `seal` writes leads to into a ValueError of one line.
+
+    Whole it may be all the same: the file may be anybody's.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(
+            f"{folder} is damaged: {SEAL} does not hold what a run writes ({reason}): resume from "
+            "an older checkpoint"
+        ) from error
 
 
 def require_fit(saved: Mapping[str, Any], model: nn.Module, budget: Budget, where: Path) -> None:

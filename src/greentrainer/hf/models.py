@@ -77,6 +77,7 @@ def load(
     with _in_one_line(model, local):
         config = transformers.AutoConfig.from_pretrained(source, **options)
         _refuse_quantised(config)
+        _refuse_kernels(config)
         network = _network(source, config, dtype, options | _few_bits(bits, dtype))
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
         _settle_tokenizer(tokenizer)
@@ -119,6 +120,7 @@ def sketch(
     else:
         config, tokenizer = load_tokenizer(model, notify=notify, revision=revision)
     with _in_one_line(model, local=True), torch.device("meta"):
+        _refuse_kernels(config)
         return _kind(config).from_config(config), tokenizer
 
 
@@ -187,6 +189,17 @@ def _in_one_line(model: str, local: bool) -> Iterator[None]:
 def _refuse_quantised(config: Any) -> None:
     if config.to_dict().get("quantization_config"):
         raise ValueError("its weights are quantised: give the original, and --load-in-4bit")
+
+
+def _refuse_kernels(config: Any) -> None:
+    """Raise ValueError where attention is to be computed by code from the hub, named by its id."""
+    parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
+    named = [str(getattr(part, "_attn_implementation", None)) for part in parts]
+    if found := [one for one in named if "/" in one]:
+        raise ValueError(
+            f"its configuration asks for the kernel {found[0]}, which is code from the hub, and "
+            "such code is never run here: take attn_implementation out of config.json"
+        )
 
 
 def _options(local: bool, revision: str | None) -> dict[str, Any]:

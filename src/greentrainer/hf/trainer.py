@@ -99,10 +99,10 @@ class Green(Trainer):
         if folder is not None:
             saved = checkpoint.read(folder)
             green = self.green_callback.green
-            checkpoint.require_fit(saved, self.model, green.budget, folder)
-            self.green_callback.green = replace(
-                green, rho=checkpoint.budget_of(saved, green.budget)
-            )
+            with checkpoint.in_one_line(folder):
+                checkpoint.require_fit(saved, self.model, green.budget, folder)
+                budget = checkpoint.budget_of(saved, green.budget)
+            self.green_callback.green = replace(green, rho=budget)
         try:
             return super().train(resume_from_checkpoint=folder and str(folder), **kwargs)
         except BaseException:

@@ -17,6 +17,8 @@ from typing import IO, Any
 
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 """Of files that `read` knows; any other is taken for JSONL."""
+_TOLD = 500
+"""Characters of a row's keys that an error names at most."""
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -56,6 +58,7 @@ class Row:
         """That the row has none of these names, in words."""
         wanted = " or ".join(map(repr, names))
         have = ", ".join(map(repr, self.values))
+        have = have if len(have) <= _TOLD else f"{have[:_TOLD]} ..."
         return f"{self.where}: no {wanted} among the keys {have}"
 
     def text(self, *names: str) -> str:
@@ -80,7 +83,8 @@ class Row:
         return tuple(checked(text, f"{where}, item {i}") for i, text in enumerate(value, 1))
 
 
-_HALF = re.compile("[\ud800-\udfff]")
+HALF = re.compile("[\ud800-\udfff]")
+"""Of a surrogate pair one: JSON can spell it, and it is no text."""
 
 
 def checked(value: object, where: str) -> str:
@@ -89,7 +93,7 @@ def checked(value: object, where: str) -> str:
         raise ValueError(f"{where} is a {type(value).__name__}, not a text")
     if not value.strip():
         raise ValueError(f"{where} is empty")
-    if not value.isascii() and _HALF.search(value):
+    if not value.isascii() and HALF.search(value):
         raise ValueError(f"{where} holds half of a surrogate pair, which is no text")
     return value
 
@@ -260,6 +264,7 @@ def _arrow(path: Path, content: bytes) -> Iterator[Row]:
             table = pyarrow.ipc.open_stream(buffer).read_all()
         except pyarrow.ArrowInvalid:
             table = pyarrow.ipc.open_file(pyarrow.BufferReader(content)).read_all()
+        table.validate(full=True)  # or a place outside of the file may be read
     except (pyarrow.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not Arrow ({reason[:200]})") from error

@@ -63,6 +63,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "pickled weights": (pickled, "no safetensors"),
     "no tokenizer": (without_tokenizer, "tokenizer"),
     "quantised": (lambda f: edited(f, **QUANTISED), "quantised"),
+    "kernel of the hub": (lambda f: edited(f, attn_implementation="some/kernel"), "never run here"),
     "no head": (headless, "language-model head"),
     "other shapes": (lambda f: edited(f, hidden_size=64), "other shapes"),
     "no such type": (lambda f: edited(f, model_type="none-such"), "none-such"),
