@@ -282,6 +282,9 @@ def _adapter_files(folder: Path) -> Files:
     library = peft()
     model = library.get_peft_model(build("llama"), library.LoraConfig(target_modules=["q_proj"]))
     model.save_pretrained(folder / "made")
+    path = folder / "made" / "adapter_config.json"
+    told = json.loads(path.read_text()) | {"base_model_name_or_path": "some/base"}
+    path.write_text(json.dumps(told))
     return _contents(folder / "made")
 
 

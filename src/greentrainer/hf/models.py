@@ -172,11 +172,15 @@ def _check_folder(path: Path) -> None:
 
 @contextmanager
 def _in_one_line(model: str, local: bool) -> Iterator[None]:
-    """Turn what transformers raises into one line."""
+    """Turn what transformers and tokenizers raise into one line, but for a full memory."""
     try:
         yield
-    except _FAILURES as error:
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of files that hold other values than they should, of any kind
         reason = " ".join(str(error).split())
+        if not isinstance(error, _FAILURES):
+            reason = f"{type(error).__name__}: {reason}"
         if "trust_remote_code" in reason:
             reason = (
                 "it is made by code that comes with it, and such code is never run here: give a "
