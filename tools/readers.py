@@ -185,9 +185,8 @@ def _run_files(folder: Path) -> Files:
 def _reported(folder: Path) -> None:
     from rich.console import Console
 
-    from greentrainer.report import draw
+    from greentrainer.report import draw, runs_in, shelf
     from greentrainer.run.answers import of_run
-    from greentrainer.run.shelf import runs_in, shelf
 
     Console(file=io.StringIO()).print(shelf(runs_in(folder), folder))
     of_run(str(folder))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from greentrainer import __version__
+import greentrainer
 from greentrainer.records import hush
 
 hush()  # before anything loads them; a process that a command starts reads this too
@@ -21,7 +21,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"greentrainer {__version__}")
+        print(f"greentrainer {greentrainer.__version__}")
         raise typer.Exit
 
 

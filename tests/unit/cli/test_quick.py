@@ -7,10 +7,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import greentrainer
+from tests.folders import folder
 
 HEAVY = {"torch", "numpy", "transformers", "datasets", "peft", "bitsandbytes", "matplotlib"}
 LOADED = "import json, sys; print(json.dumps(sorted(name for name in sys.modules)))"
@@ -33,9 +35,9 @@ def run(code: str, **environment: str) -> tuple[str, set[str]]:
     return "\n".join(said), set(json.loads(loaded))
 
 
-def typed(*arguments: str, **environment: str) -> tuple[str, set[str]]:
+def typed(*arguments: str | Path, **environment: str) -> tuple[str, set[str]]:
     """The same of a command."""
-    line = ["greentrainer", *arguments]
+    line = ["greentrainer", *map(str, arguments)]
     code = (
         f"import sys\nsys.argv = {line!r}\nfrom greentrainer.cli import main\n"
         f"try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end\n{LOADED}"
@@ -67,6 +69,15 @@ def test_the_version() -> None:
     said, loaded = typed("--version")
     assert said == f"greentrainer {greentrainer.__version__}"
     assert not loaded & HEAVY
+
+
+def test_what_only_reads_a_folder_needs_no_torch(tmp_path: Path) -> None:
+    made = folder(tmp_path / "run")
+    said, loaded = typed("runs", tmp_path)
+    assert "green" in said
+    assert not loaded & HEAVY
+    _, loaded = typed("report", made)
+    assert not loaded & (HEAVY - {"numpy", "matplotlib"})
 
 
 def test_completion() -> None:
