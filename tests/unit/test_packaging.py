@@ -81,7 +81,7 @@ def test_the_metadata(metadata: Message) -> None:
 def test_extras_that_anyone_is_told_to_install_are_there(metadata: Message) -> None:
     extras = set(metadata.get_all("Provides-Extra") or ())
     texts = [*SOURCE.rglob("*.py"), *ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
-    texts += [*ROOT.glob("examples/*"), ROOT / "pyproject.toml"]
+    texts += [*ROOT.glob("examples/*.py"), ROOT / "pyproject.toml"]
     told = {
         name
         for path in texts
