@@ -1,6 +1,7 @@
 """What `docs/security.md` says of the code as a whole: nothing that is read is ever run."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,3 +90,11 @@ def test_what_a_model_is_loaded_with_says_no() -> None:
     ]
     assert said
     assert all(value == "False" for _, value in said)
+
+
+def test_the_document_names_files_that_are_there() -> None:
+    text = (SOURCE.parents[1] / "docs" / "security.md").read_text(encoding="utf-8")
+    names = re.findall(r"`([\w/]+\.py)`", text)
+    assert len(names) > 25
+    roots = (SOURCE, SOURCE.parents[1])
+    assert [name for name in names if not any((root / name).is_file() for root in roots)] == []

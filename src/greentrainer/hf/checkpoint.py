@@ -92,6 +92,24 @@ def in_one_line(folder: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def loading(folder: str | Path) -> Iterator[None]:
+    """Turn what the Trainer's own files lead to, where they hold something else, into a ValueError.
+
+    It reads them without running what they hold (`torch.load(weights_only=True)`).
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, OSError, ValueError):
+        raise
+    except Exception as error:  # whatever the files lead to
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(
+            f"the state of optimizer, schedule or random streams in {folder} cannot be read "
+            f"({reason}): resume from another checkpoint"
+        ) from error
+
+
 def require_fit(saved: Mapping[str, Any], model: nn.Module, budget: Budget, where: Path) -> None:
     """Raise ValueError if a checkpoint belongs to another model, budget or format.
 
