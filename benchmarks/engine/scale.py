@@ -1,4 +1,4 @@
-"""How training scales on paper: `python benchmarks scale`.
+"""How training scales on paper: `python benchmarks scale`, which writes `results/scale.json`.
 
 A model without weights, rows of its greatest length, batches of one size in each process. For 8, 64
 and 512 of them, for replicas (DDP) and shards (FSDP2) and for each share of full fine-tuning: bytes
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers as tf
+from shared.results import check, write
 
 from greentrainer.config import RunConfig
 from greentrainer.plan import Planner
@@ -83,15 +84,26 @@ def main() -> None:
             for count in PROCESSES
             for row in told(name, count, Path(scratch), asked.batch_size, asked.length)
         ]
-    print("| model | processes | | rho | GB sent | GB held | passes, s | sending, s | a step, s |")
-    print("|---|--:|---|--:|--:|--:|--:|--:|--:|")
-    for row in rows:
-        step = f"{row['least_seconds']:.3f} to {row['most_seconds']:.3f}"
-        print(
-            f"| {row['model']} | {row['processes']} | {row['parallel']} | {row['rho']:g} "
-            f"| {row['sent_gigabytes']:.2f} | {row['memory_gigabytes']:.1f} "
-            f"| {row['passes_seconds']:.3f} | {row['sending_seconds']:.3f} | {step} |"
-        )
+    note = (
+        f"on paper: batches of {asked.batch_size} x {asked.length} tokens in each process, "
+        f"{RATE / 1e12:g} TFLOP/s, {WIRE[8] / 1e9:g} GB/s up to 8 processes, {WIRE[64] / 1e9:g} "
+        "beyond; nothing measured"
+    )
+    write("scale", rows, checks_of(rows), note=note)
+
+
+def checks_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a selection saves on the wire, beside what it saves in FLOPs."""
+    sent = {
+        (row["model"], row["processes"], row["parallel"], row["rho"]): row["sent_gigabytes"]
+        for row in rows
+    }
+    shares = [
+        bytes_ / sent[model, count, kind, 1.0]
+        for (model, count, kind, rho), bytes_ in sent.items()
+        if (kind, rho) == ("ddp", 0.5)
+    ]
+    return [check("replicas: most bytes sent at rho .5, share of full's", max(shares), 0.5)]
 
 
 if __name__ == "__main__":

@@ -308,6 +308,27 @@ def plan_table() -> str:
     return markdown(head, body)
 
 
+def scale_table() -> str:
+    """What is sent beside what is computed, for the models and processes simulated."""
+    head = ["model", "processes", "", "rho", "GB sent", "GB held", "passes, s", "sending, s",
+            "a step, s"]  # fmt: skip
+    body = [
+        [
+            row["model"],
+            str(row["processes"]),
+            row["parallel"],
+            f"{row['rho']:g}",
+            f"{row['sent_gigabytes']:.2f}",
+            f"{row['memory_gigabytes']:.1f}",
+            f"{row['passes_seconds']:.3f}",
+            f"{row['sending_seconds']:.3f}",
+            f"{row['least_seconds']:.3f} to {row['most_seconds']:.3f}",
+        ]
+        for row in rows_of("scale")
+    ]
+    return markdown(head, body)
+
+
 def gpu_table() -> str:
     """Steps on a GPU: what each method takes of full fine-tuning's FLOPs, seconds and memory."""
     head = [
@@ -437,6 +458,7 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "plan": plan_table,
     "gpu_steps": gpu_table,
+    "scale": scale_table,
     "whole_runs": whole_runs_table,
     "memory": memory_table,
     "tried_trainers": partial(tried_table, "trainers"),

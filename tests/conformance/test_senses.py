@@ -175,6 +175,27 @@ def together(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("asked", [{"positions": "choose"}, {"steps": "choose"}], ids=str)
+def test_patches_of_images_are_of_no_row(asked: dict[str, Any], tmp_path: Path) -> None:
+    """Rows of such a batch cannot be taken out of it: it is not split, and judged by the next."""
+    model, batch = ready(qwen2vl)
+    rows = [
+        {k: v[:1] if k == "image_grid_thw" else v[:16] if k == "pixel_values" else v[i % 2]
+         for k, v in batch.items()}
+        for i in range(96)
+    ]  # fmt: skip
+    settings = arguments(tmp_path, remove_unused_columns=False, per_device_train_batch_size=4)
+    trainer = GreenTrainer(
+        model, settings, train_dataset=rows, data_collator=together,
+        green=GreenConfig(rho=0.75, probe_batches=2, **asked),
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.ledger.verified >= 2
+    assert trainer.ledger.worst_deviation == 0
+    assert trainer.ledger.rho_spent <= 0.75 or "steps" in asked
+
+
 @pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("make", [qwen2vl, wav2vec2])

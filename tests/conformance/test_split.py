@@ -14,6 +14,7 @@ from greentrainer.forward.check import compare
 from greentrainer.forward.cut import cut
 from greentrainer.forward.lower_right import attend, seen
 from greentrainer.forward.room import RoomyLayer
+from greentrainer.forward.split import _hard
 from tests.conformance.families import FAMILIES, batch_for, build
 
 DECODERS = [n for n in FAMILIES if "t5" not in n and "bart" not in n and "checkpointed" not in n]
@@ -202,6 +203,15 @@ def test_several_turns_lie_in_the_tail_from_the_first_label_on() -> None:
     batch["labels"][0, 6:8] = batch["input_ids"][0, 6:8]
     whole, parted = model(**batch).loss, split_loss(model, batch, 0)
     torch.testing.assert_close(parted, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_no_position_that_predicts_a_label_is_hidden_where_a_split_is_tried() -> None:
+    """Rows of few positions, half of which is padding."""
+    batch = ragged()
+    batch["labels"][:, 3:7], batch["labels"][:, 7:] = batch["input_ids"][:, 3:7], -100
+    tried = _hard(batch)
+    assert not bool(tried["attention_mask"][:, 0].all())
+    assert bool(tried["attention_mask"][:, 2:7].all())
 
 
 def test_a_mask_with_a_gap_is_refused() -> None:

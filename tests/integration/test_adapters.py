@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as tf
 
+from greentrainer.config import RunConfig
 from greentrainer.hf import adapters, load
 from greentrainer.hf.models import load_tokenizer
-from greentrainer.methods import lora
+from greentrainer.methods import METHODS, lora
 from greentrainer.tasks.positions import limit
 from tests.conformance.families import batch_for, build
 from tests.integration.test_cli import FLAGS, command
@@ -100,6 +102,43 @@ def test_low_rank_adapters_become_part_of_the_weights(tmp_path: Path) -> None:
     config, other = load_tokenizer(str(tmp_path / "adapter"))
     assert config.model_type == "llama"
     assert other.get_vocab() == tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("method", ["prefix", "prompt", "lora"])
+def test_an_adapter_names_its_bases_revision(method: str, tmp_path: Path) -> None:
+    base, _ = load(str(saved(tmp_path / "base")))
+    config = RunConfig(model="org/name", revision="v2", method=method)  # type: ignore[arg-type]
+    METHODS[method].adapt(base, config).save_pretrained(tmp_path / "adapter")
+    assert json.loads((tmp_path / "adapter" / adapters.CONFIG).read_text())["revision"] == "v2"
+
+
+def test_the_base_is_loaded_in_the_revision_that_the_adapter_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base, _ = load(str(saved(tmp_path / "base")))
+    lora.wrapped(base, 2, "all-linear", 4, 0.0).save_pretrained(tmp_path / "adapter")
+    path = tmp_path / "adapter" / adapters.CONFIG
+    named = json.loads(path.read_text())
+    assert named["revision"] is None
+    key = "base_model_name_or_path"
+    path.write_text(json.dumps({**named, "revision": "v2"}))
+    load(str(tmp_path / "adapter"))  # a folder has no revisions
+    path.write_text(json.dumps({**named, key: "org/name", "revision": "v2"}))
+    assert adapters.base_of(tmp_path / "adapter") == ("org/name", "v2")
+    asked = []
+
+    def configured(name: str, **options: Any) -> Any:
+        asked.append((name, options["revision"]))
+        raise OSError("no network in a test")
+
+    monkeypatch.setattr(tf.AutoConfig, "from_pretrained", configured)
+    for open_it in (load, load_tokenizer):
+        with refusal("org/name", "no network"):
+            open_it(str(tmp_path / "adapter"))
+    assert asked == [("org/name", "v2")] * 2
+    path.write_text(json.dumps({**named, key: "org/name", "revision": 2}))
+    with refusal("the revision is 2"):
+        load(str(tmp_path / "adapter"))
 
 
 def test_what_is_wrong_with_an_adapter_is_one_line(

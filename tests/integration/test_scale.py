@@ -197,6 +197,20 @@ def test_shards_make_the_run_of_one_process(home: Path) -> None:
     assert losses(home / "sharded-full") == pytest.approx(losses(home / "replicas"), abs=1e-5)
 
 
+def test_of_shards_only_gradients_of_what_is_trained_travel(home: Path) -> None:
+    """Given once a batch by each; weights are made whole for both passes, where both need them."""
+    flags = ["--parallel", "fsdp", "--published"]
+    bills = {
+        name: trained(home, f"sent-{name}", "processes", *flags, "--method", name, "--rho", "0.5")
+        for name in ("full", "green")
+    }
+    whole = bills["full"]["full_exchanged_bytes"]
+    assert whole == bills["green"]["full_exchanged_bytes"]
+    assert whole <= bills["full"]["exchanged_bytes"] <= 1.1 * whole  # filled up to even shares
+    assert 0 < bills["green"]["exchanged_bytes"] < 0.8 * bills["full"]["exchanged_bytes"]
+    assert 0 < bills["green"]["gathered_bytes"] < bills["full"]["gathered_bytes"]
+
+
 # Ends
 
 

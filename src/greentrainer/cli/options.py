@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str | None, typer.Option(help="smollm2-135m, a folder, or a hub id")]
+Model = Annotated[str | None, typer.Option(help="smollm2-135m, a folder, a GGUF file, or a hub id")]
 Task = Annotated[
     list[str] | None,
     typer.Option(help="pydoc, scitldr, ..., your own file, or a hub id; several are mixed"),

@@ -114,7 +114,10 @@ def settings(pairs: list[str]) -> dict[str, Any]:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """What a YAML file holds.  Raises ValueError, in one line, for what is no mapping."""
+    """What a YAML file holds.  Raises ValueError, in one line, for what is no mapping.
+
+    A run's folder of an earlier release has `task` beside the `tasks` that counted: it is left out.
+    """
     try:
         values = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -122,7 +125,14 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise ValueError(f"cannot read the configuration {path}: {reason}") from None
     if not isinstance(values, dict):
         raise ValueError(f"the configuration {path} is no mapping of names to values")
+    if values.get("tasks") is not None and _of_a_run(path):
+        values.pop("task", None)
     return values
+
+
+def _of_a_run(path: Path) -> bool:
+    """Whether the file was written by a run, beside its record."""
+    return path.name == "config.yaml" and path.with_name("run.json").is_file()
 
 
 def require_resumable(config: RunConfig, path: Path) -> None:

@@ -17,7 +17,7 @@ from torch.autograd.graph import register_multi_grad_hook
 from greentrainer.engine.graph_cache import GraphCache
 from greentrainer.engine.verifier import Verifier
 from greentrainer.forward import tensors, tokens_of
-from greentrainer.model import now
+from greentrainer.model import Alone, now
 from greentrainer.records import Entry, Ledger
 from greentrainer.types import Batch, CostGraph
 
@@ -45,7 +45,7 @@ class Bookkeeper:
         trained.
     price: called then with the graph and the model's arguments; what the batch costs.
     after_forward: called when the forward pass is over, however it ends, and before the next.
-    exchanged: tells bytes of gradients that were given to other processes since it was last asked.
+    processes: tell what was exchanged with others.
 
     `verifier` holds what is entered against what is executed.
     """
@@ -58,9 +58,9 @@ class Bookkeeper:
         before_batch: Callable[[CostGraph], None],
         price: Callable[[CostGraph, Mapping[str, Any]], Price],
         after_forward: Callable[[], None] = lambda: None,
-        exchanged: Callable[[], int] = lambda: 0,
+        processes: Alone | None = None,
     ) -> None:
-        self.model, self.graphs, self.exchanged = model, graphs, exchanged
+        self.model, self.graphs, self.processes = model, graphs, processes or Alone()
         self.before_batch, self.price, self.after_forward = before_batch, price, after_forward
         self.ledger = Ledger()
         self.verifier = Verifier(lambda: self.ledger)
@@ -170,8 +170,9 @@ class Bookkeeper:
     def _after_step(self, *_: Any) -> None:
         self.between_steps = True
         self._tick()
-        if given := self.exchanged():
-            self.ledger.amend(exchanged_bytes=given)
+        given, whole = self.processes.exchanged(), self.processes.gathered()
+        if given or whole:
+            self.ledger.amend(exchanged_bytes=given, gathered_bytes=whole)
 
     @property
     def _device(self) -> torch.device:

@@ -74,7 +74,7 @@ class Instruments:
         self.prices = Prices(short)
         self.bookkeeper = Bookkeeper(
             model, optimizer, self.graphs, before_batch, self.prices.of, short.leave,
-            processes.exchanged,
+            processes,
         )  # fmt: skip
         undo.callback(self.bookkeeper.close)
         if short.tried_flops:

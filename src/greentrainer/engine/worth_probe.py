@@ -19,7 +19,7 @@ from torch import nn
 from greentrainer.engine.bookkeeper import Bookkeeper
 from greentrainer.engine.controller import Controller
 from greentrainer.engine.steps import WHOLE, Steps, Values
-from greentrainer.forward import ForwardSavings
+from greentrainer.forward import ForwardSavings, unpacked
 from greentrainer.importance import Judge, Pair, measure_worth
 from greentrainer.model import Alone
 from greentrainer.records import Entry
@@ -46,11 +46,22 @@ def pairs_of(given: Sequence[Batch]) -> list[Pair]:
 
 
 def halved(batch: Batch) -> Pair | None:
-    """The first half of a batch's rows and the second; None for one that cannot be divided."""
+    """The first half of a batch's rows and the second; None for one that cannot be divided.
+
+    As one cannot that has few rows, or values that are of no row (patches of images, one behind the
+    other).  Of a packed batch of few rows its examples are the rows.
+    """
+    batch = unpacked(batch) if rows_in(batch) < FEW else batch
     rows = rows_in(batch)
-    if rows < FEW:
+    if rows < FEW or any(_of_no_row(value, rows) for value in batch.values()):
         return None
     return Pair(taken(batch, slice(rows // 2)), taken(batch, slice(rows // 2, rows)))
+
+
+def _of_no_row(value: Any, rows: int) -> bool:
+    """Of more values than rows; one with a row's dimension behind others is the same for all."""
+    shape: tuple[int, ...] = getattr(value, "shape", ())
+    return len(shape) > 1 and shape[0] > rows
 
 
 @dataclass

@@ -3,11 +3,12 @@
 Start with `savings.py`, which the engine holds.  When which of it is worth its cost, `engine` says.
 """
 
-from greentrainer.forward.check import piece
+from greentrainer.forward.check import mixing, piece
 from greentrainer.forward.handed import handing, take_plain_keys
 from greentrainer.forward.head import LabelledHead
 from greentrainer.forward.host import moved, on_host
 from greentrainer.forward.options import ForwardOptions, Positions
+from greentrainer.forward.packed import unpacked
 from greentrainer.forward.savings import SHORT_TAILS, ForwardSavings
 from greentrainer.forward.shapes import (
     Alike,
@@ -38,6 +39,7 @@ __all__ = [
     "handing",
     "labelled",
     "matched",
+    "mixing",
     "moved",
     "on_host",
     "piece",
@@ -46,5 +48,6 @@ __all__ = [
     "template_of",
     "tensors",
     "tokens_of",
+    "unpacked",
     "with_labels",
 ]

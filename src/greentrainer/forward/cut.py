@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from greentrainer.forward.host import to_device
+from greentrainer.forward.packed import Segments, opened
 from greentrainer.forward.parts import reads
 from greentrainer.types import IGNORED, Part, rounded
 
@@ -28,6 +29,7 @@ class Cut:
     between them the first of its tail.  prefix, tail: lengths of both parts, padding included.
     read: (B, prefix), columns of the positions that are read of the prefix, -1 for padding; all of
         them when None.  padded: whether there is padding in either part, or anything is masked.
+    segments: of a packed batch its examples, which are the rows that are cut.
     """
 
     begin: torch.Tensor
@@ -37,6 +39,7 @@ class Cut:
     tail: int
     read: torch.Tensor | None = None
     padded: bool = True
+    segments: Segments | None = None
 
     @property
     def unread(self) -> int:
@@ -172,7 +175,8 @@ class Parted:
 
 
 def parted(batch: Mapping[str, Any], where: Cut) -> Parted:
-    """The batch in two."""
+    """The batch in two, unpacked first if it is packed."""
+    batch = opened(batch, where.segments)
     labels, first = batch["labels"], where.prefix
     columns, numbers = _placed(where.columns(), labels.device)
     size, mask = tuple(labels.shape), batch.get("attention_mask")

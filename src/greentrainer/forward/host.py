@@ -13,7 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-LOOKED_AT = ("labels", "attention_mask", "input_ids")
+LOOKED_AT = ("labels", "attention_mask", "input_ids", "position_ids")
 """What of a batch is looked at."""
 
 _copies: Any = WeakIdKeyDictionary()

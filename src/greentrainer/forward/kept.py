@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from greentrainer.forward.check import evaluating
+from greentrainer.forward.packed import SEVERAL, begins_anew
 from greentrainer.forward.rows import Rows, Unknown
 from greentrainer.forward.store import Store
 from greentrainer.forward.watch import Watch
@@ -296,6 +297,8 @@ class KeptActivations:
 
     def _rows(self, kwargs: Mapping[str, Any]) -> Rows:
         """The examples of a batch, by all that the model is given of them but targets."""
+        if begins_anew(kwargs) is not None:
+            raise Unknown(SEVERAL)
         batch = {k: v for k, v in kwargs.items() if not self._is_target(k)}
         decoder = not getattr(getattr(self.model, "config", None), "is_encoder_decoder", False)
         labels = kwargs.get("labels") if decoder else None

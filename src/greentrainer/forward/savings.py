@@ -21,6 +21,7 @@ from greentrainer.forward.check import Losses, Shortened, compare
 from greentrainer.forward.head import LabelledHead
 from greentrainer.forward.kept import KeptActivations
 from greentrainer.forward.options import ForwardOptions, Positions
+from greentrainer.forward.packed import SEVERAL, begins_anew
 from greentrainer.forward.shapes import tensors, tokens_of
 from greentrainer.forward.split import SplitForward
 from greentrainer.forward.store import Store
@@ -120,6 +121,9 @@ class ForwardSavings:
         if is_sharded(self.model) or not isinstance(try_out.batch, Mapping):
             what = "a sharded model" if is_sharded(self.model) else "a batch that is no mapping"
             self._leave_out("keeping activations", what)
+            return
+        if begins_anew(try_out.batch) is not None:
+            self._leave_out("keeping activations", SEVERAL)
             return
         home = options.keep_folder or Path(tempfile.gettempdir())
         store = Store(options.keep_bytes, home if options.keep == "disk" else None)

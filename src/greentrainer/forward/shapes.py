@@ -10,6 +10,7 @@ from torch.utils._pytree import keystr, tree_map_only, tree_map_with_path
 from greentrainer.cost import ROOM, SMALLEST
 from greentrainer.forward.cut import Cut
 from greentrainer.forward.host import on_host
+from greentrainer.forward.packed import opened, segments_of
 from greentrainer.forward.split import SplitForward
 from greentrainer.types import IGNORED, Batch
 
@@ -31,7 +32,8 @@ class Alike:
     """
 
     def __init__(self, batch: Batch, split: SplitForward | None, paired: bool = False) -> None:
-        self.batch, self.where = batch, split.cut(batch) if split else None
+        self.where = split.cut(batch) if split else None
+        self.batch = batch = opened(batch, self.where.segments if self.where else None)
         found = [leaf for _, leaf in tensors(batch)]
         rows = [int(t.shape[0]) for t in found if t.dim() and t.shape[0] > 1]
         lengths = [int(t.shape[1]) for t in found if t.dim() > 1 and t.shape[1] > 1]
@@ -205,11 +207,18 @@ def leaves(value: Any, path: str = "", texts: bool = True) -> Iterator[tuple[str
 
 
 def tokens_of(batch: Batch) -> tuple[int, int]:
-    """Real and padded tokens of a batch with an attention mask or token ids; else 0."""
+    """Real and padded tokens of a batch with an attention mask or token ids; else 0.
+
+    Of packed rows the real ones are those of examples with labels.
+    """
     if isinstance(batch, Mapping):
         mask, ids = batch.get("attention_mask"), batch.get("input_ids")
         if isinstance(mask, torch.Tensor):
             return int(on_host(mask).sum()), mask.numel()
         if isinstance(ids, torch.Tensor):
-            return ids.numel(), ids.numel()
+            try:
+                segments = segments_of(batch)
+            except ValueError:
+                segments = None
+            return segments.tokens if segments else ids.numel(), ids.numel()
     return 0, 0

@@ -29,6 +29,7 @@ from greentrainer.forward.cut import Cut, Parted, Places, between, cut, parted
 from greentrainer.forward.handed import HandedCache, is_compiled, take_plain_keys
 from greentrainer.forward.host import on_host, remember
 from greentrainer.forward.lower_right import seen, usable
+from greentrainer.forward.packed import segments_of, unpacked
 from greentrainer.forward.room import roomy_cache
 from greentrainer.model import encoder_of
 from greentrainer.types import IGNORED, Batch, Part
@@ -48,9 +49,15 @@ class Asked:
     """What a cut was told for.  It is asked for many times a batch, and on a GPU each one waits."""
 
     def __init__(
-        self, labels: torch.Tensor, mask: Any, tail: int, part: Part | None, ids: Any
+        self,
+        labels: torch.Tensor,
+        mask: Any,
+        tail: int,
+        part: Part | None,
+        ids: Any,
+        positions: Any,
     ) -> None:
-        self.given = labels, mask, ids
+        self.given = labels, mask, ids, positions
         self.state = tail, part, *(_version(one) for one in self.given)
 
     def same_as(self, other: "Asked | None") -> bool:
@@ -162,6 +169,14 @@ class SplitForward:
             return compare(batch, shortened).reason
         if not _plain_mask(batch.get("attention_mask"), batch["labels"]):
             return "a mask of its own between positions"
+        try:
+            segments = segments_of(batch)
+        except ValueError as error:
+            return str(error)
+        if segments is not None:
+            small = piece(batch)
+            reason = self.settle(unpacked(small), compare)
+            return reason or compare(small, shortened).reason
         hard, numbered = _hard(piece(batch)), sorted({False, self.numbered})
         found: dict[tuple[bool, str], Losses] = {}
         for keeping in KEEPING if is_compiled(self.model) else KEEPING[1:]:
@@ -187,15 +202,26 @@ class SplitForward:
             return self._given[0]
         mask = batch.get("attention_mask")
         ids = batch.get("input_ids") if self.part else None
-        asked = Asked(labels, mask, self.tail, self.part, ids)
+        asked = Asked(labels, mask, self.tail, self.part, ids, batch.get("position_ids"))
         if not asked.same_as(self._asked):
-            usable = isinstance(mask, torch.Tensor) and mask.shape == labels.shape
-            here = on_host(labels)
-            real = on_host(mask) if usable else torch.ones_like(here)
-            read = None if ids is None else on_host(ids)
-            where = cut(here, real, self.tail, self.coarse, self.part, read)
-            self._asked, self._answer = asked, where if where.prefix else None
+            where = self._told(batch, self.tail, ids)
+            self._asked, self._answer = asked, where if where and where.prefix else None
         return self._answer
+
+    def _told(self, batch: Batch, tail: int, ids: torch.Tensor | None) -> Cut | None:
+        """The cut of a batch; None of a packed one that cannot be unpacked.  ids: to be read."""
+        try:
+            segments = segments_of(batch)
+        except ValueError:
+            return None
+        mask, here = batch.get("attention_mask"), on_host(batch["labels"])
+        read = None if ids is None else on_host(ids)
+        real = torch.ones_like(here) if mask is None else on_host(mask)
+        if segments is not None:
+            here, real = segments.of(here, IGNORED), segments.real()
+            read = None if read is None else segments.of(read)
+        where = cut(here, real, tail, self.coarse, self.part, read)
+        return replace(where, segments=segments)
 
     def parts(self, batch: Batch) -> Batch:
         """The batch in its two parts, if it is cut: their shapes tell what it costs."""
@@ -287,6 +313,7 @@ def _tell_labels(tail: torch.Tensor, labels: torch.Tensor, where: Cut) -> None:
     """What the tail's labels are on the host too, where they lie on a device."""
     here = on_host(labels)
     if here is not labels:
+        here = here if where.segments is None else where.segments.of(here, IGNORED)
         after = between(where.start, where.end, where.tail, where.start)
         remember(tail, Places(after.clamp(min=0), after >= 0).of(here, IGNORED))
 
@@ -310,7 +337,10 @@ def _easy(batch: Batch) -> Batch:
 
 
 def _hard(batch: Batch) -> Batch:
-    """The batch with a prompt and, where there is a mask, padding on the left of a row."""
+    """The batch with a prompt and, where there is a mask, padding on the left of a row.
+
+    None of it where a label is predicted: that would be another batch's loss.
+    """
     labels = batch["labels"].clone()
     labels[:, : 1 + labels.shape[1] // 2] = IGNORED
     if not bool((labels != IGNORED).any()):
@@ -320,7 +350,8 @@ def _hard(batch: Batch) -> Batch:
         return {**batch, "labels": labels}
     mask = mask.clone()
     for row in range(len(mask)):
-        mask[row, : (row + 1) * labels.shape[1] // (4 * len(mask))] = 0
+        given = int((labels[row] != IGNORED).int().argmax()) - 1
+        mask[row, : min(max(given, 0), (row + 1) * labels.shape[1] // (4 * len(mask)))] = 0
     return {**batch, "labels": labels, "attention_mask": mask}
 
 

@@ -11,6 +11,7 @@ from greentrainer.hf.checkpoint import last_whole
 from greentrainer.hf.clock_cache import save_clock, saved_clock
 from greentrainer.hf.config import GreenConfig
 from greentrainer.hf.delta import base_dtype, load_delta, save_delta
+from greentrainer.hf.gguf_file import packing_of
 from greentrainer.hf.models import load
 from greentrainer.hf.quantised import dense, is_quantised
 from greentrainer.hf.recomputing import recomputing
@@ -40,6 +41,7 @@ __all__ = [
     "load",
     "load_delta",
     "models",
+    "packing_of",
     "peft",
     "put_on",
     "recomputing",

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from greentrainer.hf.smollm2 import ALIASES
+
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
@@ -19,8 +21,10 @@ WEIGHTS = "adapter_model.safetensors"
 def peft() -> Any:
     """The package.  Raises ValueError, with what to install, where it is missing.
 
-    It calls transformers by names that are given up there; no user can mend that.
+    It calls transformers by names that are given up there, and looks for a configuration beside a
+    GGUF file; no user can mend that.
     """
+    warnings.filterwarnings("ignore", r"Could not find a config file in .*\.gguf", UserWarning)
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)
     try:
@@ -34,11 +38,11 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
 
 
-def base_of(folder: Path) -> str:
-    """The model that an adapter belongs to: a folder or a hub id.
+def base_of(folder: Path) -> tuple[str, str | None]:
+    """The model that an adapter belongs to: a folder or a hub id, and the revision of the latter.
 
     Raises ValueError, in one line, if the adapter names none, one that is gone or is an adapter
-    itself, or has no weights that can be read without running code.
+    itself, a revision that is no name, or has no weights that can be read without running code.
     """
     try:
         named = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -52,14 +56,18 @@ def base_of(folder: Path) -> str:
             f"{folder} holds no {WEIGHTS}: save the adapter again with save_pretrained "
             "(pickled weights are not read, they can run code)"
         )
-    if Path(base).is_absolute() and not Path(base).is_dir():
+    if Path(base).is_absolute() and not Path(base).exists():
         raise ValueError(
             f"the base model of the adapter in {folder} is gone from {base}: put it back, or "
             f"change base_model_name_or_path in {CONFIG}"
         )
     if is_adapter(Path(base).expanduser()):
         raise ValueError(f"the adapter in {folder} belongs to another adapter, {base}: merge that")
-    return base
+    revision = named.get("revision")
+    if not (revision is None or (isinstance(revision, str) and revision)):
+        raise ValueError(f"{folder / CONFIG}: the revision is {revision!r}: give a name or null")
+    here = Path(base).expanduser().exists() or base.lower() in ALIASES
+    return base, None if here else revision
 
 
 def put_on(model: Any, folder: Path) -> Any:

@@ -132,7 +132,7 @@ def require_fit(saved: Mapping[str, Any], model: nn.Module, budget: Budget, wher
         )
     unit, amount, cost = state["budget"]
     if (unit, amount, cost) != (budget.unit, budget.amount, budget.cost):
-        raise ValueError(f"{where} was written at {unit} {amount:g}, this run has {budget}")
+        raise ValueError(f"{where} was written at {unit!s:.20} {amount:g}, this run has {budget}")
     changed = {k: v for k, v in saved["versions"].items() if _versions().get(k) != v}
     if changed:
         warnings.warn(f"{where} was written with {changed}: the last bits may differ", stacklevel=3)

@@ -1,10 +1,11 @@
 """Loading a language model that can be fine-tuned.
 
-`load` takes a folder, a hub id, or `smollm2-135m`: the real SmolLM2-135M-Instruct, rebuilt out of a
-Python package (`smollm2.py`), so that a machine which reaches nothing but a package index still
-gets a pretrained model.
+`load` takes a folder, a hub id, a GGUF file (`gguf_file.py`), or `smollm2-135m`: the real
+SmolLM2-135M-Instruct, rebuilt out of a Python package (`smollm2.py`), so that a machine which
+reaches nothing but a package index still gets a pretrained model.
 
-Only safetensors are read (a pickle can run code), and no code that comes with a model is run.
+Only safetensors and GGUF are read (a pickle can run code), and no code that comes with a model is
+run.
 """
 
 import json
@@ -20,6 +21,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from greentrainer.hf import adapters
+from greentrainer.hf.gguf_file import ENDING, GgufFile, gguf_file, unpacking
 from greentrainer.hf.quantised import Bits, differentiable, quantisation
 from greentrainer.hf.smollm2 import (
     ALIASES,
@@ -52,8 +54,9 @@ def load(
 ) -> tuple[Any, Any]:
     """A model and its tokenizer: decoder-only or encoder-decoder, as its configuration says.
 
-    model: `smollm2-135m`, a folder that `save_pretrained` wrote, or a hub id.  A folder with an
-        adapter of PEFT is loaded with the model that it names.
+    model: `smollm2-135m`, a folder that `save_pretrained` wrote, a hub id, or a GGUF file: here, or
+        on the hub as `org/name:file.gguf`.  A folder with an adapter of PEFT is loaded with the
+        model that it names.
     dtype: of the weights.
     notify: told when a model is rebuilt or a cache was damaged.
     revision: of a model on the hub: a branch, tag or commit.
@@ -70,19 +73,25 @@ def load(
         _options(True, revision)
         if bits:
             raise ValueError(f"{folder} holds an adapter: load its base in {bits} bits")
-        network, tokenizer = load(adapters.base_of(folder), dtype=dtype, notify=notify)
+        base, its = adapters.base_of(folder)
+        network, tokenizer = load(base, dtype=dtype, notify=notify, revision=its)
         return adapters.put_on(network, folder), tokenizer
+    if packed := gguf_file(model, revision):
+        if bits:
+            raise ValueError(
+                f"{model} is unpacked when it is read: load its original in {bits} bits"
+            )
+        return _unpacked(packed, dtype, notify)
     source, local = _locate(model)
     options = _options(local, revision)
     with _in_one_line(model, local):
         config = transformers.AutoConfig.from_pretrained(source, **options)
         _refuse_quantised(config)
         _refuse_kernels(config)
-        network = _network(source, config, dtype, options | _few_bits(bits, dtype))
+        where = {"pretrained_model_name_or_path": source}
+        network = _network(config, dtype, where | options | _few_bits(bits, dtype))
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-        _settle_tokenizer(tokenizer)
-        if network.generation_config.pad_token_id is None:
-            network.generation_config.pad_token_id = tokenizer.pad_token_id
+        _settle_tokenizer(tokenizer, network)
     return network, tokenizer
 
 
@@ -94,7 +103,10 @@ def load_tokenizer(
         model = str(rebuilt_smollm2(notify))
     if adapters.is_adapter(Path(model).expanduser()):
         _options(True, revision)
-        return load_tokenizer(adapters.base_of(Path(model).expanduser()), notify=notify)
+        base, its = adapters.base_of(Path(model).expanduser())
+        return load_tokenizer(base, notify=notify, revision=its)
+    if packed := gguf_file(model, revision):
+        return _unpacked(packed, None, notify)
     source, local = _locate(model)
     options = _options(local, revision)
     with _in_one_line(model, local):
@@ -102,6 +114,19 @@ def load_tokenizer(
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
         _settle_tokenizer(tokenizer)
     return config, tokenizer
+
+
+def _unpacked(file: GgufFile, dtype: torch.dtype | None, notify: Notify) -> tuple[Any, Any]:
+    """The model in a GGUF file, or its configuration where no dtype is asked for; its tokenizer."""
+    with unpacking(file) as (source, settle):
+        options = _options(True, None) | source
+        config = transformers.AutoConfig.from_pretrained(**options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**options)
+        dense = {"quantization_config": transformers.GgufConfig(dequantize=True)}
+        network = None if dtype is None else _network(config, dtype, options | dense)
+        settle(network, tokenizer, notify)
+        _settle_tokenizer(tokenizer, network)
+    return (config if network is None else network), tokenizer
 
 
 def sketch(
@@ -113,7 +138,7 @@ def sketch(
     Raises ValueError, in one line, for what is no configuration of a language model.
     """
     path = Path(model).expanduser()
-    if path.is_file():
+    if path.is_file() and path.suffix.lower() != ENDING:
         config, tokenizer = _read_config(path), None
     elif path.is_dir() and not any(path.glob("*.safetensors")) and (path / "config.json").is_file():
         config, tokenizer = _read_config(path / "config.json"), None
@@ -222,10 +247,9 @@ def _few_bits(bits: Bits | None, dtype: torch.dtype) -> dict[str, Any]:
     return {"quantization_config": quantisation(bits, dtype), "device_map": {"": device}}
 
 
-def _network(source: str, config: Any, dtype: torch.dtype, options: dict[str, Any]) -> Any:
+def _network(config: Any, dtype: torch.dtype, options: dict[str, Any]) -> Any:
     with no_progress_bars():
         network, info = _kind(config).from_pretrained(
-            source,
             config=config,
             dtype=dtype,
             use_safetensors=True,
@@ -246,8 +270,10 @@ def _network(source: str, config: Any, dtype: torch.dtype, options: dict[str, An
     return differentiable(network)
 
 
-def _settle_tokenizer(tokenizer: Any) -> None:
+def _settle_tokenizer(tokenizer: Any, network: Any = None) -> None:
     if tokenizer.eos_token_id is None:
         raise ValueError("its tokenizer has no end-of-sequence token: set its eos_token")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if network is not None and network.generation_config.pad_token_id is None:
+        network.generation_config.pad_token_id = tokenizer.pad_token_id

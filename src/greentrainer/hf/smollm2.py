@@ -25,8 +25,8 @@ import torch
 import transformers
 from filelock import FileLock
 from safetensors import SafetensorError
-from tokenizers import pre_tokenizers
 
+from greentrainer.hf.gguf_file import split_digits
 from greentrainer.records import working
 
 Notify = Callable[[str], None]
@@ -185,21 +185,10 @@ def _rebuild(gguf: Path, folder: Path) -> None:
     model.generation_config = quantised.generation_config
     model.save_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **origin)
-    _restore_pre_tokenizer(tokenizer)
+    split_digits(tokenizer)
     _restore_special_tokens(tokenizer, model.config)
     tokenizer.model_max_length = model.config.max_position_embeddings
     tokenizer.save_pretrained(folder)
-
-
-def _restore_pre_tokenizer(tokenizer: Any) -> None:
-    """Split digits off one by one, as SmolLM2 was trained.
-
-    GGUF only names this rule (`tokenizer.ggml.pre = smollm`), and transformers does not know it:
-    text such as two spaces and a digit would come out as other tokens.
-    """
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
-    )
 
 
 def _restore_special_tokens(tokenizer: Any, config: Any) -> None:

@@ -44,7 +44,7 @@ from greentrainer.hf.config import GreenConfig
 from greentrainer.hf.own_records import records_kept
 from greentrainer.hf.quantised import differentiable
 from greentrainer.hf.sharded import forget, loading_part
-from greentrainer.model import Replicas, Together, round_stochastically
+from greentrainer.model import Replicas, Shards, Together, is_sharded, round_stochastically
 from greentrainer.records import Ledger
 from greentrainer.types import Batch
 
@@ -136,7 +136,8 @@ class Green(Trainer):
         if isinstance(wrapped, DistributedDataParallel):
             self.green_callback.processes = Replicas(wrapped)
         elif self.args.world_size > 1:
-            self.green_callback.processes = Together(self.args.device)
+            shared = Shards(wrapped, self.args.device) if is_sharded(wrapped) else None
+            self.green_callback.processes = shared or Together(self.args.device)
         return prepared
 
     def _load_optimizer_and_scheduler(self, checkpoint_to_load: str | None) -> None:

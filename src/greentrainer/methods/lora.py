@@ -18,7 +18,14 @@ RANK = 8
 DROPOUT = 0.1
 
 
-def wrapped(model: Any, rank: int, targets: str | None, alpha: int, dropout: float) -> Any:
+def wrapped(
+    model: Any,
+    rank: int,
+    targets: str | None,
+    alpha: int,
+    dropout: float,
+    revision: str | None = None,
+) -> Any:
     """The model with adapters.  targets: "all-linear", or None for those usual for its family."""
     lora = peft().LoraConfig(
         r=rank,
@@ -28,19 +35,21 @@ def wrapped(model: Any, rank: int, targets: str | None, alpha: int, dropout: flo
         task_type=task_type(model),
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
-    return adapted(model, lora)
+    return adapted(model, lora, revision)
 
 
 def if_asked(model: Any, config: RunConfig) -> Any:
     """With adapters on all linear layers where `lora_rank` is given, to be chosen among."""
     rank = config.lora_rank
-    return model if rank is None else wrapped(model, rank, "all-linear", 2 * rank, 0.0)
+    if rank is None:
+        return model
+    return wrapped(model, rank, "all-linear", 2 * rank, 0.0, config.revision)
 
 
 def _adapt(model: Any, config: RunConfig) -> Any:
     rank = config.lora_rank or RANK
     targets = None if config.lora_targets == "attention" else config.lora_targets
-    return wrapped(model, rank, targets, 4 * rank, DROPOUT)
+    return wrapped(model, rank, targets, 4 * rank, DROPOUT, config.revision)
 
 
 def merged(model: Any) -> Any:

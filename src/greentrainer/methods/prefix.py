@@ -22,9 +22,9 @@ def _adapt(model: Any, config: RunConfig) -> Any:
         task_type=task_type(model), num_virtual_tokens=config.virtual_tokens
     )
     if model.config.is_encoder_decoder:
-        return adapted(model, prefix)
+        return adapted(model, prefix, config.revision)
     start = _of_words(model, config.virtual_tokens)
-    wrapped = adapted(model, prefix)
+    wrapped = adapted(model, prefix, config.revision)
     prefixes = wrapped.prompt_encoder[wrapped.active_adapter].embedding.weight
     if start.shape != prefixes.shape:
         raise ValueError(f"PEFT knows no prefix for {type(model).__name__}: use prompt tuning")

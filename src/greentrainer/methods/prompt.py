@@ -18,7 +18,7 @@ def _adapt(model: Any, config: RunConfig) -> Any:
         num_virtual_tokens=config.virtual_tokens,
         prompt_tuning_init="SAMPLE_VOCAB",
     )
-    return adapted(model, prompt)
+    return adapted(model, prompt, config.revision)
 
 
 PROMPT = Method("prompt", "embeddings before those of the text", adapt=_adapt, virtual=True)

@@ -21,6 +21,7 @@ from greentrainer.model.processes import (
     started,
 )
 from greentrainer.model.rounding import exact_copy, round_stochastically
+from greentrainer.model.shards import Shards
 from greentrainer.model.shell import shell
 from greentrainer.model.snapshot import attributes_preserved, preserved
 from greentrainer.model.stages import blocks, encoder_of, stages
@@ -33,6 +34,7 @@ __all__ = [
     "OptimizerState",
     "PeakMemory",
     "Replicas",
+    "Shards",
     "Together",
     "attributes_preserved",
     "blocks",

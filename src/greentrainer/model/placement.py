@@ -22,6 +22,6 @@ def require_in_one_place(model: nn.Module) -> None:
     else:
         return
     raise ValueError(
-        f"the model lies in several places ({found}): load it on one device (without device_map, "
-        "or with device_map={'': 0}), or share it out among processes by FSDP2"
+        f"the model lies in several places ({found}): load it on one device (without "
+        "device_map, or with device_map={'': 0}), or share it out among processes by FSDP2"
     )

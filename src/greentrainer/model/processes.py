@@ -102,6 +102,10 @@ class Alone:
         """Bytes of gradients that this process gave to be exchanged since it was last asked."""
         return 0
 
+    def gathered(self) -> int:
+        """Bytes of sharded weights made whole in this process since it was last asked."""
+        return 0
+
 
 class Together(Alone):
     """All processes of a group.  device: where small tensors to exchange are put."""

@@ -1,6 +1,7 @@
 """What a budget could be spent on, measured on the task's rows before anything is trained."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from greentrainer.budget import Budget
 from greentrainer.config import RunConfig
 from greentrainer.engine import AdaptiveBackprop
 from greentrainer.forward import ForwardOptions
-from greentrainer.run import EpochOrder, collator_of, prepare
+from greentrainer.run import EpochOrder, packing_collator, prepare
 from greentrainer.tasks import encode
 from greentrainer.types import way_of
 
@@ -59,7 +60,8 @@ def probe(config: RunConfig, console: Console) -> Probed:
     model = inputs.model.train()
     device = next(model.parameters()).device
     order = EpochOrder(inputs.train, config.batch_size, config.seed)
-    collate = collator_of(config, inputs.tokenizer)
+    told = partial(console.print, markup=False)
+    collate, _ = packing_collator(config, model, inputs.tokenizer, inputs.train, told)
     batches = [
         encode.placed(collate([inputs.train[i] for i in rows]), device)
         for rows in order.groups()[: config.probe_batches]

@@ -1,17 +1,19 @@
 """What a run that is only planned will have to do: the batches of an epoch, and their FLOPs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from greentrainer.config import RunConfig
 from greentrainer.engine import GraphCache
+from greentrainer.forward import tokens_of
 from greentrainer.run import (
     EpochOrder,
     collator_of,
     encoded_of,
     load_task,
+    packs_by_lengths,
     training_examples,
     with_template,
 )
@@ -65,13 +67,14 @@ def of_task(config: RunConfig, tokenizer: Any, graphs: GraphCache, seq2seq: bool
     examples, _ = training_examples(task, config)
     encoded = encoded_of(examples, tokenizer, config, seq2seq)
     collate = collator_of(config, tokenizer)
+    collate = replace(collate, packs=packs_by_lengths(config, graphs.model, encoded, collate))
     order = EpochOrder(encoded, config.batch_size, config.seed)
     batches = [collate([encoded[i] for i in rows]) for rows in order.groups()]
     costs = [graphs.of_batch(batch).full_flops for batch in batches]
     mean = sum(costs) / len(costs)
     nearest = min(range(len(costs)), key=lambda i: abs(costs[i] - mean))
     largest = max(range(len(costs)), key=costs.__getitem__)
-    tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
+    tokens = sum(tokens_of(batch)[0] for batch in batches)
     return Workload(
         batches[nearest], batches[largest], sum(costs), len(batches), len(encoded), tokens,
         f"{task.name}: {len(encoded)} examples in {len(batches)} batches, {tokens} tokens",

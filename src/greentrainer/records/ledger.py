@@ -22,7 +22,8 @@ class Entry:
     real ones, `padded_tokens` count padding too, `tail_tokens` are those that gradient may pass,
     `unread_tokens` those of prompts that are not read.
 
-    `exchanged_bytes` are those of gradients that a process gave to be exchanged with others.
+    `exchanged_bytes` are those of gradients that a process gave to be exchanged with others,
+    `gathered_bytes` those of sharded weights made whole in it; of probes before a step too.
 
     `counted_flops` are what a batch was seen to execute while it was counted, and `told_flops` what
     the books had said of it; both 0 for one that was not.
@@ -40,6 +41,7 @@ class Entry:
     counted_flops: int = 0
     told_flops: int = 0
     exchanged_bytes: int = 0
+    gathered_bytes: int = 0
     seconds: float = 0.0
 
     @property
@@ -182,6 +184,7 @@ class Ledger:
             "tail_tokens": int(self.total("tail_tokens")),
             "unread_tokens": int(self.total("unread_tokens")),
             "exchanged_bytes": int(self.total("exchanged_bytes")),
+            "gathered_bytes": int(self.total("gathered_bytes")),
             "train_seconds": self.total("seconds", "train"),
             "probe_seconds": self.total("seconds", "probe"),
             "select_seconds": self.total("seconds", "select"),

@@ -52,6 +52,8 @@ def bill_table(summary: dict[str, Any]) -> Table:
         sent, whole = bill["exchanged_bytes"], bill["full_exchanged_bytes"]
         megabytes = (f"{one / 1e6:.2f}" for one in (sent, whole))
         table.add_row("gradients exchanged, MB", *megabytes, f"{sent / whole:.1%}")
+    if bill.get("gathered_bytes"):
+        table.add_row("weights gathered, MB", f"{bill['gathered_bytes'] / 1e6:.2f}", "-", "-")
     if bill.get("processes", 1) > 1:
         remarks.append(f"{bill['processes']} processes together, seconds and memory of each")
     if bill.get("memory"):

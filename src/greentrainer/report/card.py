@@ -62,7 +62,7 @@ def front_matter(record: RunRecord, model: Path) -> dict[str, Any]:
         "base_model_relation": ("adapter" if adapter else "finetune") if base.base_model else None,
         "datasets": [name for task in record.tasks if (name := dataset_of(task))] or None,
         "library_name": "peft" if adapter else "transformers",
-        "license": config.get("license") or base.license or OTHER,
+        "license": config.get("license") or base.license or _packed_license(record) or OTHER,
         "pipeline_tag": None if adapter else _pipeline(model),
         "tags": ["greentrainer"],
         "co2_eq_emissions": emissions(record),
@@ -83,8 +83,9 @@ def base_card(model: str) -> ModelCardData:
         except (ValueError, yaml.YAMLError):  # a front matter that is none
             return ModelCardData()
         return ModelCardData(base_model=found.get("base_model"), license=found.get("license"))
-    known = _HUB_ID.fullmatch(model) and not Path(model).exists()
-    return ModelCardData(base_model=model if known else None)
+    name = model.partition(":")[0] if model.lower().endswith(".gguf") else model
+    known = _HUB_ID.fullmatch(name) and not Path(model).exists()
+    return ModelCardData(base_model=name if known else None)
 
 
 def dataset_of(task: str) -> str | None:
@@ -106,6 +107,12 @@ def emissions(record: RunRecord) -> dict[str, Any] | None:
     }
 
 
+def _packed_license(record: RunRecord) -> str | None:
+    """What the file says that the weights were read out of."""
+    found = (record.state.get("weights") or {}).get("license")
+    return found if isinstance(found, str) else None
+
+
 def _pipeline(model: Path) -> str:
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     return "text2text-generation" if config.get("is_encoder_decoder") else "text-generation"
@@ -123,6 +130,7 @@ def body(record: RunRecord) -> str:
         f"# {_plain(names['model'])}, fine-tuned on {_plain(names['task'])}",
         _plain(headline(record, bill)),
         _broken_off(record.metrics["bill"]),
+        _plain(f"The model began with {record.weights}.") if record.weights else "",
         "## What it cost",
         markdown(["", "spent", "full fine-tuning", "saved"], lines),
         " ".join(map(_plain, account.notes_of(bill))),

@@ -85,6 +85,11 @@ class RunRecord:
         return " + ".join(self.tasks)
 
     @property
+    def weights(self) -> str:
+        """What is to be said of the file that the weights came out of, nothing of a whole model."""
+        return str((self.state.get("weights") or {}).get("said", ""))
+
+    @property
     def command(self) -> str | None:
         """What was typed."""
         typed = self.state["command"]

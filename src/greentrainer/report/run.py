@@ -113,6 +113,8 @@ def standing(record: RunRecord) -> str:
         text += f" {ending[0].upper()}{ending[1:]}."
     if state["error"]:
         text += f" {record.shown(state['error'])}"
+    if record.weights:
+        text += f" The model began with {record.weights}."
     if state["resumed_at_step"]:
         text += f" It was resumed at step {state['resumed_at_step']}."
     return text

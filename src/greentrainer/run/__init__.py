@@ -17,6 +17,7 @@ from greentrainer.run.inputs import (
 from greentrainer.run.inputs import encoded as encoded_of
 from greentrainer.run.launch import launch, wanted
 from greentrainer.run.memory import state_ratio, weights_of
+from greentrainer.run.packing import packing_collator, packs_by_lengths
 from greentrainer.run.prepared import material
 from greentrainer.run.quickstart import CONFIG, quickstart
 from greentrainer.run.reference import EpochOrder
@@ -42,6 +43,8 @@ __all__ = [
     "material",
     "mode_of",
     "of_run",
+    "packing_collator",
+    "packs_by_lengths",
     "prepare",
     "preview",
     "quickstart",

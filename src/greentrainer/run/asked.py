@@ -37,6 +37,7 @@ def forward_of(config: RunConfig, method: Method, examples: int) -> ForwardOptio
     chooses = method.budgeted and not method.shortened
     again = chooses and config.epochs > 1 and not config.compile
     again = again and steps_asked(config, method) == "all" and not config.published
+    again = again and config.packing != "on"
     head = False if config.published else config.labelled_head
     return ForwardOptions(
         labelled_head=chooses if head is None else head,

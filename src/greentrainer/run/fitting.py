@@ -7,7 +7,7 @@ most to other rows for the bytes that training them takes.
 
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -23,6 +23,7 @@ from greentrainer.importance import measure_importance
 from greentrainer.methods import Method
 from greentrainer.records import Entry
 from greentrainer.run.asked import may_shorten, positions_of
+from greentrainer.run.filling import Filling
 from greentrainer.run.way import Form, Room, Shortened, Updates, Way
 from greentrainer.types import IGNORED, Batch, Tail, loss_of, rows_in, taken
 
@@ -32,12 +33,6 @@ SPARE = 0.05
 """Of the limit: what an allocator adds to what is alive."""
 COPIES = 5
 """Of the largest tensor, alive for a moment in a probe: gradient, update, weight, moments."""
-TRIES = 4
-"""How often a set of tensors that turns out to take more, or less, is made anew."""
-CLOSE = 0.01
-"""Of the limit, what may be left when no better set is looked for."""
-LIKELY = 2
-"""Depths that are gone into, of those whose first guess is worth most."""
 PARTS = 2
 """Passes over all batches that judging tensors may take: each measures a part of the model."""
 
@@ -97,12 +92,14 @@ class Fitting:
         if found is not None:
             return found, 1.0
         form = self._tightest
-        sizes = {name: float(self._bytes([name])) for name in self.names}
+        filling = self._filling(form)
         kept = self.held + self._most_kept(form)
-        chosen = self._filled(self.names, form, sizes, self.allowed - kept) if self.probes else []
-        told = kept + self._needed(chosen, form) if chosen else 0
+        chosen: list[str] = []
+        if self.probes:
+            chosen = filling.filled(filling.sizes, self.names, self.allowed - kept)
+        told = kept + filling.needed(chosen) if chosen else 0
         if self.probes and not chosen:
-            chosen = self._best(form, sizes)
+            chosen = filling.best(filling.sizes)
             told = self.total(form, chosen) if chosen else 0
         if not chosen:
             return None
@@ -274,81 +271,31 @@ class Fitting:
 
     def _fewer(self, form: Form, others: Sequence[Batch]) -> Way:
         """As many tensors as fit, those worth most for their bytes first."""
-        least, smallest = min((self.total(form, [n]), n) for n in self._depths)
+        filling = self._filling(form)
+        least, smallest = min((self.total(form, [n]), n) for n in filling.depths)
         if least > self.allowed:
             self._refuse(least)
         with recomputing(self.model, form.recompute):
             worth = self._worth(form, others, self.allowed - least)
-        chosen = self._best(form, worth) or [smallest]
+        chosen = filling.best(worth) or [smallest]
         return self._made(form, self.total(form, chosen), chosen)
 
-    def _best(self, form: Form, worth: Mapping[str, float]) -> list[str]:
-        """The tensors worth most together that fit, in the model's order; none where none does.
+    def _filling(self, form: Form) -> Filling:
+        """What tensors are chosen with, for this form."""
+        gradients = form.updates == "step"
 
-        What is trained below keeps activations of all above: so for some depths the best set from
-        there up to the loss is found, and the best of these taken.
-        """
-        tried: list[tuple[float, list[str], int]] = []
-        for deepest in self._depths:
-            above = self.names[self.names.index(deepest) :]
-            room = self.allowed - self.held - self._step(form, [deepest]).activations
-            first = self._filled(above, form, worth, room)
-            tried.append((sum(worth[name] for name in first), above, room))
-        likely = sorted(tried, key=lambda one: one[0])[-LIKELY:]
-        found = [self._settled(form, worth, above, room) for _, above, room in likely]
-        return max(found, key=lambda names: sum(worth[name] for name in names))
+        def needed(names: Collection[str]) -> int:
+            size, copies = self._bytes(names), self._copies(names)
+            state, held = self.moments * size, size * gradients
+            return round(max(state + held + copies * self._half, state + copies))
 
-    def _settled(
-        self,
-        form: Form,
-        worth: Mapping[str, float],
-        names: Sequence[str],
-        room: int,
-    ) -> list[str]:
-        """Of these tensors the best that fits, by what sets really take.  room: a first guess."""
-        best: list[str] = []
-        for _ in range(TRIES):
-            chosen = self._filled(names, form, worth, room)
-            if not chosen:
-                break
-            left = self.allowed - self.total(form, chosen)
-            if left >= 0 and sum(map(worth.__getitem__, chosen)) > sum(
-                map(worth.__getitem__, best)
-            ):
-                best = chosen
-            if 0 <= left < CLOSE * self.limit:
-                break
-            room = self._needed(chosen, form) + left
-        return best
-
-    @property
-    def _depths(self) -> list[str]:
-        """The deepest tensors of some parts of the model, and the smallest beside the loss."""
-        count = len(self.names)
-        some = [self.names[count * quarter // 4] for quarter in range(4)]
-        smallest = min(reversed(self.names), key=lambda name: self._bytes([name]))
-        return list(dict.fromkeys([*some, smallest]))
-
-    def _filled(
-        self, names: Sequence[str], form: Form, worth: Mapping[str, float], room: int
-    ) -> list[str]:
-        """Of these tensors so many as have room, those worth most for their bytes first.
-
-        Of equals the small ones: a probe holds copies of the largest.
-        """
-        size = {name: self._bytes([name]) for name in names}
-        order = sorted(names, key=lambda n: (-worth[n] / size[n], size[n]))
-        chosen: set[str] = set()
-        for name in order:
-            if worth[name] > 0 and self._needed({*chosen, name}, form) <= room:
-                chosen.add(name)
-        return [name for name in names if name in chosen]
-
-    def _needed(self, names: Collection[str], form: Form) -> int:
-        """Bytes besides activations, of training these or of a probe, whichever is more."""
-        size, copies = self._bytes(names), self._copies(names)
-        state, held = self.moments * size, size * (form.updates == "step")
-        return round(max(state + held + copies * self._half, state + copies))
+        return Filling(
+            self.allowed - self.held,
+            {name: self._bytes([name]) for name in self.names},
+            needed,
+            lambda name: self._step(form, [name]).activations,
+            lambda names: self.total(form, names) - self.held,
+        )
 
     def _worth(self, form: Form, batches: Sequence[Batch], room: int) -> dict[str, float]:
         """Of each tensor's update by all batches but the last, judged by that one's rows.

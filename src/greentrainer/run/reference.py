@@ -1,7 +1,8 @@
 """What plain full fine-tuning of a run's data would execute: the yardstick of every bill.
 
 The same batches in the same order, every tensor of the model as it was loaded trained at every
-step: whatever adapters are put into it, and however early a run is to end.
+step: whatever adapters are put into it, and however early a run is to end.  Where the run packs its
+batches, they are packed here too: full fine-tuning with the same keys would pack them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -89,7 +90,8 @@ class Batches:
         return self._made(max(self.groups, key=self._positions)) if self.groups else None
 
     def _positions(self, rows: list[int]) -> int:
-        return len(rows) * sum(self.collate.widths([self.train[i] for i in rows]))
+        count, given, asked = self.collate.shape([self.train[i] for i in rows])
+        return count * (given + asked)
 
     def _made(self, rows: list[int]) -> Batch:
         placed: Batch = encode.placed(self.collate([self.train[i] for i in rows]), self.device)
@@ -145,7 +147,7 @@ def step_flops(
 
     def of(rows: list[int]) -> int:
         some = [train[i] for i in rows]
-        shape = (len(rows), *collate.widths(some))
+        shape = collate.shape(some)
         if shape not in known or not graphs.by_shapes:
             known[shape] = cost(graphs.of_batch(encode.placed(collate(some), home)))
         return known[shape]

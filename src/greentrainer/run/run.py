@@ -24,7 +24,7 @@ from rich.console import Console
 
 from greentrainer.config import RunConfig
 from greentrainer.energy import require_meter, start_meter
-from greentrainer.hf import last_whole, models, whole_state
+from greentrainer.hf import last_whole, models, packing_of, whole_state
 from greentrainer.methods import METHODS
 from greentrainer.model import Alone, PeakMemory, joined
 from greentrainer.records import write_json, write_lines
@@ -50,6 +50,7 @@ from greentrainer.run.inputs import (
 )
 from greentrainer.run.journal import Journal
 from greentrainer.run.memory import kept_way, resumed_smaller, weights_of
+from greentrainer.run.packing import decided, positions_in
 from greentrainer.run.prepared import material
 from greentrainer.run.progress import training_line
 from greentrainer.run.reference import EpochOrder
@@ -248,6 +249,8 @@ def _execute(
 ) -> dict[str, Any]:
     journal.note(data={"train": len(inputs.train), "validation": len(inputs.validation),
                        "test": len(inputs.test)})  # fmt: skip
+    if packing := packing_of(inputs.model):
+        journal.note(weights={"said": str(packing), "license": packing.license})
     console.print("evaluating the model as it is")
     summary: dict[str, Any] = {"before": evaluate(inputs, config)}
     folder = config.output_dir
@@ -283,7 +286,7 @@ def rehearse(config: RunConfig, console: Console) -> None:
 
 
 def _outlook(config: RunConfig, inputs: RunInputs) -> str:
-    """How many steps would be made, of how many tokens, and how much of them is padding."""
+    """How many steps would be made, of how many tokens, how much is padding, and with packing."""
     collate = collator_of(config, inputs.tokenizer)
     real = places = 0
     for rows in EpochOrder(inputs.train, config.batch_size, config.seed).groups():
@@ -292,9 +295,13 @@ def _outlook(config: RunConfig, inputs: RunInputs) -> str:
     steps = steps_of(config, len(inputs.train))
     parts = [config.batch_size, config.accumulate, config.count]
     made = "of " + " x ".join(str(part) for part in parts if part == parts[0] or part > 1)
+    found = positions_in(config, inputs.train, collate)
+    told = decided(config, inputs.model, inputs.train, collate).says
     return (
         f"{steps:,} steps {made} in {config.epochs} passes over {len(inputs.train):,} examples: "
         f"{real:,} tokens a pass, and {1 - real / places:.1%} of the positions are padding"
+        + ("" if inputs.seq2seq else f" ({1 - found.tokens / found.packed:.1%} packed)")
+        + f"\n{told}"
     )
 
 
@@ -354,6 +361,7 @@ def train(
             max_steps=max_steps,
             meter=meter,
             journal=journal,
+            told=partial(console.print, markup=False),
         )
         outcome = replace(
             outcome,

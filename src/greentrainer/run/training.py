@@ -38,11 +38,12 @@ from greentrainer.methods import METHODS, Method
 from greentrainer.model import Alone, joined
 from greentrainer.records import Entry, Ledger
 from greentrainer.run.arguments import arguments_of, in_one_line, steps_of
-from greentrainer.run.asked import collator_of, cost_of, forward_of, positions_of, steps_asked
+from greentrainer.run.asked import cost_of, forward_of, positions_of, steps_asked
 from greentrainer.run.interrupt import StopRequest
 from greentrainer.run.journal import Journal
 from greentrainer.run.memory import kept_way, within
 from greentrainer.run.pace import settled
+from greentrainer.run.packing import packing_collator, require_packing
 from greentrainer.run.reference import (
     Batches,
     EpochOrder,
@@ -62,6 +63,8 @@ Report = Callable[[int, float, AdaptiveBackprop], None]
 class RunTrainer(GreenTrainer):
     """`GreenTrainer` on encoded examples, in `EpochOrder`.  step_loss: of the step in hand."""
 
+    data_collator: Any
+
     def __init__(self, *args: Any, order: EpochOrder, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.order, self.step_loss = order, torch.zeros((), device=self.args.device)
@@ -71,6 +74,15 @@ class RunTrainer(GreenTrainer):
         loss = super().training_step(*args, **kwargs)
         self.step_loss += loss
         return loss
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.get_eval_dataloader`; a row holds one example, and counts as one."""
+        packing: Any = self.data_collator
+        self.data_collator = packing.unpacked
+        try:
+            return super().get_eval_dataloader(*args, **kwargs)
+        finally:
+            self.data_collator = packing
 
     def _get_train_sampler(self, *_: Any, **__: Any) -> Sampler[int]:
         return self.order
@@ -152,11 +164,12 @@ def fit(
     max_steps: int = -1,
     meter: Meter | None = None,
     journal: Journal | None = None,
+    told: Callable[[str], None] = lambda _line: None,
 ) -> RunResult:
     """Train `model` in place, as the configured method does.
 
     judge: examples that evaluations during training are on.  journal: records each step.
-    meter: of the energy; stated or assumed power when None.
+    meter: of the energy; stated or assumed power when None.  told: is told what was decided.
 
     Stops at Ctrl-C after the step in hand, with the model whole; `stopping` is called when it is
     asked to.  max_steps: end after so many.  Raises ValueError for nothing to train on, an
@@ -169,7 +182,7 @@ def fit(
     processes = joined()
     consumption = consumption_of(config, meter)
     require_budget(config, METHODS[config.method])
-    collate = collator_of(config, tokenizer)
+    collate, tried = packing_collator(config, model, tokenizer, train, told, config.output_dir)
     batches = Batches(config, model, train, collate)
     config = settled(config, model, steps_of(config, len(train)), lambda: batches.first(1)[0])
     method = METHODS[config.method]
@@ -179,13 +192,13 @@ def fit(
     bare = dense(model) if config.bits else model
     plain = step_flops(config, graphs_of(bare), train, collate) if other or early else []
 
-    def told(graphs: GraphCache, config: RunConfig = config) -> int:
+    def plainly(graphs: GraphCache, config: RunConfig = config) -> int:
         """Of plain full fine-tuning: the engine's own graphs tell it where all may be trained."""
         plain[:] = plain or step_flops(config, graphs, train, collate)
         return sum(plain)
 
     asked = chooses if config.rho is not None else not other
-    whole = told if asked else None
+    whole = plainly if asked else None
     torch.manual_seed(config.seed)
     order = EpochOrder(train, config.batch_size, config.seed)
     way: Way | None = None
@@ -203,13 +216,14 @@ def fit(
     if early and max_steps < 0:
         steps = plain if method.shortened else method_flops(config, adapted, train, collate)
         rho = config.rho or config.budget[1] / sum(plain)
+        rho -= sum(entry.flops for entry in tried) / sum(plain)
         max_steps = affordable_steps(steps, rho, sum(plain))
     arguments = arguments_of(config, len(train), max_steps, way.evaluated if way else None)
     if arguments.ddp_find_unused_parameters is None:
         arguments.ddp_find_unused_parameters = has_experts(model)
     shards = sharding(processes.count > 1 and config.parallel == "fsdp")
     with StopRequest(stopping) as stop, shards:
-        watch = Watch(report, stop, config.learning_rate, journal, probed, processes)
+        watch = Watch(report, stop, config.learning_rate, journal, [*tried, *probed], processes)
         patience = [EarlyStoppingCallback(config.patience)] if config.patience else []
         make = partial(
             RunTrainer,
@@ -237,7 +251,7 @@ def fit(
     if processes.rank == 0:
         _keep_clock(config, trainer)
     trainer.engine.optimizer.state.clear()  # evaluations have room again
-    told(trainer.engine.graphs)
+    plainly(trainer.engine.graphs)
     state = trainer.state
     if journal and journal.engine is None:  # every step was made before
         journal.begin(trainer.engine, state.max_steps, state.global_step, state.log_history)
@@ -274,9 +288,14 @@ class Rows:
 
     collate: encode.Collator
 
-    def __call__(self, rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[Encoded]) -> dict[str, Any]:
         """The batch."""
         return self.collate(rows)
+
+    @property
+    def unpacked(self) -> "Rows":
+        """With one example a row."""
+        return Rows(dataclasses.replace(self.collate, packs=False))
 
 
 def consumption_of(config: RunConfig, meter: Meter | None) -> Consumption:
@@ -294,6 +313,7 @@ def require_budget(config: RunConfig, method: Method) -> None:
     """Raise ValueError for a budget that the method cannot keep to, or a schedule that is none."""
     if config.carbon_schedule is not None:
         read_schedule(config.carbon_schedule)
+    require_packing(config)
     steps_asked(config, method)  # or raise what it refuses before anything is loaded
     unit, _ = config.budget
     timed = unit in ("hours", "kwh", "co2_grams") or config.cost == "seconds"

@@ -6,7 +6,7 @@
 `encode` makes tensors of examples, `metrics` measures a model on them.  What trains is elsewhere.
 """
 
-from greentrainer.tasks import encode, metrics, show
+from greentrainer.tasks import encode, metrics, packing, show
 from greentrainer.tasks.base import SPLITS, Example, Message, Task
 from greentrainer.tasks.encode import Encoded
 from greentrainer.tasks.generation import virtual_config
@@ -43,6 +43,7 @@ __all__ = [
     "is_published",
     "load",
     "metrics",
+    "packing",
     "position_limit",
     "read_examples",
     "rendered",

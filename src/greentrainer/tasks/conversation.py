@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from greentrainer.tasks.base import Example, Message
-from greentrainer.tasks.tables import Row, checked
+from greentrainer.tasks.row import Row, checked
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 ALIASES = {

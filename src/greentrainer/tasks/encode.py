@@ -19,6 +19,7 @@ import random
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any, overload
@@ -27,13 +28,10 @@ import numpy as np
 import torch
 
 from greentrainer.records import Spill, over
-from greentrainer.tasks import segments
+from greentrainer.tasks import packing, segments
 from greentrainer.tasks.base import Example
 from greentrainer.tasks.segments import Parts, Segment, Told
-from greentrainer.types import rounded
-
-IGNORED = -100
-"""Label of a position that the loss does not cover (PyTorch's convention)."""
+from greentrainer.types import IGNORED as IGNORED
 
 _BUCKET_BATCHES = 50
 AT_ONCE = 1000
@@ -321,22 +319,39 @@ def _ids(given: Sequence[Segment]) -> tuple[int, ...]:
 class Collator:
     """Makes a batch of encoded examples: `collate` with its settings.
 
-    pad_id, multiple, max_length: see `collate`.
+    pad_id, multiple, max_length: see `collate`.  packs: several of a decoder's may share a row
+    (`packing.filled`).
     """
 
     pad_id: int
     multiple: int | None = None
     max_length: int | None = None
+    packs: bool = False
 
-    def __call__(self, encoded: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+    def __call__(self, encoded: Sequence[Encoded]) -> dict[str, Any]:
         """The batch."""
+        if self.packs:
+            return packing.filled(
+                encoded, self.layout([one.length for one in encoded]), self.pad_id
+            )
         return collate(encoded, self.pad_id, self.multiple, self.max_length)
 
+    def layout(self, lengths: Sequence[int]) -> packing.Layout:
+        """Where examples of such lengths lie, packed."""
+        return packing.layout(lengths, self.multiple, self.max_length)
+
     def widths(self, encoded: Sequence[Encoded]) -> tuple[int, int]:
-        """How wide its batch of these is: ids, and labels."""
+        """How wide its batch of these is, each in a row of its own: ids, and labels."""
         sides = ([one.input_ids for one in encoded], [one.labels for one in encoded])
         given, asked = (_width(rows, self.multiple, self.max_length) for rows in sides)
         return given, asked
+
+    def shape(self, encoded: Sequence[Encoded]) -> tuple[int, int, int]:
+        """How many rows its batch of these has, and how wide ids and labels are."""
+        if not self.packs:
+            return (len(encoded), *self.widths(encoded))
+        laid = self.layout([one.length for one in encoded])
+        return len(laid.rows), laid.width, laid.width
 
 
 def collate(
@@ -362,19 +377,22 @@ def collate(
     }
 
 
-def placed(batch: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+def placed(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """The batch on a device."""
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+    return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
 
 
 def _width(rows: Sequence[tuple[int, ...]], multiple: int | None, max_length: int | None) -> int:
-    longest = max(len(row) for row in rows)
-    width = rounded(longest, multiple)
-    return width if max_length is None else max(longest, min(width, max_length))
+    return packing.width_of(max(len(row) for row in rows), multiple, max_length)
 
 
 def _padded(rows: Sequence[tuple[int, ...]], width: int, fill: int) -> torch.Tensor:
     return torch.tensor([row + (fill,) * (width - len(row)) for row in rows], dtype=torch.int64)
+
+
+def length_at(encoded: Sequence[Encoded], i: int) -> int:
+    """As of the example with this number."""
+    return encoded.length(i) if isinstance(encoded, EncodedRows) else encoded[i].length
 
 
 def batches(
@@ -391,8 +409,7 @@ def batches(
     chance = random.Random(f"{seed}/{epoch}")
     order = chance.sample(range(len(encoded)), len(encoded))
     size = batch_size * _BUCKET_BATCHES
-    rows = encoded
-    length = rows.length if isinstance(rows, EncodedRows) else lambda i: rows[i].length
+    length = partial(length_at, encoded)
     groups = []
     for start in range(0, len(order), size):
         bucket = sorted(order[start : start + size], key=length)

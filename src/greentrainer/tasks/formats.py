@@ -25,7 +25,7 @@ from greentrainer.tasks.conversation import (
     turns_of,
     whole,
 )
-from greentrainer.tasks.tables import Row
+from greentrainer.tasks.row import Row
 
 CHATS = ("messages", "conversations", "conversation")
 """Columns of chats, where there is no column of prompts."""

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from greentrainer.tasks.tables import Row, numbered
+from greentrainer.tasks.row import Numbered
 
 _CONVERTED = "refs/convert/parquet"
 """Branch where the hub keeps Parquet copies of data sets that come with a loading script."""
 
 
-def hub_rows(hub: str, config: str | None, hint: str) -> dict[str, list[Row]]:
+def hub_rows(hub: str, config: str | None, hint: str) -> dict[str, Numbered]:
     """The rows of each split of a data set, by the split's name.
 
     hint: what to do instead, for the error.  Raises ValueError, in one line that ends with it, if
@@ -22,7 +22,7 @@ def hub_rows(hub: str, config: str | None, hint: str) -> dict[str, list[Row]]:
     except Exception as error:  # the client, its HTTP library and the file readers raise their own
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ValueError(f"cannot load {name} from the hub ({reason}): {hint}") from error
-    return {split: list(numbered(rows, f"{name}, {split}")) for split, rows in found.items()}
+    return {split: Numbered(rows, f"{name}, {split}") for split, rows in found.items()}
 
 
 def _loaded(hub: str, config: str | None) -> Any:

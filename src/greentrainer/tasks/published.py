@@ -23,7 +23,8 @@ from typing import Literal
 from greentrainer.tasks.base import SPLITS, Example, pick
 from greentrainer.tasks.holdout import cut
 from greentrainer.tasks.hub import hub_rows
-from greentrainer.tasks.tables import ENDINGS, Row, read
+from greentrainer.tasks.row import Row
+from greentrainer.tasks.tables import ENDINGS, read
 
 PromptFormat = Literal["plain", "paper", "source"]
 FORMATS: tuple[PromptFormat, ...] = ("plain", "paper", "source")

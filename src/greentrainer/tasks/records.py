@@ -14,9 +14,10 @@ from pathlib import Path
 from greentrainer.tasks.base import SCORES, Example, pick, sizes
 from greentrainer.tasks.formats import Columns, Tally, read_as
 from greentrainer.tasks.holdout import apart, cut
+from greentrainer.tasks.row import Row
 from greentrainer.tasks.sources import rows_of
 from greentrainer.tasks.stored import Stored
-from greentrainer.tasks.tables import Row, read
+from greentrainer.tasks.tables import stream
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,9 @@ class Records:
         rows, test = rows_of(self.path)
         source = "test as on the hub" if isinstance(self.path, str) else "test as in the folder"
         if self.test_path is not None:
-            test, source = read(self.test_path), f"test from {self.test_path}"
+            test, source = stream(self.test_path), f"test from {self.test_path}"
         train = self._examples(rows)
-        if test:
+        if test is not None:
             held = self._examples(test)
             left = apart(train, held)
             if not left:
@@ -109,5 +110,5 @@ def read_rows(path: Path, prompt: str, completion: str) -> Iterator[tuple[str, s
 
     Raises ValueError naming file and line.
     """
-    for row in read(path):
+    for row in stream(path):
         yield row.text(prompt), row.text(completion)

@@ -18,7 +18,8 @@ from functools import cache
 from pathlib import Path
 
 from greentrainer.tasks.hub import hub_rows
-from greentrainer.tasks.tables import ENDINGS, PACKED, Row, numbered, rows_in, stream
+from greentrainer.tasks.row import Numbered, Row
+from greentrainer.tasks.tables import ENDINGS, PACKED, rows_in, stream
 
 STANDARD_INPUT = "-"
 HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(:(?P<split>[\w.-]+))?")
@@ -45,28 +46,28 @@ def own(name: str, known: str) -> Path | str:
     )
 
 
-def rows_of(source: Path | str) -> tuple[Iterable[Row], list[Row]]:
-    """Rows to train on, and the source's own rows to test on, if it has any.
+def rows_of(source: Path | str) -> tuple[Iterable[Row], Iterable[Row] | None]:
+    """Rows to train on, and the source's own rows to test on, None if it has none.
 
     Raises ValueError, in one line, for what cannot be read.
     """
     if isinstance(source, Path):
-        return _folder(source) if source.is_dir() else (stream(source), [])
+        return _folder(source) if source.is_dir() else (stream(source), None)
     if source == STANDARD_INPUT:
-        return _standard_input(), []
+        return _standard_input(), None
     if glob.has_magic(source):
         paths = sorted(map(Path, glob.glob(str(Path(source).expanduser()), recursive=True)))
         files = [path for path in paths if path.is_file()]
         if not files:
             raise ValueError(f"no file is called {source}")
-        return (row for path in files for row in stream(path)), []
+        return (row for path in files for row in stream(path)), None
     found = HUB_ID.fullmatch(source)
     assert found is not None
     hint = "give a file instead, no such file is here"
     return _split(hub_rows(found["name"], None, hint), source, found["split"])
 
 
-def _folder(folder: Path) -> tuple[Iterable[Row], list[Row]]:
+def _folder(folder: Path) -> tuple[Iterable[Row], Iterable[Row] | None]:
     if any((folder / name).is_file() for name in _SAVED):
         return _split(_saved(folder), str(folder), None)
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and _known(path)]
@@ -74,7 +75,7 @@ def _folder(folder: Path) -> tuple[Iterable[Row], list[Row]]:
     files = rows or files  # beside rows a text says what they are
     if not files:
         raise ValueError(f"{folder} is a folder without any {', '.join(ENDINGS)} file")
-    return (row for path in files for row in stream(path)), []
+    return (row for path in files for row in stream(path)), None
 
 
 def _known(path: Path) -> bool:
@@ -82,7 +83,7 @@ def _known(path: Path) -> bool:
     return name.suffix.lower() in ENDINGS
 
 
-def _saved(folder: Path) -> dict[str, list[Row]]:
+def _saved(folder: Path) -> dict[str, Numbered]:
     import datasets
 
     try:
@@ -91,22 +92,22 @@ def _saved(folder: Path) -> dict[str, list[Row]]:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ValueError(f"cannot read the data set in {folder} ({reason})") from error
     parts = found if isinstance(found, datasets.DatasetDict) else {"train": found}
-    return {str(name): list(numbered(rows, f"{folder}, {name}")) for name, rows in parts.items()}
+    return {str(name): Numbered(rows, f"{folder}, {name}") for name, rows in parts.items()}
 
 
 def _split(
-    found: Mapping[str, list[Row]], name: str, split: str | None
-) -> tuple[list[Row], list[Row]]:
+    found: Mapping[str, Numbered], name: str, split: str | None
+) -> tuple[Numbered, Numbered | None]:
     """Rows to train and to test on, of a data set's splits or the one that is asked for."""
     if split is not None:
         if split not in found:
             raise ValueError(f"{name}: no split {split!r}, use one of {', '.join(found)}")
-        return found[split], []
-    train = found.get("train") or next(iter(found.values()), [])
+        return found[split], None
+    train = found.get("train") or next(iter(found.values()), None)
     if not train:
         raise ValueError(f"{name} holds no rows")
-    test = found.get("test") or found.get("validation") or []
-    return train, [] if test is train else test
+    test = found.get("test") or found.get("validation") or None
+    return train, None if test is train else test
 
 
 @cache

@@ -3,111 +3,34 @@
 Any of them may be compressed (`.gz`, `.bz2`, `.zst`).  A line that cannot be read is an error that
 names file and line, never skipped.  Nothing in a file is run: JSON and text are parsed, Parquet and
 Arrow hold plain values.
+
+Rows come one by one, and no file of many rows need fit into memory, but for a JSON object with the
+list of rows inside it, and UTF-16.
 """
 
 import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, count
 from pathlib import Path
 from typing import IO, Any
 
+from greentrainer.records import Spill
+from greentrainer.tasks.json_list import elements
+from greentrainer.tasks.row import Row
+
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 """Of files that `read` knows; any other is taken for JSONL."""
-_TOLD = 500
-"""Characters of a row's keys that an error names at most."""
+PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+"""Endings of compressed files, and what Arrow calls how they are."""
+_MARK = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row.
-
-    where: its file and line, for errors; values: by column.
-    cells: whether the values are texts only (CSV), so that a list can only be spelled as JSON.
-    unified: whether objects were all given the same keys (Parquet), None where they had none.
-    """
-
-    where: str
-    values: Mapping[str, object]
-    cells: bool = False
-    unified: bool = False
-
-    def listed(self, name: str) -> object:
-        """The value of a column; a list that a cell spells as JSON is one."""
-        value = self.values.get(name)
-        if self.cells and isinstance(value, str) and value.lstrip().startswith("["):
-            try:
-                found = json.loads(value)
-            except (ValueError, RecursionError):
-                return value
-            return found if isinstance(found, list) else value
-        return value
-
-    def key(self, *names: str) -> str:
-        """The first of the names that the row has; raises ValueError naming those it has."""
-        for name in names:
-            if name in self.values:
-                return name
-        raise ValueError(self.lacks(*names))
-
-    def lacks(self, *names: str) -> str:
-        """That the row has none of these names, in words."""
-        wanted = " or ".join(map(repr, names))
-        have = ", ".join(map(repr, self.values))
-        have = have if len(have) <= _TOLD else f"{have[:_TOLD]} ..."
-        return f"{self.where}: no {wanted} among the keys {have}"
-
-    def text(self, *names: str) -> str:
-        """The text in the first of these columns that there is; raises ValueError if empty."""
-        key = self.key(*names)
-        return checked(self.values[key], f"{self.where}: {key!r}")
-
-    def texts(self, *names: str, blanks: bool = False) -> tuple[str, ...]:
-        """The texts of a column that holds one or a list (in CSV: a JSON list), at least one.
-
-        blanks: whether empty items of a list are passed over; else they raise ValueError.
-        """
-        key = self.key(*names)
-        value, where = self.values[key], f"{self.where}: {key!r}"
-        value = _json_list(value) if self.cells and isinstance(value, str) else value
-        if not isinstance(value, list):
-            return (checked(value, where),)
-        if blanks:
-            value = [text for text in value if not isinstance(text, str) or text.strip()]
-        if not value:
-            raise ValueError(f"{where} is an empty list")
-        return tuple(checked(text, f"{where}, item {i}") for i, text in enumerate(value, 1))
-
-
-HALF = re.compile("[\ud800-\udfff]")
-"""Of a surrogate pair one: JSON can spell it, and it is no text."""
-
-
-def checked(value: object, where: str) -> str:
-    """A value that must be a text with something in it; ValueError beginning with `where`."""
-    if not isinstance(value, str):
-        raise ValueError(f"{where} is a {type(value).__name__}, not a text")
-    if not value.strip():
-        raise ValueError(f"{where} is empty")
-    if not value.isascii() and HALF.search(value):
-        raise ValueError(f"{where} holds half of a surrogate pair, which is no text")
-    return value
-
-
-def _json_list(text: str) -> object:
-    """The list that a CSV cell spells, or the text itself."""
-    if not text.lstrip().startswith("["):
-        return text
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    whole = isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return value if whole else text
+_PIECE = 2**20
+"""Bytes that are unpacked at a time."""
+_AT_ONCE = 1000
+"""Rows of columns that become values at a time."""
 
 
 def read(path: Path) -> list[Row]:
@@ -128,16 +51,23 @@ def stream(path: Path) -> Iterator[Row]:
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     with file:
-        name, ending = path, path.suffix.lower()
-        if ending in PACKED:
-            file, name = io.BytesIO(_unpacked(path, file.read())), path.with_suffix("")
-        yield from rows_in(path, file, name.suffix.lower())
+        packed = path.suffix.lower() in PACKED
+        ending = (path.with_suffix("") if packed else path).suffix.lower()
+        if packed or (ending in _READERS and not file.seekable()):
+            copied = Spill()
+            for piece in _unpacked(path, file) if packed else iter(lambda: file.read(_PIECE), b""):
+                copied.add(piece)
+            copied.flush()
+            copied.file.seek(0)
+            yield from rows_in(path, copied.file, ending)
+        else:
+            yield from rows_in(path, file, ending)
 
 
 def rows_in(path: Path, file: IO[bytes], ending: str) -> Iterator[Row]:
     """Every row of what is in a file.  ending: of its name, which says how it is read."""
-    empty, reader = True, _READERS.get(ending)
-    for row in _jsonl(path, file) if reader is None else reader(path, file.read()):
+    empty = True
+    for row in _READERS.get(ending, _jsonl)(path, file):
         empty = False
         yield row
     if empty:
@@ -146,8 +76,6 @@ def rows_in(path: Path, file: IO[bytes], ending: str) -> Iterator[Row]:
         )
 
 
-PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
-"""Endings of compressed files, and what Arrow calls how they are."""
 _UNIT = {
     ".json": "list of JSON objects",
     ".csv": "line of names and one line a row",
@@ -158,42 +86,71 @@ _UNIT = {
 }
 
 
-def _unpacked(path: Path, content: bytes) -> bytes:
+def _unpacked(path: Path, file: IO[bytes]) -> Iterator[bytes]:
     import pyarrow
 
     kind = PACKED[path.suffix.lower()]
     try:
-        with pyarrow.CompressedInputStream(pyarrow.BufferReader(content), kind) as stream:
-            return bytes(stream.read())
+        with pyarrow.CompressedInputStream(file, kind) as stream:
+            while piece := stream.read(_PIECE):
+                yield piece
     except (pyarrow.ArrowException, OSError, EOFError) as error:
         reason = " ".join(str(error).split())[:100]
         raise ValueError(f"{path}: not {kind}, or cut short ({reason})") from error
 
 
-def _jsonl(path: Path, file: IO[bytes]) -> Iterator[Row]:
-    """Line by line: the file need not fit into memory."""
+def _lines(path: Path, file: IO[bytes]) -> Iterable[bytes]:
+    """The lines of a file in UTF-8, without a mark at its beginning."""
     head = file.readline()
-    lines: Iterable[bytes] = chain((head.removeprefix(b"\xef\xbb\xbf"),), file)
     if head.startswith(_UTF16):
-        lines = io.BytesIO(_text(path, head + file.read()).encode())
-    for number, line in enumerate(lines, 1):
+        return io.BytesIO(_text(path, head + file.read()).encode())
+    return chain((head.removeprefix(_MARK),), file)
+
+
+def _jsonl(path: Path, file: IO[bytes]) -> Iterator[Row]:
+    for number, line in enumerate(_lines(path, file), 1):
         if line.strip():
             where = f"{path}, line {number}"
             yield _row(_parsed(_decoded(line, where), where), where)
 
 
-def _json(path: Path, content: bytes) -> Iterator[Row]:
+def _json(path: Path, file: IO[bytes]) -> Iterator[Row]:
+    begins = _beginning(file)
+    if begins == b"[":
+        for number, row in enumerate(elements(path, file), 1):
+            yield _row(row, f"{path}, row {number}")
+    elif begins == b"{" and _is_jsonl(file):
+        yield from _jsonl(path, file)  # one object a line, under another name
+    else:
+        yield from _json_whole(path, file.read())
+
+
+def _beginning(file: IO[bytes]) -> bytes:
+    """The first byte that is no white space, behind a mark in the file, which is not read on."""
+    file.seek(len(_MARK) if file.read(len(_MARK)) == _MARK else 0)
+    while (found := file.read(1)).isspace():
+        pass
+    file.seek(0)
+    return found
+
+
+def _is_jsonl(file: IO[bytes]) -> bool:
+    """Whether the first line is an object and another begins in the next, which are not read on."""
+    lines = (line for line in file if line.strip())
+    first, second = next(lines, b""), next(lines, b"")
+    file.seek(0)
+    try:
+        return second.lstrip().startswith(b"{") and isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _json_whole(path: Path, content: bytes) -> Iterator[Row]:
+    """Rows inside an object, an object alone, or what is in UTF-16."""
     text = _text(path, content)
     if not text.strip():
         return
-    try:
-        rows = _parsed(text, str(path))
-    except ValueError:
-        lines = [line for line in text.split("\n") if line.strip()]
-        if len(lines) < 2 or not all(line.lstrip().startswith("{") for line in lines):
-            raise
-        yield from _jsonl(path, io.BytesIO(text.encode()))  # one object a line, under another name
-        return
+    rows = _parsed(text, str(path))
     if isinstance(rows, dict) and not _ROW_KEYS & rows.keys():  # what is wrapped around the list
         lists = [value for value in rows.values() if _is_rows(value)]
         rows = lists[0] if len(lists) == 1 else rows
@@ -213,21 +170,24 @@ _ROW_KEYS = {"prompt", "completion", "messages", "conversations", "instruction",
 """Columns that tell a row from what is wrapped around rows."""
 
 
-def _tsv(path: Path, content: bytes) -> Iterator[Row]:
-    return _csv(path, content, "\t")
+def _tsv(path: Path, file: IO[bytes]) -> Iterator[Row]:
+    return _csv(path, file, "\t")
 
 
-def _csv(path: Path, content: bytes, separator: str | None = None) -> Iterator[Row]:
+def _csv(path: Path, file: IO[bytes], separator: str | None = None) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)  # by default 131,072: less than some documents
-    text = _text(path, content)
-    between = separator or _separator(text)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=between)
+    lines = _texts(path, file)
+    head = [""]
+    while not head[-1].strip() and (line := next(lines, None)) is not None:
+        head.append(line)
+    between = separator or _separator(head[-1])
+    reader = csv.reader(chain(head[1:], lines), strict=True, delimiter=between)
     try:
-        lines = ((reader.line_num, cells) for cells in reader if cells)
-        names = next(lines, (0, []))[1]
+        rows = ((reader.line_num, cells) for cells in reader if cells)
+        names = next(rows, (0, []))[1]
         if len(set(names)) < len(names):
             raise ValueError(f"{path}, line 1: a column name comes twice in {', '.join(names)}")
-        for number, cells in lines:
+        for number, cells in rows:
             if len(cells) != len(names):
                 raise ValueError(
                     f"{path}, line {number}: {len(cells)} cells, but the first line names "
@@ -238,52 +198,72 @@ def _csv(path: Path, content: bytes, separator: str | None = None) -> Iterator[R
         raise ValueError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
 
 
+def _texts(path: Path, file: IO[bytes]) -> Iterator[str]:
+    """The lines of a file as texts, ended as they are; a carriage return ends one too."""
+    for number, line in enumerate(_lines(path, file), 1):
+        text = _decoded(line, f"{path}, line {number}")
+        yield from io.StringIO(text, newline="") if "\r" in text else (text,)
+
+
 _NAMED = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 """What may stand between cells."""
 
 
-def _separator(text: str) -> str:
+def _separator(line: str) -> str:
     """What stands between the names in the first line; a comma in doubt."""
-    head = re.sub(r'"[^"]*"', "", text.lstrip().partition("\n")[0])
+    head = re.sub(r'"[^"]*"', "", line.strip("\r\n"))
     return max(_NAMED, key=lambda mark: (head.count(mark), mark == ","))
 
 
-def _txt(path: Path, content: bytes) -> Iterator[Row]:
+def _txt(path: Path, file: IO[bytes]) -> Iterator[Row]:
     """The whole file as one text."""
-    text = _text(path, content)
+    text = _text(path, file.read())
     if text.strip():
         yield Row(str(path), {"text": text})
 
 
-def _arrow(path: Path, content: bytes) -> Iterator[Row]:
+def _arrow(path: Path, file: IO[bytes]) -> Iterator[Row]:
     import pyarrow
 
-    try:
-        buffer = pyarrow.BufferReader(content)
+    def batches() -> Iterator[Any]:
         try:
-            table = pyarrow.ipc.open_stream(buffer).read_all()
+            found = pyarrow.ipc.open_stream(file)
         except pyarrow.ArrowInvalid:
-            table = pyarrow.ipc.open_file(pyarrow.BufferReader(content)).read_all()
-        table.validate(full=True)  # or a place outside of the file may be read
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: not Arrow ({reason[:200]})") from error
-    yield from numbered(table.to_pylist(), str(path))
+            file.seek(0)
+            whole = pyarrow.ipc.open_file(file)
+            found = map(whole.get_batch, range(whole.num_record_batches))
+        for batch in found:
+            batch.validate(full=True)  # or a place outside of the file may be read
+            yield batch
+
+    return _of_columns(path, "Arrow", batches())
 
 
-def _parquet(path: Path, content: bytes) -> Iterator[Row]:
-    import pyarrow
+def _parquet(path: Path, file: IO[bytes]) -> Iterator[Row]:
     from pyarrow import parquet
 
+    def batches() -> Iterator[Any]:
+        yield from parquet.ParquetFile(file).iter_batches(_AT_ONCE)
+
+    return _of_columns(path, "Parquet", batches())
+
+
+def _of_columns(path: Path, kind: str, batches: Iterator[Any]) -> Iterator[Row]:
+    """The rows of Arrow's batches, a few at a time."""
+    import pyarrow
+
+    numbers = count(1)
     try:
-        rows: list[dict[str, Any]] = parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
+        for batch in batches:
+            for start in range(0, batch.num_rows, _AT_ONCE):
+                for values in batch.slice(start, _AT_ONCE).to_pylist():
+                    yield Row(f"{path}, row {next(numbers)}", values, unified=True)
     except (pyarrow.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: not Parquet ({reason[:200]})") from error
-    yield from numbered(rows, str(path))
+        raise ValueError(f"{path}: not {kind} ({reason[:200]})") from error
 
 
-_READERS: dict[str, Callable[[Path, bytes], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[Path, IO[bytes]], Iterator[Row]]] = {
     ".json": _json,
     ".csv": _csv,
     ".tsv": _tsv,
@@ -292,12 +272,6 @@ _READERS: dict[str, Callable[[Path, bytes], Iterator[Row]]] = {
     ".txt": _txt,
     ".md": _txt,
 }
-
-
-def numbered(rows: Iterable[Mapping[str, object]], where: str) -> Iterator[Row]:
-    """Rows that are already values, named by number from 1."""
-    for number, values in enumerate(rows, 1):
-        yield Row(f"{where}, row {number}", values, unified=True)
 
 
 def _text(path: Path, content: bytes) -> str:

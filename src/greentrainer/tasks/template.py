@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from greentrainer.tasks.base import Message
-from greentrainer.tasks.tables import HALF
+from greentrainer.tasks.row import HALF
 
 SECONDS = 5.0
 """How long a template may take to write one chat."""

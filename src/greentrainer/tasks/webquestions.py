@@ -2,7 +2,7 @@
 
 from greentrainer.tasks.base import Example
 from greentrainer.tasks.published import Dataset, Form
-from greentrainer.tasks.tables import Row
+from greentrainer.tasks.row import Row
 
 
 def example(row: Row, form: Form) -> Example:

@@ -6,6 +6,8 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 
 from greentrainer.report import card
+from greentrainer.report.record import read
+from greentrainer.report.run import standing
 from tests.folders import HOSTILE, folder, model
 
 
@@ -79,6 +81,18 @@ def test_a_folder_hands_on_its_card_and_not_its_path(tmp_path: Path) -> None:
     assert "secret" not in found.content
     (base / "README.md").write_text("---\n: [\n---\n")
     assert written(tmp_path / "run").data.get("license") == "other"
+
+
+def test_weights_out_of_a_quantised_file_are_told(tmp_path: Path) -> None:
+    path = model(folder(tmp_path / "run", model="org/name:tiny.gguf"))
+    state = json.loads((path / "run.json").read_text())
+    state["weights"] = {"said": "weights out of tiny.gguf (Q8_0)", "license": "mit"}
+    (path / "run.json").write_text(json.dumps(state))
+    found = written(path)
+    assert found.data.get("base_model") == "org/name"
+    assert found.data.get("license") == "mit"
+    assert "The model began with weights out of tiny.gguf (Q8_0)." in found.text
+    assert "The model began with weights out of tiny.gguf (Q8_0)." in standing(read(path))
 
 
 def test_an_adapter_is_called_one(tmp_path: Path) -> None:

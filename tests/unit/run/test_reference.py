@@ -35,7 +35,7 @@ def examples(count: int = ROWS) -> list[Encoded]:
 def config_of(folder: Path, **changes: Any) -> RunConfig:
     settings: dict[str, Any] = {
         "method": "full", "epochs": 2, "batch_size": 4, "accumulate": 2, "max_length": 32,
-        "pad_multiple": 16, "output_dir": folder, "seed": 5,
+        "pad_multiple": 16, "output_dir": folder, "seed": 5, "packing": "off",
     }  # fmt: skip
     return RunConfig(**(settings | changes))
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from greentrainer.config import RunConfig, read, validated
+from greentrainer.config import RunConfig, read, require_resumable, validated
+from greentrainer.run.answers import of_run
 from greentrainer.run.unused import require_used, told_of_rho, written
 from tests.tiny import refusal
 
@@ -96,3 +97,21 @@ def test_what_a_run_writes_down_may_be_given_again(tmp_path: Path, values: dict[
     require_used(again)
     assert again == config
     assert ("task" in yaml.safe_load(file.read_text())) is (config.tasks is None)
+
+
+def test_a_mixed_run_of_an_earlier_release_is_read_and_gone_on_with(tmp_path: Path) -> None:
+    """It wrote down the default of `task` beside the `tasks` that counted."""
+    config, file = validated(RunConfig, {**MIX}), tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    with refusal("task or tasks, not both"):  # somebody's own file of that name
+        read(file, {})
+    (tmp_path / "run.json").write_text("{}")
+    assert read(file, {}) == config
+    require_resumable(config, file)
+    assert "task" not in of_run(str(tmp_path))
+    with refusal("task was 'pydoc'", "leave it as it was"):
+        require_resumable(validated(RunConfig, {**OWN}), file)
+    copied = tmp_path / "mine.yaml"
+    copied.write_text(file.read_text())
+    with refusal("task or tasks, not both"):
+        read(copied, {})

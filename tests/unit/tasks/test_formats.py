@@ -21,8 +21,8 @@ from greentrainer.tasks import Example, Message, expanded, load, stop_ids
 from greentrainer.tasks import encode as encoding
 from greentrainer.tasks.encode import IGNORED, encode, encode_all
 from greentrainer.tasks.formats import Columns, read_as
+from greentrainer.tasks.row import Row
 from greentrainer.tasks.sources import _standard_input
-from greentrainer.tasks.tables import Row
 from tests.tiny import EOS, characters, refusal
 from tests.unit.tasks.test_conversation import CHATML, speaking
 
