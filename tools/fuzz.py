@@ -38,6 +38,8 @@ LONGEST = 4000
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGING = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink",
             "os.truncate", "os.chmod", "os.chown", "shutil.rmtree", "shutil.move"}  # fmt: skip
+WITHIN = {"os.remove", "os.rmdir", "os.mkdir"}
+"""What may be told a folder by its number, as the last argument."""
 FORBIDDEN = {"pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn",
              "os.fork", "socket.connect", "socket.getaddrinfo", "ctypes.dlopen"}  # fmt: skip
 
@@ -56,8 +58,11 @@ class Watch:
         if event in FORBIDDEN and args != (None,):  # no library: the process itself
             self.seen.append(f"{event} {str(args)[:120]}")
         elif event in CHANGING or (event == "open" and (args[2] or 0) & WRITES):
-            path = args[0]
-            if isinstance(path, (str, bytes, os.PathLike)) and not self._may(os.fsdecode(path)):
+            path, at = args[0], args[-1] if event in WITHIN else -1
+            if not isinstance(path, (str, bytes, os.PathLike)):
+                return
+            within = os.readlink(f"/proc/self/fd/{at}") if at >= 0 else ""
+            if not self._may(os.path.join(within, os.fsdecode(path))):
                 self.seen.append(f"{event} of {os.fsdecode(path)}")
 
     def _may(self, path: str) -> bool:
@@ -105,7 +110,7 @@ def work(name: str, start: int, seed: int, seconds: float) -> None:
     with tempfile.TemporaryDirectory() as top:
         files = reader.files(Path(top) / "made")
         os.environ["TMPDIR"] = tempfile.tempdir = top
-        silently(reader.read, _laid(files, Path(top) / "valid"))  # what is valid must be read
+        silently(reader.read, laid(files, Path(top) / "valid"))  # what is valid must be read
         number, until = start, time.monotonic() + seconds
         while time.monotonic() < until:
             folder = Path(top) / f"case-{number}"
@@ -117,7 +122,8 @@ def work(name: str, start: int, seed: int, seconds: float) -> None:
             number += 1
 
 
-def _laid(files: dict[str, bytes], folder: Path) -> Path:
+def laid(files: dict[str, bytes], folder: Path) -> Path:
+    """The folder with these files in it."""
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -183,6 +189,7 @@ def again(name: str, number: int, seed: int, keep: Path | None) -> str:
     folder = keep or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     files = reader.files(Path(tempfile.mkdtemp()) / "made")
+    silently(reader.read, laid(files, Path(tempfile.mkdtemp())))
     return case(reader, files, f"{seed}/{name}/{number}", folder.resolve(), Watch())
 
 

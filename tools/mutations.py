@@ -102,6 +102,12 @@ def json_lines(content: bytes, chance: random.Random) -> bytes:
     return b"\n".join(lines) + b"\n"
 
 
+def begun(content: bytes, chance: random.Random) -> bytes:
+    """A file whose beginning says what the rest is (GGUF): bytes changed there, or behind."""
+    size = chance.choice((64, 1024, 6000, len(content)))
+    return bytewise(content[:size], chance) + content[size:]
+
+
 def headed(content: bytes, chance: random.Random) -> bytes:
     """A safetensors file: its header with other values, or bytes changed near its beginning."""
     size = int.from_bytes(content[:8], "little")

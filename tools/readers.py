@@ -46,6 +46,7 @@ KINDS: dict[str, Mutate] = {
     ".jsonl": mutations.json_lines,
     ".yaml": mutations.yaml_values,
     ".safetensors": mutations.headed,
+    ".gguf": mutations.begun,
 }
 """How a file is made wrong, by its ending; any other by its bytes."""
 
@@ -253,6 +254,20 @@ def _loaded(folder: Path) -> None:
     load(str(folder))
 
 
+def _gguf_files(folder: Path) -> Files:
+    from tests.gguf_files import write_gguf
+
+    (folder / "made").mkdir(parents=True)
+    write_gguf(folder / "made" / "tiny.gguf", quantised=True)
+    return _contents(folder / "made")
+
+
+def _unpacked(folder: Path) -> None:
+    from greentrainer.hf import load
+
+    load(str(folder / "tiny.gguf"))
+
+
 def _delta_files(folder: Path) -> Files:
     import torch
 
@@ -320,6 +335,7 @@ READERS = {
         Reader("run folder", _run_files, _reported),
         Reader("checkpoint", _sealed, _resumed, ("checkpoint-2/greentrainer.json",)),
         Reader("model", _model_files, _loaded),
+        Reader("gguf", _gguf_files, _unpacked),
         Reader("delta", _delta_files, _merged),
         Reader("adapter", _adapter_files, _adapted,
                ("adapter_config.json", "adapter_model.safetensors")),

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tools import mutations
-from tools.fuzz import Watch, case
-from tools.readers import READERS, Reader
+from tools.fuzz import Watch, case, laid
+from tools.readers import READERS, Reader, silently
 
 QUICK = ("jsonl", "json", "csv", "gzip", "parquet", "config", "compare", "template", "delta")
 WATCH = Watch()
@@ -18,6 +18,7 @@ WATCH = Watch()
 def test_a_few_cases_end_well(name: str, tmp_path: Path) -> None:
     reader = READERS[name]
     files = reader.files(tmp_path / "made")
+    silently(reader.read, laid(files, tmp_path / "valid"))  # loads what it needs
     said = [case(reader, files, f"test/{name}/{number}", tmp_path / str(number), WATCH)
             for number in range(12)]  # fmt: skip
     assert [one for one in said if one] == []
