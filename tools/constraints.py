@@ -54,7 +54,8 @@ def newest() -> str:
             subprocess.run([*pip, "install", "-q", *words], check=True)
         run = subprocess.run([*pip, "freeze", "--exclude-editable"], check=True,
                              capture_output=True, text=True)  # fmt: skip
-    lines = [line for line in run.stdout.splitlines() if not line.startswith(LEFT_OUT)]
+    found = [line for line in run.stdout.splitlines() if not line.startswith(LEFT_OUT)]
+    lines = [line.partition("+")[0] for line in found]  # any build of torch will do
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     head = f"# Versions the project is tested with (Python {python}): make constraints\n"
     return head + "".join(f"{line}\n" for line in lines)

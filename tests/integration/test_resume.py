@@ -16,6 +16,7 @@ import torch
 from greentrainer.hf import GreenConfig, GreenTrainer, last_whole
 from greentrainer.hf.checkpoint import SEAL, is_whole
 from tests.conformance.families import build
+from tests.tiny import refusal
 from tests.trainer import arguments, mixed, rows
 
 KILLS = 20
@@ -158,6 +159,33 @@ def edit(folder: Path, **engine: Any) -> None:
     saved = json.loads((folder / SEAL).read_text())
     saved["engine"] |= engine
     (folder / SEAL).write_text(json.dumps(saved))
+
+
+class Program:
+    """What makes a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.marker), "w")
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_checkpoint_that_holds_a_program_is_refused_and_not_run(
+    name: str, tmp_path: Path
+) -> None:
+    """Its seal may be whole all the same."""
+    trainer(tmp_path, num_train_epochs=1, save_steps=12).train()
+    newest = tmp_path / "checkpoint-12"
+    torch.save(Program(tmp_path / "marker"), newest / name)
+    saved = json.loads((newest / SEAL).read_text())
+    saved["files"][name] = (newest / name).stat().st_size
+    (newest / SEAL).write_text(json.dumps(saved))
+    assert last_whole(tmp_path) == newest
+    with refusal(str(newest), "cannot be read"):
+        trainer(tmp_path, save_steps=12).train(resume_from_checkpoint=True)
+    assert not (tmp_path / "marker").exists()
 
 
 def test_another_library_version_is_told(tmp_path: Path) -> None:

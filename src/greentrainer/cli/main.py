@@ -11,6 +11,7 @@ import typer
 
 from greentrainer.cli import checkpoint, look, pages, train, use
 from greentrainer.cli.shell import app
+from greentrainer.records import visible
 
 COMMANDS = (train, look, use, pages, checkpoint)
 """Modules that add their commands to the application, in the order that help shows."""
@@ -60,7 +61,7 @@ def _warned(message: Any, *_: Any, **__: Any) -> str:
 
 def _refuse(message: str) -> None:
     """Say it: one of several processes in its own log, and to the launcher."""
-    told = " ".join(message.split())
+    told = visible(" ".join(message.split()))
     _tell_launcher(told)
     if "GREENTRAINER_LAUNCHED" not in os.environ and os.environ.get("RANK", "0") == "0":
         print(f"error: {told}", file=sys.stderr)

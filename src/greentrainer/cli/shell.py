@@ -3,10 +3,11 @@
 import os
 import shlex
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+import greentrainer
 from greentrainer.records import hush
 
 hush()  # before anything loads them; a process that a command starts reads this too
@@ -16,6 +17,21 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"greentrainer {greentrainer.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print it, and end")
+    ] = False,
+) -> None:
+    """What stands before a command's name; the application's own words are its help."""
 
 
 def typed() -> str:

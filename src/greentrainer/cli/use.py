@@ -93,7 +93,7 @@ def runs(
     """List runs: method, budget, task, loss, what was spent; the last first."""
     from rich.console import Console
 
-    from greentrainer.run import runs_in, shelf
+    from greentrainer.report import runs_in, shelf
 
     found = runs_in(folder)
     wide = None if sys.stdout.isatty() else 200  # nothing is folded that is read by a program

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from greentrainer.config.keys import BUDGETS, RunConfig
+from greentrainer.records import read_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 MAY_DIFFER = frozenset(
@@ -100,8 +100,8 @@ def settings(pairs: list[str]) -> dict[str, Any]:
         if not (name and equals):
             raise ValueError(f"--set takes NAME=VALUE, not {pair!r}")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = read_yaml(text)
+        except ValueError:
             raise ValueError(f"--set {name}: {text!r} is no YAML value") from None
         outer, dot, rest = name.partition(".")
         if dot and isinstance(found.setdefault(outer, {}), dict):
@@ -119,8 +119,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
     A run's folder of an earlier release has `task` beside the `tasks` that counted: it is left out.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"cannot read the configuration {path}: {reason}") from None
     if not isinstance(values, dict):

@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from greentrainer.hf.smollm2 import ALIASES
 
 CONFIG = "adapter_config.json"
@@ -71,15 +73,19 @@ def base_of(folder: Path) -> tuple[str, str | None]:
 def put_on(model: Any, folder: Path) -> Any:
     """The model with the adapter in `folder`; virtual tokens can be trained further.
 
-    Raises ValueError where PEFT is missing, or the adapter is for another model.
+    Raises ValueError, in one line, where PEFT is missing, the adapter is for another model, or its
+    files hold something else.
     """
+    library = peft()
     try:  # for inference: for training PEFT starts a prompt anew, with whatever tokenizer it names
-        adapted = peft().PeftModel.from_pretrained(model, folder)
-    except (RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        adapted = library.PeftModel.from_pretrained(model, folder)
+        if adapted.active_peft_config.is_prompt_learning:
+            return adapted  # its base frozen, its virtual tokens not
+        return adapted.merge_and_unload().requires_grad_(True)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of files that hold other values than they should, of any kind
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ValueError(
-            f"the adapter in {folder} does not fit its base model: {reason}"
+            f"the adapter in {folder} cannot be read, or does not fit its base model ({reason})"
         ) from error
-    if adapted.active_peft_config.is_prompt_learning:
-        return adapted  # its base frozen, its virtual tokens not
-    return adapted.merge_and_unload().requires_grad_(True)

@@ -361,9 +361,10 @@ class GreenCallback(TrainerCallback):
                 f"no {folder}: the callback resumes only from checkpoints in the output folder"
             )
         saved = checkpoint.read(folder)
-        checkpoint.require_fit(saved, engine.model, engine.budget, folder)
-        checkpoint.require_order(saved, engine)
-        engine.load_state_dict(checkpoint.state_for(saved, engine.processes))
+        with checkpoint.in_one_line(folder):
+            checkpoint.require_fit(saved, engine.model, engine.budget, folder)
+            checkpoint.require_order(saved, engine)
+            engine.load_state_dict(checkpoint.state_for(saved, engine.processes))
         self._batches_seen = engine.ledger.batches
 
 

@@ -9,8 +9,8 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -76,6 +76,40 @@ def read(folder: Path) -> dict[str, Any]:
     return value
 
 
+@contextmanager
+def in_one_line(folder: Path) -> Iterator[None]:
+    """Turn what a seal of other values than `seal` writes leads to into a ValueError of one line.
+
+    Whole it may be all the same: the file may be anybody's.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(
+            f"{folder} is damaged: {SEAL} does not hold what a run writes ({reason}): resume from "
+            "an older checkpoint"
+        ) from error
+
+
+@contextmanager
+def loading(folder: str | Path) -> Iterator[None]:
+    """Turn what the Trainer's own files lead to, where they hold something else, into a ValueError.
+
+    It reads them without running what they hold (`torch.load(weights_only=True)`).
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, OSError, ValueError):
+        raise
+    except Exception as error:  # whatever the files lead to
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(
+            f"the state of optimizer, schedule or random streams in {folder} cannot be read "
+            f"({reason}): resume from another checkpoint"
+        ) from error
+
+
 def require_fit(saved: Mapping[str, Any], model: nn.Module, budget: Budget, where: Path) -> None:
     """Raise ValueError if a checkpoint belongs to another model, budget or format.
 
@@ -98,7 +132,7 @@ def require_fit(saved: Mapping[str, Any], model: nn.Module, budget: Budget, wher
         )
     unit, amount, cost = state["budget"]
     if (unit, amount, cost) != (budget.unit, budget.amount, budget.cost):
-        raise ValueError(f"{where} was written at {unit} {amount:g}, this run has {budget}")
+        raise ValueError(f"{where} was written at {unit!s:.20} {amount:g}, this run has {budget}")
     changed = {k: v for k, v in saved["versions"].items() if _versions().get(k) != v}
     if changed:
         warnings.warn(f"{where} was written with {changed}: the last bits may differ", stacklevel=3)

@@ -16,6 +16,8 @@ from typing import Any
 import transformers
 from tokenizers import Tokenizer, pre_tokenizers
 
+from greentrainer.hf.gguf_header import require_sound
+
 Settle = Callable[[Any, Any, Callable[[str], None]], None]
 ENDING = ".gguf"
 _NAME = f"model{ENDING}"
@@ -162,8 +164,9 @@ def _read(file: GgufFile) -> tuple[dict[str, Any], Packing]:
     from gguf import GGUFReader
 
     try:
+        require_sound(file.path)
         reader = GGUFReader(file.path)
-    except Exception as error:  # it looks at no length before it reads
+    except Exception as error:
         reason = " ".join(str(error).split())[:100]
         raise ValueError(f"it was cut short, or is damaged ({reason})") from error
     lists = {"tokenizer.ggml.tokens", "tokenizer.ggml.merges"}

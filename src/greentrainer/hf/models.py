@@ -87,6 +87,7 @@ def load(
     with _in_one_line(model, local):
         config = transformers.AutoConfig.from_pretrained(source, **options)
         _refuse_quantised(config)
+        _refuse_kernels(config)
         where = {"pretrained_model_name_or_path": source}
         network = _network(config, dtype, where | options | _few_bits(bits, dtype))
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
@@ -144,6 +145,7 @@ def sketch(
     else:
         config, tokenizer = load_tokenizer(model, notify=notify, revision=revision)
     with _in_one_line(model, local=True), torch.device("meta"):
+        _refuse_kernels(config)
         return _kind(config).from_config(config), tokenizer
 
 
@@ -195,11 +197,15 @@ def _check_folder(path: Path) -> None:
 
 @contextmanager
 def _in_one_line(model: str, local: bool) -> Iterator[None]:
-    """Turn what transformers raises into one line."""
+    """Turn what transformers and tokenizers raise into one line, but for a full memory."""
     try:
         yield
-    except _FAILURES as error:
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of files that hold other values than they should, of any kind
         reason = " ".join(str(error).split())
+        if not isinstance(error, _FAILURES):
+            reason = f"{type(error).__name__}: {reason}"
         if "trust_remote_code" in reason:
             reason = (
                 "it is made by code that comes with it, and such code is never run here: give a "
@@ -212,6 +218,17 @@ def _in_one_line(model: str, local: bool) -> Iterator[None]:
 def _refuse_quantised(config: Any) -> None:
     if config.to_dict().get("quantization_config"):
         raise ValueError("its weights are quantised: give the original, and --load-in-4bit")
+
+
+def _refuse_kernels(config: Any) -> None:
+    """Raise ValueError where attention is to be computed by code from the hub, named by its id."""
+    parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
+    named = [str(getattr(part, "_attn_implementation", None)) for part in parts]
+    if found := [one for one in named if "/" in one]:
+        raise ValueError(
+            f"its configuration asks for the kernel {found[0]}, which is code from the hub, and "
+            "such code is never run here: take attn_implementation out of config.json"
+        )
 
 
 def _options(local: bool, revision: str | None) -> dict[str, Any]:

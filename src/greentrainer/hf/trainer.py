@@ -23,6 +23,7 @@ All of the Trainer stays: `Green` adds a `GreenCallback`, and sees to what a cal
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,10 +102,10 @@ class Green(Trainer):
         if folder is not None:
             saved = checkpoint.read(folder)
             green = self.green_callback.green
-            checkpoint.require_fit(saved, self.model, green.budget, folder)
-            self.green_callback.green = replace(
-                green, rho=checkpoint.budget_of(saved, green.budget)
-            )
+            with checkpoint.in_one_line(folder):
+                checkpoint.require_fit(saved, self.model, green.budget, folder)
+                budget = checkpoint.budget_of(saved, green.budget)
+            self.green_callback.green = replace(green, rho=budget)
         try:
             return super().train(resume_from_checkpoint=folder and str(folder), **kwargs)
         except BaseException:
@@ -143,14 +144,22 @@ class Green(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint_to_load: str | None) -> None:
         """As the Trainer's; of a sharded model only what was trained has a state."""
-        if checkpoint_to_load is None or not self.is_fsdp_enabled:
+        if checkpoint_to_load is None:
             super()._load_optimizer_and_scheduler(checkpoint_to_load)
             return
-        with loading_part():
+        part = loading_part() if self.is_fsdp_enabled else nullcontext()
+        with checkpoint.loading(checkpoint_to_load), part:
             super()._load_optimizer_and_scheduler(checkpoint_to_load)
+        if not self.is_fsdp_enabled:
+            return
         known = checkpoint.read(Path(checkpoint_to_load)).get("with_state")
         if known is not None:
             forget(self.model, inner(self.optimizer), known)
+
+    def _load_rng_state(self, checkpoint_to_load: str | None) -> None:
+        """As the Trainer's; files of anything else are one line."""
+        with checkpoint.loading(checkpoint_to_load or ""):
+            super()._load_rng_state(checkpoint_to_load)
 
     def get_train_dataloader(self) -> Any:
         """As `Trainer.get_train_dataloader`; batches lie on the host until a step takes them.

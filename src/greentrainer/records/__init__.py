@@ -13,10 +13,12 @@ from greentrainer.records.files import (
     written,
 )
 from greentrainer.records.ledger import Entry, Ledger
+from greentrainer.records.plain_yaml import read_yaml
 from greentrainer.records.progress import Work, over, tell, working
 from greentrainer.records.provenance import processor, provenance
 from greentrainer.records.quiet import hush, quieten
 from greentrainer.records.spill import Spill
+from greentrainer.records.visible import visible
 
 __all__ = [
     "Entry",
@@ -32,7 +34,9 @@ __all__ = [
     "provenance",
     "quieten",
     "read_lines",
+    "read_yaml",
     "tell",
+    "visible",
     "working",
     "write_json",
     "write_lines",

@@ -8,6 +8,7 @@ from greentrainer.report.draw import draw, draw_comparison, write_card, write_pl
 from greentrainer.report.masks import grid
 from greentrainer.report.plan import head as plan_head
 from greentrainer.report.plan import tables as plan_tables
+from greentrainer.report.shelf import runs_in, shelf
 from greentrainer.report.tables import SCORES
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "grid",
     "plan_head",
     "plan_tables",
+    "runs_in",
+    "shelf",
     "spent_seconds",
     "write_card",
     "write_plan",

@@ -4,9 +4,12 @@ So a process that trains has no part of its memory, until its report is drawn at
 """
 
 import json
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
 
 if TYPE_CHECKING:
     from greentrainer.report.compare import Written
@@ -15,8 +18,20 @@ if TYPE_CHECKING:
 def draw(folder: Path) -> Path:
     """Draw the report of a run's or a comparison's folder, whatever it is; returns the page's path.
 
-    Raises ValueError, in one line, for a folder that is neither.
+    Raises ValueError, in one line, for a folder that is neither, and for files that hold other
+    values than a run writes: they may be anybody's.
     """
+    try:
+        return _draw(folder)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, TemplateError) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{type(error).__name__} in {Path(last.filename).name}, line {last.lineno}"
+        raise ValueError(
+            f"the files in {folder} do not hold what a run writes ({where}: {str(error)[:200]})"
+        ) from error
+
+
+def _draw(folder: Path) -> Path:
     if (folder / "run.json").is_file():
         from greentrainer.report import run
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from greentrainer.records import read_lines
+from greentrainer.records import read_lines, read_yaml
 
 Row = Mapping[str, Any]
 SECRETS = ("hub_token",)
@@ -106,7 +106,7 @@ def read(folder: Path) -> RunRecord:
     try:
         return RunRecord(
             state=_json(folder / "run.json"),
-            config=yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
+            config=read_yaml((folder / "config.yaml").read_text(encoding="utf-8")),
             costs=_json(folder / "costs.json"),
             metrics=_json(folder / "metrics.json"),
             ledger=read_lines(folder / "ledger.jsonl"),
@@ -115,7 +115,7 @@ def read(folder: Path) -> RunRecord:
             steps=read_lines(folder / "steps.jsonl"),
             predictions=read_lines(folder / "predictions.jsonl"),
         )
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{folder} is no whole record of a run: {reason}") from error
 

@@ -23,7 +23,6 @@ from greentrainer.run.quickstart import CONFIG, quickstart
 from greentrainer.run.reference import EpochOrder
 from greentrainer.run.result import RunResult, bill_of
 from greentrainer.run.run import execute, prepare, preview, rehearse, save, train
-from greentrainer.run.shelf import runs_in, shelf
 from greentrainer.run.together import tell_launcher
 from greentrainer.run.training import mode_of, require_budget
 
@@ -52,9 +51,7 @@ __all__ = [
     "ready",
     "rehearse",
     "require_budget",
-    "runs_in",
     "save",
-    "shelf",
     "state_ratio",
     "tell_launcher",
     "to_learn",

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from greentrainer.config import RunConfig, read_mapping
 from greentrainer.hf import models
-from greentrainer.records import write_lines
+from greentrainer.records import visible, write_lines
 from greentrainer.run.evaluation import DECODINGS
 from greentrainer.run.inputs import load_task, sample, with_template
 from greentrainer.tasks import (
@@ -62,8 +62,6 @@ def answer(
 
     Without a chat template the last turn is continued as it is.
     """
-    import transformers
-
     if tokenizer.chat_template:
         text = rendered(tokenizer, [Message(t["role"], t["content"]) for t in turns], asks=True)
         given: Any = tokenizer(text, add_special_tokens=False, return_tensors="pt")
@@ -74,7 +72,7 @@ def answer(
         new_tokens = min(new_tokens, _positions_left(model, given["input_ids"].shape[1]))
     stream = None
     if not model.config.is_encoder_decoder:
-        stream = transformers.TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        stream = _stream(tokenizer)
     sampled = {"do_sample": True, "temperature": temperature} if temperature else {
         "do_sample": False, "temperature": None, "top_p": None, "top_k": None,
     }  # fmt: skip
@@ -90,8 +88,22 @@ def answer(
     start = 0 if model.config.is_encoder_decoder else given["input_ids"].shape[1]
     text = str(tokenizer.decode(tokens[0, start:], skip_special_tokens=True))
     if stream is None:
-        print(text)
+        print(visible(text))
     return text
+
+
+def _stream(tokenizer: Any) -> Any:
+    """What writes an answer to the terminal as it comes."""
+    import transformers
+
+    class Visible(transformers.TextStreamer):
+        """Writes nothing that a terminal takes for an order."""
+
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            """As of all."""
+            super().on_finalized_text(visible(text), stream_end)
+
+    return Visible(tokenizer, skip_prompt=True, skip_special_tokens=True)
 
 
 def _positions_left(model: Any, given: int) -> int:

@@ -125,7 +125,8 @@ def _put_back(folder: Path) -> None:
     aside, moving = folder / ASIDE, folder / _MOVING
     if aside.is_dir():
         for name in json.loads((aside / _NAMES).read_text(encoding="utf-8")):
-            remove(folder / name)
+            if name in OWN:  # the file may be anybody's: nothing else is removed for it
+                remove(folder / name)
         os.replace(aside, moving)
     if moving.is_dir():
         for path in moving.iterdir():

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from greentrainer.config import RunConfig, require_resumable
 from greentrainer.hf import last_whole
+from greentrainer.records import write_text
 from greentrainer.run.arguments import CHECKPOINTS
 from greentrainer.run.earlier import CONFIG, DECIDED, FINISHED, OWN, put_back, size_aside
 from greentrainer.run.journal import RECORD
@@ -74,7 +75,7 @@ def open_folder(config: RunConfig) -> None:
     for name in () if config.resume else DECIDED:
         (config.output_dir / name).unlink(missing_ok=True)
     told = written(config.model_copy(update={"overwrite": False}))
-    (config.output_dir / CONFIG).write_text(told, encoding="utf-8")
+    write_text(config.output_dir / CONFIG, told)  # in the place of a link, not where it leads
 
 
 def free_name(folder: Path) -> Path:

@@ -141,7 +141,7 @@ def _message(turn: object, where: str, unified: bool) -> Message:
     named = turn.get("role", turn.get("from"))
     role = ALIASES.get(named, named) if isinstance(named, str) else named
     if role not in ROLES:
-        raise ValueError(f"{where}: the role is {named!r}: use one of {', '.join(ROLES)}")
+        raise ValueError(f"{where}: the role is {named!r:.100}: use one of {', '.join(ROLES)}")
     more = {name: value for name, value in turn.items() if name not in _KNOWN and value is not None}
     content = turn.get(key)
     if named == "function_call":

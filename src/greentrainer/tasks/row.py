@@ -5,6 +5,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+TOLD = 500
+"""Characters of a row's keys that an error names at most."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -42,6 +45,7 @@ class Row:
         """That the row has none of these names, in words."""
         wanted = " or ".join(map(repr, names))
         have = ", ".join(map(repr, self.values))
+        have = have if len(have) <= TOLD else f"{have[:TOLD]} ..."
         return f"{self.where}: no {wanted} among the keys {have}"
 
     def text(self, *names: str) -> str:
@@ -66,7 +70,8 @@ class Row:
         return tuple(checked(text, f"{where}, item {i}") for i, text in enumerate(value, 1))
 
 
-_HALF = re.compile("[\ud800-\udfff]")
+HALF = re.compile("[\ud800-\udfff]")
+"""Of a surrogate pair one: JSON can spell it, and it is no text."""
 
 
 def checked(value: object, where: str) -> str:
@@ -75,7 +80,7 @@ def checked(value: object, where: str) -> str:
         raise ValueError(f"{where} is a {type(value).__name__}, not a text")
     if not value.strip():
         raise ValueError(f"{where} is empty")
-    if not value.isascii() and _HALF.search(value):
+    if not value.isascii() and HALF.search(value):
         raise ValueError(f"{where} holds half of a surrogate pair, which is no text")
     return value
 

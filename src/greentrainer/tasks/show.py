@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
+from greentrainer.records import visible
 from greentrainer.tasks.base import Example
 from greentrainer.tasks.encode import IGNORED, Encoded, encode
 
@@ -29,10 +30,10 @@ def marked(encoded: Encoded, tokenizer: Any, is_encoder_decoder: bool) -> Text:
     for end in range(1, len(ids) + 1):
         if end == len(ids) or (beside[end] == IGNORED) != (beside[start] == IGNORED):
             style = "dim" if beside[start] == IGNORED else "bold green"
-            text.append(tokenizer.decode(list(ids[start:end])), style)
+            text.append(visible(tokenizer.decode(list(ids[start:end]))), style)
             start = end
     if is_encoder_decoder:
-        text.append("\n" + tokenizer.decode(list(labels)), "bold green")
+        text.append("\n" + visible(tokenizer.decode(list(labels))), "bold green")
     return text
 
 

@@ -232,7 +232,9 @@ def _arrow(path: Path, file: IO[bytes]) -> Iterator[Row]:
             file.seek(0)
             whole = pyarrow.ipc.open_file(file)
             found = map(whole.get_batch, range(whole.num_record_batches))
-        yield from found
+        for batch in found:
+            batch.validate(full=True)  # or a place outside of the file may be read
+            yield batch
 
     return _of_columns(path, "Arrow", batches())
 
@@ -256,8 +258,8 @@ def _of_columns(path: Path, kind: str, batches: Iterator[Any]) -> Iterator[Row]:
             for start in range(0, batch.num_rows, _AT_ONCE):
                 for values in batch.slice(start, _AT_ONCE).to_pylist():
                     yield Row(f"{path}, row {next(numbers)}", values, unified=True)
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
+    except (pyarrow.ArrowException, OSError, MemoryError) as error:
+        reason = " ".join(str(error).split()) or "it asks for more memory than there is"
         raise ValueError(f"{path}: not {kind} ({reason[:200]})") from error
 
 

@@ -1,7 +1,8 @@
 """Chat templates: programs that come with a tokenizer, run within bounds and told of in one line.
 
 A template is somebody else's program.  transformers runs it in a sandbox; here it also has a time
-limit, and whatever it raises becomes a `ValueError` of one line.
+limit, and whatever it raises becomes a `ValueError` of one line.  A power (`9**9**9`) is one step
+that no time limit ends, so it is refused before.
 """
 
 import json
@@ -11,9 +12,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from greentrainer.tasks.base import Message
+from greentrainer.tasks.row import HALF
 
 SECONDS = 5.0
 """How long a template may take to write one chat."""
@@ -37,6 +40,7 @@ def rendered(
             "the tokenizer has no chat template, which messages need: give prompt and completion, "
             "a model that was made for chats, or --chat-template FILE"
         )
+    _require_no_powers(tokenizer.chat_template)
     told = [_turn(message, "developer" in str(tokenizer.chat_template)) for message in messages]
     given = {"tools": json.loads(tools)} if tools else {}
     try:
@@ -46,6 +50,34 @@ def rendered(
         if texts == told:
             raise
         return _written(tokenizer, texts, given, asks)  # some write arguments as they come
+
+
+def _require_no_powers(template: str | dict[str, str]) -> None:
+    """Raise ValueError where a template, or one of several by name, holds a power."""
+    several = template.values() if isinstance(template, dict) else (template,)
+    if any(_has_power(str(one)) for one in several):
+        raise ValueError(
+            "the chat template raises a number to a power, which may take for ever: mend it, or "
+            "give another with --chat-template FILE"
+        )
+
+
+@lru_cache(maxsize=8)
+def _has_power(template: str) -> bool:
+    """Whether `**` stands behind a value; behind a bracket or a comma it hands on names."""
+    from jinja2 import Environment, TemplateSyntaxError
+
+    before = ""
+    try:
+        for _, kind, text in Environment().lex(template):
+            if kind in ("whitespace", "comment"):
+                continue
+            if text == "**" and before not in ("(", ","):
+                return True
+            before = text
+    except TemplateSyntaxError:  # transformers says so in its turn
+        return False
+    return False
 
 
 def _written(tokenizer: Any, turns: list[dict[str, Any]], given: dict[str, Any], asks: bool) -> str:
@@ -64,6 +96,8 @@ def _written(tokenizer: Any, turns: list[dict[str, Any]], given: dict[str, Any],
         raise ValueError(f"the chat template refuses these messages: {reason[:200]}") from error
     if not isinstance(text, str):
         raise ValueError(f"the chat template writes a {type(text).__name__}, not a text")
+    if not text.isascii() and HALF.search(text):
+        raise ValueError("the chat template writes half of a surrogate pair, which is no text")
     return text
 
 

@@ -1,6 +1,7 @@
 """A model out of a GGUF file: the same weights and tokens, and each refusal."""
 
 import json
+import struct
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -130,6 +131,17 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no head": (lambda f: write_gguf(f, without="output_norm.weight"), "missing"),
     "a matrix left out": (lambda f: write_gguf(f, without="blk.1.ffn_up.weight"), "missing"),
 }
+
+
+def test_a_list_longer_than_the_file_is_refused_at_once(tmp_path: Path) -> None:
+    """The package that reads it would go through it for days."""
+    for order in "<>":
+        head = struct.pack(f"{order}IQQQ", 3, 0, 1, 1) + b"a"
+        for kind, count in ((4, 2**40), (8, 2**40), (9, 2**40)):
+            path = tmp_path / "long.gguf"
+            path.write_bytes(b"GGUF" + head + struct.pack(f"{order}IIQ", 9, kind, count))
+            with refusal(str(path), "cut short, or is damaged"):
+                load(str(path))
 
 
 @pytest.mark.parametrize("kind", BROKEN)

@@ -51,6 +51,11 @@ def without_tokenizer(folder: Path) -> None:
         path.unlink()
 
 
+def untyped(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model": {"type": "none"}}))
+
+
 def headless(folder: Path) -> None:
     model: Any = build("llama")
     model.model.save_pretrained(folder)
@@ -63,6 +68,9 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "pickled weights": (pickled, "no safetensors"),
     "no tokenizer": (without_tokenizer, "tokenizer"),
     "quantised": (lambda f: edited(f, **QUANTISED), "quantised"),
+    "kernel of the hub": (lambda f: edited(f, attn_implementation="some/kernel"), "never run here"),
+    "tokens of another kind": (lambda f: (f / "tokenizer_config.json").write_text("3"), "Error"),
+    "tokenizer without a model": (untyped, "Exception"),
     "no head": (headless, "language-model head"),
     "other shapes": (lambda f: edited(f, hidden_size=64), "other shapes"),
     "no such type": (lambda f: edited(f, model_type="none-such"), "none-such"),

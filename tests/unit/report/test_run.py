@@ -181,3 +181,17 @@ def test_a_folder_that_is_neither_is_refused(tmp_path: Path) -> None:
     (path / "metrics.json").write_text("{")
     with refusal("is no whole record of a run"):
         draw(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("run.json", "[]"), ("run.json", '{"status": "done"}'), ("metrics.json", '{"bill": 3}'),
+     ("ledger.jsonl", '{"kind": "train"}\n3\n'), ("config.yaml", "a: &a [*a]"),
+     ("config.yaml", "[]")],
+)  # fmt: skip
+def test_files_that_hold_other_values_are_one_line(name: str, text: str, tmp_path: Path) -> None:
+    path = folder(tmp_path / "run")
+    (path / name).write_text(text)
+    with refusal(str(path)):
+        draw(path)
+    assert not (path / "report.html").exists()

@@ -1,5 +1,6 @@
 """An earlier run in a folder is there again, whole, unless the new one has made a step."""
 
+import json
 import multiprocessing
 import os
 import time
@@ -156,3 +157,16 @@ def test_what_a_killed_command_set_aside_is_back_before_the_next_is_refused(
     with refusal("holds an earlier run"):
         require_folder(config.model_copy(update={"overwrite": False}))
     assert contents(folder) == before
+
+
+def test_of_what_a_killed_command_noted_only_a_runs_own_files_are_removed(tmp_path: Path) -> None:
+    """The note may be anybody's: a folder that was unpacked, say."""
+    other, run = tmp_path / "other", tmp_path / "run"
+    (run / "earlier-run").mkdir(parents=True)
+    other.mkdir()
+    for path in (other / "letter", run / "notes", run / "metrics.json"):
+        path.write_text("mine")
+    names = ["../other", str(other), "notes", "metrics.json", "", ".", 3]
+    (run / "earlier-run" / "names.json").write_text(json.dumps(names))
+    put_back(run)
+    assert contents(tmp_path) == {"other/letter": "mine", "run/notes": "mine"}

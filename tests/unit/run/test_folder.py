@@ -139,3 +139,12 @@ def test_a_device_out_of_memory_is_told_what_makes_the_same_steps(config: RunCon
     one = config.model_copy(update={"batch_size": 1})
     with refusal("--activation-checkpointing"), in_one_line(one):
         broken(torch.OutOfMemoryError("CUDA out of memory"))
+
+
+def test_a_configuration_is_written_in_the_place_of_a_link(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "run" / "config.yaml").symlink_to(tmp_path / "mine")
+    open_folder(RunConfig(output_dir=tmp_path / "run"))
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert not (tmp_path / "run" / "config.yaml").is_symlink()

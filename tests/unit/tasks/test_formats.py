@@ -405,7 +405,10 @@ def _learned(text: str) -> list[tuple[str, str]]:
 
 
 BAD_TEMPLATES = {
-    "{% for i in range(10 ** 12) %}{% endfor %}": "refuses these messages",
+    "{% for i in range(10 * 10000) %}{% endfor %}{{ 1 / 0 }}": "refuses these messages",
+    "{% for i in range(10 ** 12) %}{% endfor %}": "to a power",
+    "{{ 9 ** 9 ** 9 }}": "to a power",
+    "{{ '\\ud83d' }}": "half of a surrogate pair",
     "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}": "took longer",
     "{{ messages[9].content.upper() }}": "refuses these messages",
     "{{ 1 / 0 }}": "refuses these messages",

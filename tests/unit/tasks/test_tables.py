@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -190,4 +191,28 @@ def test_what_is_no_chat_is_refused(kind: str, tmp_path: Path) -> None:
     messages, reason = NO_CHAT[kind]
     path = written(tmp_path, ".jsonl", as_jsonl([{"messages": CHAT}, {"messages": messages}]))
     with refusal(f"{path}, line 2: 'messages'", reason):
+        load(str(path)).examples("train")
+
+
+def test_what_an_error_quotes_of_a_row_is_cut(tmp_path: Path) -> None:
+    long = "k" * 9000
+    for row in ({long: "a"}, {"messages": turns((long, "u"), ("assistant", "a"))}):
+        path = written(tmp_path, ".jsonl", as_jsonl([row]))
+        with pytest.raises(ValueError, match="line 1") as caught:
+            load(str(path)).examples("train")
+        assert len(str(caught.value)) < 1000
+
+
+def test_arrow_that_points_outside_of_itself_is_one_line(tmp_path: Path) -> None:
+    """Reading it would end the process, or show what lies elsewhere in its memory."""
+    import pyarrow
+
+    table = pyarrow.table({"prompt": ["abc", "defg"], "completion": ["hijkl", "m"]})
+    path = tmp_path / "rows.arrow"
+    with pyarrow.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table)
+    ends, far = (struct.pack("<3i", 0, 3, end) for end in (7, 2**30))
+    assert path.read_bytes().count(ends) == 1
+    path.write_bytes(path.read_bytes().replace(ends, far))
+    with refusal(str(path), "not Arrow"):
         load(str(path)).examples("train")

