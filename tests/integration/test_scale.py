@@ -52,7 +52,7 @@ def start(home: Path, name: str, way: str | None, *flags: str) -> "subprocess.Po
     """`greentrainer train` into the folder `name`; way: how several are started."""
     before, after = WAYS[way] if way else ([*PYTHON, *MODULE], [])
     words = ["train", "--model", "base", "--task", "mine.jsonl", "--output-dir", name,
-             "--set", "test_path=test.jsonl", *FLAGS, *flags, *after]  # fmt: skip
+             "--set", "test_path=test.jsonl", *FLAGS, *after, *flags]  # fmt: skip
     own = {"OMP_NUM_THREADS": "1", "GREENTRAINER_KEEP": "off", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
         [*before, *words], cwd=home, env=os.environ | own, text=True, stdout=subprocess.PIPE,
@@ -82,29 +82,29 @@ def weights(folder: Path) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("method", ["full", "green"])
-def test_two_processes_make_the_run_of_one_with_the_same_global_batch(
-    home: Path, method: str
+@pytest.mark.parametrize(("method", "count"), [("full", 2), ("green", 2), ("green", 4)])
+def test_processes_make_the_run_of_one_with_the_same_global_batch(
+    home: Path, method: str, count: int
 ) -> None:
     own = ["--method", method, "--rho", "0.6", "--published", "--epochs", "2"]
-    one = trained(home, f"{method}-one", None, *own, "--accumulate", "2")
-    two = trained(home, f"{method}-two", "processes", *own)
-    assert two["processes"] == 2
-    told = losses(home / f"{method}-one"), losses(home / f"{method}-two")
-    assert len(told[0]) == len(told[1]) == 2 * ROWS // 4
+    alone, shared = f"{method}-{count}-one", f"{method}-{count}-all"
+    one = trained(home, alone, None, *own, "--accumulate", str(count))
+    two = trained(home, shared, "processes", *own, "--processes", str(count))
+    assert two["processes"] == count
+    told = losses(home / alone), losses(home / shared)
+    assert len(told[0]) == len(told[1]) == 2 * ROWS // (2 * count)
     assert told[1] == pytest.approx(told[0], abs=1e-5)
     for key in ("spent_flops", "full_flops", "plain_full_flops", "batches", "tokens"):
         assert one[key] == two[key], key
-    books = lines(home / f"{method}-two" / "ledger.jsonl")
+    books = lines(home / shared / "ledger.jsonl")
     spent = sum(row["forward_flops"] + row["backward_flops"] for row in books)
     assert spent == two["spent_flops"]
     if method == "green":
         assert 0.5 < two["rho_spent"] <= 0.6
-    chosen = [lines(home / f"{method}-{n}" / "selections.jsonl") for n in ("one", "two")]
+    chosen = [lines(home / name / "selections.jsonl") for name in (alone, shared)]
     assert [e["names"] for e in chosen[0]] == [e["names"] for e in chosen[1]]
     assert [e["batch"] for e in chosen[0]] == [e["batch"] for e in chosen[1]]
-    after = [json.loads((home / f"{method}-{n}" / "metrics.json").read_text()) for n in
-             ("one", "two")]  # fmt: skip
+    after = [json.loads((home / n / "metrics.json").read_text()) for n in (alone, shared)]
     assert after[1]["before"]["loss"] == after[0]["before"]["loss"]  # the evaluation was shared
     assert after[1]["after"]["loss"] == pytest.approx(after[0]["after"]["loss"], abs=1e-5)
 
