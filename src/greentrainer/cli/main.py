@@ -11,7 +11,7 @@ import typer
 
 from greentrainer.cli import checkpoint, look, pages, train, use
 from greentrainer.cli.shell import app
-from greentrainer.records import visible
+from greentrainer.records import interrupted, visible
 
 COMMANDS = (train, look, use, pages, checkpoint)
 """Modules that add their commands to the application, in the order that help shows."""
@@ -47,6 +47,8 @@ def _run() -> None:
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except (ValueError, OSError) as error:
+        if interrupted(error):
+            sys.exit(130)
         _refuse(str(error))
     except Exception as error:
         if type(error).__module__.startswith(("click", "typer", "wandb.errors")):

@@ -14,7 +14,7 @@ from greentrainer.compare.spec import Trial
 from greentrainer.config import RunConfig
 from greentrainer.hf import layout
 from greentrainer.methods import METHODS
-from greentrainer.records import write_json
+from greentrainer.records import interrupted, write_json
 from greentrainer.run import RunInputs, RunResult, bill_of, evaluation, prepare, save, train
 from greentrainer.tasks import Encoded
 
@@ -37,6 +37,8 @@ def run(
     try:
         results = measure(trial.config, console, keep_model)
     except Exception as error:
+        if interrupted(error):
+            raise KeyboardInterrupt from error
         reason = " ".join(str(error).split())[:500] or type(error).__name__
         failure = {"status": "failed", "error": reason}
         if not isinstance(error, ValueError):  # a ValueError is a refusal and says all there is

@@ -153,7 +153,7 @@ def _clear(process: BaseProcess, run: Run) -> None:
 
 def _run(run: Run, go: Connection) -> None:
     """In the new process."""
-    from greentrainer.records import quieten
+    from greentrainer.records import interrupted, quieten
 
     quieten()
     warnings.formatwarning = partial(_warned, run.trial.title)
@@ -165,6 +165,10 @@ def _run(run: Run, go: Connection) -> None:
         _share(run.side_by_side)
         trials.run(run.trial, run.begun, run.path, _console(run.side_by_side), run.keep_model)
     except (KeyboardInterrupt, EOFError):  # the latter if nobody is there who would let it go
+        sys.exit(130)
+    except Exception as error:
+        if not interrupted(error):
+            raise
         sys.exit(130)
 
 

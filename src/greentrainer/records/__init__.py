@@ -12,6 +12,7 @@ from greentrainer.records.files import (
     write_text,
     written,
 )
+from greentrainer.records.interrupted import interrupted
 from greentrainer.records.ledger import Entry, Ledger
 from greentrainer.records.plain_yaml import read_yaml
 from greentrainer.records.progress import Work, over, tell, working
@@ -28,6 +29,7 @@ __all__ = [
     "Work",
     "hush",
     "in_order",
+    "interrupted",
     "over",
     "processes",
     "processor",
