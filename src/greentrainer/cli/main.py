@@ -1,5 +1,6 @@
 """The command line's way in: what a user can mend is one line on standard error."""
 
+import atexit
 import os
 import signal
 import sys
@@ -20,21 +21,24 @@ COMMANDS = (train, look, use, pages, checkpoint)
 def main() -> None:
     """Run a command; what a user can mend is one line on standard error, exit code 2.
 
-    One of several processes that ends otherwise than well goes at once: what waits for the others
-    cannot be taken down in good order.
+    One of several processes goes at once: what waits for the others cannot be taken down in good
+    order, and even after they have left together a thread of the group that is still there may
+    abort the process as Python takes itself down.
     """
     try:
         _run()
     except BaseException as leave:
         code = leave.code if isinstance(leave, SystemExit) else 1
-        if "RANK" not in os.environ or not code:
+        if "RANK" not in os.environ:
             raise
-        if not isinstance(leave, SystemExit):
+        if not code:
+            atexit._run_exitfuncs()
+        elif not isinstance(leave, SystemExit):
             traceback.print_exc()
             _tell_launcher(" ".join(f"{type(leave).__name__}: {leave}".split())[:500])
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 1)
+        os._exit((code or 0) if isinstance(code, int | None) else 1)
 
 
 def _run() -> None:
