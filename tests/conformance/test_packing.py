@@ -1,6 +1,5 @@
 """Batches whose rows hold several examples: the gradients, tails and costs of unpacked ones."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -9,13 +8,12 @@ import torch
 import transformers as tf
 from torch import nn
 
-from greentrainer.cost import flop_counter
-from greentrainer.engine import GraphCache
-from greentrainer.forward import LabelledHead, SplitForward, mixing, tokens_of, unpacked
+from greentrainer.forward import SplitForward, mixing, tokens_of, unpacked
 from greentrainer.forward.check import compare
 from greentrainer.tasks import Encoded
 from greentrainer.tasks.encode import Collator
 from tests.conformance.families import VOCABULARY, build
+from tests.conformance.foretold import require_foretold
 
 LOSSLESS = ["llama", "qwen3", "mistral", "gemma3", "gpt-neox"]
 OTHERS = ["opt", "opt-post-norm", "bloom"]
@@ -124,24 +122,5 @@ def test_what_a_convolution_hands_on_is_found_out_untrained() -> None:
 @pytest.mark.parametrize("head", [False, True])
 @pytest.mark.parametrize("family", LOSSLESS)
 def test_executed_flops_are_those_foretold(family: str, head: bool) -> None:
-    model = build(family).eval()
-    split, labelled = SplitForward(model), LabelledHead(model) if head else None
-    candidates = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    graphs = GraphCache(model, candidates.values(), None, head=labelled, split=split)
-    for batch in (both()[0], COLLATE(examples()[1:]), COLLATE(examples()[2:])):
-        whole = graphs.of_batch(batch)
-        for tail in (None, 0, 3):
-            with split.at(tail):
-                graph = graphs.of_batch(batch)
-            assert graph.full_flops == whole.full_flops
-            for share in (1, 4):
-                names = graph.tensors[::share]
-                for name, parameter in candidates.items():
-                    parameter.requires_grad_(name in names)
-                with split.at(tail), split.on(), labelled.on() if labelled else nullcontext():
-                    with flop_counter() as forward:
-                        loss = model(**batch).loss
-                    with flop_counter() as backward:
-                        loss.backward()
-                assert forward.get_total_flops() == graph.forward_flops
-                assert backward.get_total_flops() == graph.backward_flops(names)
+    batches = [both()[0], COLLATE(examples()[1:]), COLLATE(examples()[2:])]
+    require_foretold(build(family).eval(), batches, (None, 0, 3), head)

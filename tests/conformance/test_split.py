@@ -1,21 +1,19 @@
 """Batches cut in two: the same loss, and the gradient that leaves out the prefix."""
 
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from greentrainer.cost import flop_counter
-from greentrainer.engine import GraphCache
-from greentrainer.forward import Alike, LabelledHead, SplitForward
+from greentrainer.forward import Alike, SplitForward
 from greentrainer.forward.check import compare
 from greentrainer.forward.cut import cut
 from greentrainer.forward.lower_right import attend, seen
 from greentrainer.forward.room import RoomyLayer
 from greentrainer.forward.split import _hard
 from tests.conformance.families import FAMILIES, batch_for, build
+from tests.conformance.foretold import require_foretold
 
 DECODERS = [n for n in FAMILIES if "t5" not in n and "bart" not in n and "checkpointed" not in n]
 ENCODERS = [n for n in FAMILIES if ("t5" in n or "bart" in n) and "checkpointed" not in n]
@@ -143,26 +141,7 @@ def test_of_an_encoder_decoder_the_encoder_gets_no_gradient(family: str) -> None
 @pytest.mark.parametrize("head", [False, True])
 @pytest.mark.parametrize("family", [*DECODERS, *ENCODERS])
 def test_executed_flops_are_those_foretold(family: str, head: bool) -> None:
-    model, batch = still(family), ragged()
-    split, labelled = SplitForward(model), LabelledHead(model) if head else None
-    candidates = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    graphs = GraphCache(model, candidates.values(), None, head=labelled, split=split)
-    whole = graphs.of_batch(batch)
-    for tail in (0, 3):
-        with split.at(tail):
-            graph = graphs.of_batch(batch)
-        assert graph.full_flops == whole.full_flops
-        for share in (1, 4):
-            names = graph.tensors[::share]
-            for name, parameter in candidates.items():
-                parameter.requires_grad_(name in names)
-            with split.at(tail), split.on(), labelled.on() if labelled else nullcontext():
-                with flop_counter() as forward:
-                    loss = model(**batch).loss
-                with flop_counter() as backward:
-                    loss.backward()
-            assert forward.get_total_flops() == graph.forward_flops
-            assert backward.get_total_flops() == graph.backward_flops(names)
+    require_foretold(still(family), [ragged()], (0, 3), head)
 
 
 def test_a_tail_is_what_has_labels_and_what_was_asked_of_the_prompt() -> None:
